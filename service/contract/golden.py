@@ -1,0 +1,199 @@
+"""The golden run: a recorded sequence that a graph must reproduce, in every way it may be fed.
+
+Held as arrays: `in.<input>` `[B, T, …]` padded, `length` `[B]` (one row has length 0),
+`out.<output>` `[B, T, …]` (steps past a row's length are not compared) and `state.<output>`, the
+packed-per-row final states `[B, …row shape]`.
+
+Properties checked, each within the manifest's tolerance:
+  whole      the padded batch gives the recorded answers and final states
+  untouched  a row of length 0 keeps its state to the last bit
+  stepwise   one step at a time gives the same as the whole sequence
+  chunked    uneven pieces give the same as the whole sequence
+  alone      a row without neighbours gives the same as in the batch
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.contract.bundle import Bundle
+from service.contract.errors import GoldenMismatchError
+from service.contract.manifest import GraphSpec
+from service.contract.state import StateLayout
+
+Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], Arrays]
+"""Feeds one call of the graph (all inputs by name, states too) and returns all outputs by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenRun:
+    """Padded inputs, lengths, and what the graph answered."""
+
+    inputs: Arrays
+    length: np.ndarray
+    outputs: Arrays
+    states: Arrays
+
+    def to_arrays(self) -> Arrays:
+        return (
+            {f"in.{name}": value for name, value in self.inputs.items()}
+            | {"length": self.length}
+            | {f"out.{name}": value for name, value in self.outputs.items()}
+            | {f"state.{name}": value for name, value in self.states.items()}
+        )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "GoldenRun":
+        def part(prefix: str) -> Arrays:
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+        if "length" not in arrays:
+            raise GoldenMismatchError("golden run: no array 'length'; export the bundle again")
+        return cls(part("in."), arrays["length"], part("out."), part("state."))
+
+
+def record_golden(
+    graph: GraphSpec, layout: StateLayout, inputs: Arrays, length: np.ndarray, run: Run
+) -> GoldenRun:
+    """Run padded `inputs` `[B, T, …]` from the initial state and keep what came out."""
+    feeds = _Feeds(graph, layout, inputs, length, run)
+    outputs, rows = feeds.run_whole()
+    return GoldenRun(inputs, length, outputs, _states_by_row(layout, rows))
+
+
+def check_golden(bundle: Bundle, run: Run) -> None:
+    """Raise GoldenMismatchError unless the graph reproduces the recorded run in every way."""
+    manifest = bundle.manifest
+    layout = bundle.state_layout()
+    golden = GoldenRun.from_arrays(bundle.golden_arrays())
+    _require_inputs(manifest.graph, golden)
+    if not (golden.length == 0).any():
+        raise GoldenMismatchError("golden run: no row of length 0; export the bundle again")
+    compare = _Comparison(f"{manifest.name}/{manifest.version}", golden, manifest.golden.tolerance)
+    feeds = _Feeds(manifest.graph, layout, golden.inputs, golden.length, run)
+
+    outputs, rows = feeds.run_whole()
+    compare("whole", outputs, _states_by_row(layout, rows))
+    for index in np.flatnonzero(golden.length == 0):
+        if rows[index] != layout.initial_row:
+            compare.fail("untouched", f"row {index} of length 0 changed its state")
+    num_steps = int(golden.length.max())
+    for name, cuts in (("stepwise", [1] * num_steps), ("chunked", _uneven_cuts(num_steps))):
+        outputs, rows = feeds.run_in_cuts(cuts)
+        compare(name, outputs, _states_by_row(layout, rows))
+    outputs, rows = feeds.run_alone()
+    compare("alone", outputs, _states_by_row(layout, rows))
+
+
+class _Feeds:
+    """Feeds one padded batch to a graph as a whole, in cuts, or row by row."""
+
+    def __init__(
+        self, graph: GraphSpec, layout: StateLayout, inputs: Arrays, length: np.ndarray, run: Run
+    ) -> None:
+        self._graph = graph
+        self._layout = layout
+        self._inputs = inputs
+        self._length = length
+        self._run = run
+
+    def run_whole(self) -> tuple[Arrays, list[bytes]]:
+        return self._call(self._inputs, self._length, self._initial(len(self._length)))
+
+    def run_in_cuts(self, cuts: Sequence[int]) -> tuple[Arrays, list[bytes]]:
+        rows = self._initial(len(self._length))
+        parts = []
+        start = 0
+        for size in cuts:
+            piece = {k: v[:, start : start + size] for k, v in self._inputs.items()}
+            length = np.clip(self._length - start, 0, size)
+            outputs, rows = self._call(piece, length, rows)
+            parts.append(outputs)
+            start += size
+        return {k: np.concatenate([p[k] for p in parts], axis=1) for k in parts[0]}, rows
+
+    def run_alone(self) -> tuple[Arrays, list[bytes]]:
+        """Rows of length 0 are not fed: alone they have nothing to say."""
+        whole, rows = self.run_whole()
+        whole = {name: value.copy() for name, value in whole.items()}
+        for index in np.flatnonzero(self._length > 0):
+            size = int(self._length[index])
+            piece = {k: v[index : index + 1, :size] for k, v in self._inputs.items()}
+            outputs, [rows[index]] = self._call(
+                piece, self._length[index : index + 1], self._initial(1)
+            )
+            for name, value in outputs.items():
+                whole[name][index, :size] = value[0]
+        return whole, rows
+
+    def _initial(self, num_rows: int) -> list[bytes]:
+        return [self._layout.initial_row] * num_rows
+
+    def _call(
+        self, inputs: Arrays, length: np.ndarray, rows: list[bytes]
+    ) -> tuple[Arrays, list[bytes]]:
+        feeds = {k: np.ascontiguousarray(v) for k, v in inputs.items()}
+        feeds |= self._layout.gather(rows)
+        length_spec = self._graph.input_with("length")
+        if length_spec is not None:
+            feeds[length_spec.name] = length.astype(length_spec.numpy_dtype)
+        answers = self._run(feeds)
+        return {o.name: answers[o.name] for o in self._graph.outputs}, self._layout.scatter(answers)
+
+
+class _Comparison:
+    """Compares a run with the golden one and says where they part."""
+
+    def __init__(self, where: str, golden: GoldenRun, tolerance: float) -> None:
+        self._where = where
+        self._golden = golden
+        self._tolerance = tolerance
+        steps = np.arange(int(golden.length.max()))
+        self._valid = steps[None, :] < golden.length[:, None]
+
+    def __call__(self, way: str, outputs: Arrays, states: Arrays) -> None:
+        for name, expected in self._golden.outputs.items():
+            size = self._valid.shape[1]
+            self._compare(
+                way, name, outputs[name][:, :size][self._valid], expected[:, :size][self._valid]
+            )
+        for name, expected in self._golden.states.items():
+            self._compare(way, name, states[name], expected)
+
+    def _compare(self, way: str, name: str, got: np.ndarray, expected: np.ndarray) -> None:
+        error = np.abs(got.astype(np.float64) - expected) / np.maximum(1.0, np.abs(expected))
+        worst = float(np.max(error, initial=0.0))
+        if not worst <= self._tolerance:
+            self.fail(way, f"{name!r} differs by {worst:.3g} (allowed {self._tolerance:g})")
+
+    def fail(self, way: str, what: str) -> None:
+        raise GoldenMismatchError(
+            f"{self._where}: golden run, fed {way}: {what}; the graph does not compute what was"
+            " exported, or its states are paired wrongly: export it again"
+        )
+
+
+def _states_by_row(layout: StateLayout, rows: Sequence[bytes]) -> Arrays:
+    """Packed rows → `{output name: [B, …row shape]}`, whatever the graph's batch axis."""
+    gathered = layout.gather(rows)
+    return {
+        spec.output: np.moveaxis(gathered[spec.input], spec.batch_axis, 0) for spec in layout.specs
+    }
+
+
+def _uneven_cuts(num_steps: int) -> list[int]:
+    cuts: list[int] = []
+    while (left := num_steps - sum(cuts)) > 0:
+        cuts.append(min(left, 1 + 3 * len(cuts)))
+    return cuts
+
+
+def _require_inputs(graph: GraphSpec, golden: GoldenRun) -> None:
+    fed = {spec.name for spec in graph.inputs if spec.role != "length"}
+    if set(golden.inputs) != fed:
+        raise GoldenMismatchError(
+            f"golden run: it feeds {sorted(golden.inputs)}, the graph takes {sorted(fed)}:"
+            " export the bundle again"
+        )

@@ -1,0 +1,133 @@
+"""Named states of a graph, packed into one run of bytes for each session.
+
+Rule 1: states are paired by the names in the manifest, never by their order in the graph.
+Rule 2: a packed row is the concatenation, in manifest order, of each state's own row in C order,
+        little-endian. Its length is `StateLayout.row_bytes`, the same for every session of a model.
+Rule 3: packed rows are immutable bytes, so that no row can change under a store or another session.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.contract.errors import BundleError
+from service.contract.tensors import Axis, DType, TensorName, describe_shape
+
+NamedStates = dict[str, np.ndarray]
+
+
+class StateSpec(BaseModel):
+    """One carried state: the input that takes it, the output that returns it, and its start.
+
+    `initial` is ``"zeros"`` or the name of an array (shape of one row) in the bundle's
+    `initial.npz`, which is hashed like every other file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: TensorName
+    output: TensorName
+    dtype: DType
+    shape: tuple[Axis, ...] = Field(max_length=8)
+    initial: Literal["zeros"] | Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "zeros"
+
+    @model_validator(mode="after")
+    def _one_row_axis_and_no_time(self) -> Self:
+        if self.shape.count("batch") != 1 or "time" in self.shape:
+            raise ValueError(
+                f"state {self.input!r} has shape {describe_shape(self.shape)}: expected exactly one"
+                ' "batch" axis and no "time" axis'
+            )
+        return self
+
+    @property
+    def batch_axis(self) -> int:
+        return self.shape.index("batch")
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return tuple(axis for axis in self.shape if isinstance(axis, int))
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.row_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+class StateLayout:
+    """Packs and unpacks the states of a model; knows where a session starts."""
+
+    def __init__(
+        self,
+        specs: Sequence[StateSpec],
+        initial: Mapping[str, np.ndarray] | None = None,
+        schema: str = "",
+    ) -> None:
+        self.specs = tuple(specs)
+        self.row_bytes = sum(spec.row_bytes for spec in self.specs)
+        self.initial_row = b"".join(_initial_bytes(spec, initial or {}) for spec in self.specs)
+        self.schema_hash = _schema_hash(self.specs, schema, self.initial_row)
+
+    def gather(self, rows: Sequence[bytes]) -> NamedStates:
+        """`[B]` packed rows → the graph's state inputs, by input name."""
+        packed = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), self.row_bytes)
+        states: NamedStates = {}
+        start = 0
+        for spec in self.specs:
+            columns = packed[:, start : start + spec.row_bytes]
+            values = np.ascontiguousarray(columns).view(spec.dtype)
+            values = values.reshape(len(rows), *spec.row_shape)
+            states[spec.input] = np.ascontiguousarray(np.moveaxis(values, 0, spec.batch_axis))
+            start += spec.row_bytes
+        return states
+
+    def scatter(self, states: Mapping[str, np.ndarray]) -> list[bytes]:
+        """The graph's state outputs, by *output* name → `[B]` packed rows."""
+        columns = []
+        for spec in self.specs:
+            values = np.moveaxis(states[spec.output], spec.batch_axis, 0)
+            values = np.ascontiguousarray(values, dtype=spec.dtype)
+            columns.append(values.reshape(len(values), -1).view(np.uint8))
+        packed = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+        data = packed.tobytes()
+        size = self.row_bytes
+        return [data[start : start + size] for start in range(0, len(data), size)]
+
+    def norms(self, row: bytes) -> dict[str, float]:
+        """Euclidean norm of each named state of one packed row (for people who look)."""
+        return {
+            name: float(np.linalg.norm(values.astype(np.float64)))
+            for name, values in self.gather([row]).items()
+        }
+
+
+def _initial_bytes(spec: StateSpec, arrays: Mapping[str, np.ndarray]) -> bytes:
+    if spec.initial == "zeros":
+        return bytes(spec.row_bytes)
+    if spec.initial not in arrays:
+        raise BundleError(
+            f"state {spec.input!r} starts from array {spec.initial!r}, which initial.npz does not"
+            f" hold (it holds {sorted(arrays)}): export the bundle again"
+        )
+    values = arrays[spec.initial]
+    if values.shape != spec.row_shape or values.dtype != np.dtype(spec.dtype):
+        raise BundleError(
+            f"initial array {spec.initial!r}: expected {spec.dtype} {list(spec.row_shape)},"
+            f" got {values.dtype} {list(values.shape)}"
+        )
+    if not np.isfinite(values.astype(np.float64)).all():
+        raise BundleError(f"initial array {spec.initial!r} holds a value that is not finite")
+    return np.ascontiguousarray(values).tobytes()
+
+
+def _schema_hash(specs: Sequence[StateSpec], schema: str, initial_row: bytes) -> str:
+    """Two models share it only if a state of one means the same thing in the other."""
+    described = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (described.encode(), schema.encode(), initial_row):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
