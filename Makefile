@@ -1,0 +1,129 @@
+# Everything that is done by hand has its word here; `make` alone lists the words.
+# Nothing but GNU make, bash and Python 3.11 or newer is assumed. Each word makes the environment
+# that it needs, and makes it again only when pyproject.toml or constraints.txt changed.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SILENT:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+RECIPE ?= training/recipes/transit-ridership.toml
+PYTEST ?=
+COMPOSE ?= docker compose
+
+# The first that runs and is new enough; `make PYTHON=/path/to/python3.11 …` decides otherwise.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$python; break; }; done)
+
+# Colours only where a terminal shows them.
+bold := $(if $(MAKE_TERMOUT),\033[1m)
+cyan := $(if $(MAKE_TERMOUT),\033[36m)
+plain := $(if $(MAKE_TERMOUT),\033[0m)
+say = printf '$(bold)$(cyan)▸$(plain) $(bold)%s$(plain)\n'
+fail = { printf 'make: %s\n      %s\n' $(1) >&2; exit 2; }
+
+.PHONY: help
+help:
+	printf '\n  $(bold)Carry$(plain) · stateful serving for recurrent models\n'
+	awk -F ':.*## ' '/^##@ / { printf "\n  $(bold)%s$(plain)\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "    $(cyan)make %-12s$(plain) %s\n", $$1, $$2 }' Makefile
+	printf '\n  Settings are environment variables:  CARRY_PORT=9000 make serve\n\n'
+
+##@ Run
+
+.PHONY: serve
+serve: export CARRY_HOST ?= 127.0.0.1
+serve: export CARRY_PORT ?= 8000
+serve: export CARRY_STORE ?= sqlite:///var/carry.db
+serve: .venv/installed ## Serve the models of models/ on this machine
+	mkdir -p var
+	host=$$CARRY_HOST; \
+	case $$host in 0.0.0.0|::) host=localhost;; *:*) host="[$$host]";; esac; \
+	$(say) "open http://$$host:$$CARRY_PORT/ (Ctrl-C stops)"
+	exec .venv/bin/python -m service
+
+.PHONY: train
+train: .venv-train/installed ## Train and export one model: RECIPE=training/recipes/….toml
+	$(say) 'training $(RECIPE)'
+	.venv-train/bin/python -m training train $(RECIPE)
+
+##@ Prove
+
+.PHONY: check
+check: .venv-dev/installed ## Format, lint, types, import rules
+	$(say) format && .venv-dev/bin/ruff format --check .
+	$(say) lint && .venv-dev/bin/ruff check .
+	$(say) types && .venv-dev/bin/mypy
+	$(say) 'import rules' && .venv-dev/bin/lint-imports
+
+.PHONY: test
+test: check ## All of check, then all tests (REQUIRE_ALL=1: a skip is a failure)
+	$(say) tests && REQUIRE_ALL='$(REQUIRE_ALL)' .venv-dev/bin/python -m pytest $(PYTEST)
+
+.PHONY: bench
+bench: .venv-dev/installed ## Measure the service on this machine
+	[ -f tests/benchmarks/__main__.py ] || $(call fail,'no benchmarks in this tree yet' \
+		'expected the package tests/benchmarks with a __main__.py')
+	.venv-dev/bin/python -m tests.benchmarks
+
+##@ Deploy
+
+.PHONY: up
+up: ## Service, Valkey, Prometheus and Grafana in containers
+	$(COMPOSE) up --detach --build --wait
+	$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
+
+.PHONY: down
+down: ## Stop the containers; their volumes, hence all sessions, stay
+	$(COMPOSE) down
+
+##@ Keep
+
+.PHONY: constraints
+constraints: ## Resolve every version anew into constraints.txt
+	$(require_python)
+	$(say) 'resolving (nothing is installed)'
+	rm -rf build/resolver && '$(PYTHON)' -m venv build/resolver
+	build/resolver/bin/python deploy/pin_versions.py
+	rm -rf build/resolver
+
+.PHONY: schema
+schema: .venv-dev/installed ## Write models/manifest.schema.json from its definition
+	.venv-dev/bin/python -m service.contract.manifest > models/manifest.schema.json
+
+.PHONY: clean
+clean: ## Remove environments, caches and builds; var/ and runs/ stay
+	rm -rf .venv .venv-train .venv-dev build dist ./*.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Environments: this project, editable, with just the extras named. constraints.txt pins every
+# version, so that no requirement can bring another torch along.
+
+define require_python
+	'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| $(call fail,'expected Python 3.11 or newer; found "$(PYTHON)"' \
+		'install one or name it: make PYTHON=/path/to/python3.11 …')
+	'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null \
+		|| $(call fail,'$(PYTHON) cannot make environments: it has no venv or ensurepip' \
+		'on Debian and Ubuntu: apt-get install python3-venv')
+endef
+
+define install
+	$(require_python)
+	$(say) 'making $(@D) with: $(EXTRAS)'
+	[ -x $(@D)/bin/python ] || '$(PYTHON)' -m venv $(@D)
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(@D)/bin/python -m pip install -qq \
+		--constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+endef
+
+.venv/installed: EXTRAS := cpu
+.venv-train/installed: EXTRAS := training
+.venv-dev/installed: EXTRAS := cpu,training,dev
+
+.venv/installed .venv-train/installed .venv-dev/installed: pyproject.toml constraints.txt
+	$(install)
