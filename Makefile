@@ -92,7 +92,8 @@ constraints: ## Resolve every version anew into constraints.txt
 
 .PHONY: schema
 schema: .venv-dev/installed ## Write models/manifest.schema.json from its definition
-	.venv-dev/bin/python -m service.contract.manifest > models/manifest.schema.json
+	schema=$$(.venv-dev/bin/python -m service.contract.manifest) \
+		&& printf '%s\n' "$$schema" > models/manifest.schema.json
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds; var/ and runs/ stay

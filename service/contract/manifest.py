@@ -6,6 +6,7 @@ exactly what the exporter wrote or refused. The JSON Schema in `models/` is gene
 
 import hashlib
 import json
+import sys
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -234,7 +235,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 
 def json_schema() -> str:
-    """The JSON Schema that is committed as `models/manifest.schema.json`."""
+    """The JSON Schema that `make schema` writes to `models/manifest.schema.json`."""
     schema = Manifest.model_json_schema()
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -255,3 +256,7 @@ def _first_problems(error: ValidationError) -> str:
         for problem in error.errors(include_url=False, include_input=False)[:3]
     ]
     return "; ".join(problems)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())
