@@ -1,0 +1,161 @@
+"""`python -m training`: data sets, fit, export, evaluate. Wiring and words only."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from service.contract.bundle import read_bundle
+from service.contract.errors import ContractError
+from service.contract.manifest import MANIFEST_FILE
+from training.config import load_recipe, parse_recipe
+from training.data.dataset import dataset_names, find_dataset
+from training.errors import TrainingError
+from training.evaluate.report import Evaluation, Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Train recurrent models and export them as bundles that the service serves.",
+)
+console = Console()
+
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="PATH", help="Read the data from here, not the packaged ones."),
+]
+Models = Annotated[Path, typer.Option(help="Bundles are written to MODELS/<name>/<version>.")]
+Runs = Annotated[Path, typer.Option(help="Runs are kept in RUNS/<name>/<number>.")]
+
+
+@app.command()
+def datasets() -> None:
+    """List the known data sets, their licences, and whether they are here."""
+    table = RichTable("name", "data set", "licence", "found", title="Data sets", expand=False)
+    for name in dataset_names():
+        dataset = find_dataset(name)
+        found = "packaged" if dataset.is_found else "pass --data PATH"
+        table.add_row(name, dataset.title, dataset.licence, found)
+    console.print(table)
+    for name in dataset_names():
+        console.print(f"[bold]{name}[/] --data: {find_dataset(name).looks_like}", soft_wrap=True)
+
+
+@app.command()
+def fit(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. training/recipes/….toml")],
+    data: Data = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) to train on.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    resume: Annotated[bool, typer.Option(help="Continue the newest run of this recipe.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    models: Models = Path("models"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train a recipe, then export, verify, evaluate and write its bundle."""
+    from training.fit.run_folder import RunFolder
+    from training.fit.trainer import FitOptions
+    from training.fit.trainer import fit as run_fit
+    from training.tasks.registry import make_task
+
+    loaded = load_recipe(recipe)
+    task = make_task(loaded, data, str(recipe))
+    task.sources()  # a data file that does not fit is an error before a run folder is made
+    if resume:
+        run = RunFolder.newest(runs, loaded)
+    else:
+        run = RunFolder.create(runs, loaded, data, _command(recipe, data))
+    console.print(f"[bold]{loaded.name}[/] version {loaded.version} → {run.path}")
+    options = FitOptions(devices, accelerator, resume, progress)
+    if run_fit(task, run, options):
+        _export(run.path, models, data)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/transit-ridership/001")],
+    data: Data = None,
+    models: Models = Path("models"),
+) -> None:
+    """Export a finished run again: verify, evaluate, write the card and the bundle."""
+    _export(run, models, data)
+
+
+@app.command()
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="A bundle's folder, or a run folder.")],
+    data: Data = None,
+) -> None:
+    """Print a model's figures and its baselines', measured on the exported graph."""
+    from training.evaluate.served_model import ServedModel
+    from training.export.bundle_writer import draft_bundle
+    from training.fit.run_folder import RunFolder
+    from training.tasks.registry import make_task
+
+    if (path / MANIFEST_FILE).exists():
+        bundle = read_bundle(path.resolve())
+        recipe = parse_recipe(bundle.manifest.training.recipe, f"{path}/{MANIFEST_FILE}")
+        task = make_task(recipe, data, f"{path}/{MANIFEST_FILE}")
+    else:
+        run = RunFolder.open(path)
+        task = make_task(run.recipe, data or run.data_path, f"{path}/run.json")
+        network = task.network()
+        network.load_state_dict(run.load_weights())
+        bundle = draft_bundle(task, network.eval(), run)
+    _show(task.evaluate(ServedModel.from_bundle(bundle)))
+
+
+def main() -> None:
+    """Entry of the `carry-train` script. Mistakes of the user end in one line, not a traceback."""
+    try:
+        app()
+    except (TrainingError, ContractError) as error:
+        Console(stderr=True).print(f"[bold red]{error.code}[/]: ", end="")
+        print(error, file=sys.stderr)  # noqa: T201 - as it is: rich would read [task] as a style
+        sys.exit(2)
+
+
+def _export(path: Path, models: Path, data: str | None) -> None:
+    from training.export.bundle_writer import export_run
+    from training.fit.run_folder import RunFolder
+    from training.tasks.registry import make_task
+
+    run = RunFolder.open(path)
+    task = make_task(run.recipe, data or run.data_path, f"{path}/run.json")
+    manifest, evaluation = export_run(task, run, models, lambda what: console.print(f"… {what}"))
+    _show(evaluation)
+    folder = models / manifest.name / manifest.version
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    console.print(f"[bold green]written[/] {folder} ({num_bytes / 1024:,.0f} KiB)")
+
+
+def _show(evaluation: Evaluation) -> None:
+    for table in evaluation.tables:
+        console.print(_rich_table(table))
+    console.print(evaluation.summary, soft_wrap=False)
+
+
+def _rich_table(table: Table) -> RichTable:
+    shown = RichTable(title=table.title, caption=table.note or None, title_justify="left")
+    for index, name in enumerate(table.header):
+        shown.add_column(name, justify="left" if index == 0 else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def _command(recipe: Path, data: str | None) -> str:
+    """How to make this model again, as a person would type it: no path of this machine."""
+    shown = os.path.relpath(recipe) if recipe.is_absolute() else str(recipe)
+    return f"python -m training fit {shlex.quote(shown)}" + (" --data PATH" if data else "")
+
+
+if __name__ == "__main__":
+    main()

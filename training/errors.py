@@ -1,0 +1,34 @@
+"""Errors of training. Each message says what was looked at, what was expected, got, and the remedy.
+
+The command line prints them as one line; everything else is a bug and keeps its traceback.
+"""
+
+
+class TrainingError(Exception):
+    """Base of everything that `training` raises on purpose."""
+
+    code = "training"
+
+
+class RecipeError(TrainingError):
+    """A recipe that cannot be read or does not fit together."""
+
+    code = "recipe-invalid"
+
+
+class DataError(TrainingError):
+    """A data file that is missing or does not look like what the recipe needs."""
+
+    code = "data-invalid"
+
+
+class RunError(TrainingError):
+    """A run folder that is missing, unfinished or of another recipe."""
+
+    code = "run-invalid"
+
+
+class VerificationError(TrainingError):
+    """An exported graph that does not compute what the trained network computes."""
+
+    code = "export-unfaithful"

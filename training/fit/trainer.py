@@ -1,0 +1,140 @@
+"""Runs the phases of a fit: a search on the training rows, and perhaps a refit on all of them.
+
+Rule 1: each phase starts from the recipe's seed, so a run is the same whether or not it was split.
+Rule 2: a finished phase leaves `result.json`; a resumed run takes it as it is.
+Rule 3: the rows that the card reports on are seen by no phase.
+"""
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+
+from training.fit.lightning_fit import LightningFit
+from training.fit.run_folder import RunFolder
+from training.tasks.base import Task
+
+_PREFIX = "network."
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """What may differ between machines without making another model."""
+
+    devices: int = 1
+    accelerator: str = "auto"
+    resume: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    folder: Path
+    num_epochs: int
+    with_validation: bool
+    """Train on the validation rows too; then nothing is left to stop early by."""
+
+
+def fit(task: Task, run: RunFolder, options: FitOptions) -> bool:
+    """Train, and leave `weights.pt` in the run folder. True on the process that goes on to export.
+
+    Raises:
+        FloatingPointError: the loss became infinite or NaN.
+    """
+    _quieten_lightning()
+    config = run.recipe.fit
+    torch.set_num_threads(config.num_threads)
+    phase = _Phase(run.path / "search", config.max_epochs, with_validation=False)
+    is_first = _run_phase(task, run, phase, options)
+    if config.refit_on_validation:
+        best = json.loads((phase.folder / "result.json").read_text())["num_epochs"]
+        phase = _Phase(run.path / "refit", best, with_validation=True)
+        is_first = _run_phase(task, run, phase, options)
+    if is_first:
+        result = json.loads((phase.folder / "result.json").read_text())
+        checkpoint = torch.load(phase.folder / "checkpoints" / result["file"], weights_only=True)
+        weights: dict[str, Tensor] = checkpoint["state_dict"]
+        own = {k.removeprefix(_PREFIX): v for k, v in weights.items() if k.startswith(_PREFIX)}
+        torch.save(own, run.weights)
+    return is_first
+
+
+def _run_phase(task: Task, run: RunFolder, phase: _Phase, options: FitOptions) -> bool:
+    if (phase.folder / "result.json").exists():
+        return True
+    config = run.recipe.fit
+    pl.seed_everything(run.recipe.seed, workers=True, verbose=False)
+    batches = task.train_batches(with_validation=phase.with_validation)
+    module = LightningFit(task, task.network(), config, len(batches) * phase.num_epochs)
+    checkpoints = phase.folder / "checkpoints"
+    best = ModelCheckpoint(
+        checkpoints,
+        filename="best" if not phase.with_validation else "final",
+        monitor=None if phase.with_validation else "val_loss",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [best]
+    if config.averaging_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=config.averaging_decay))
+    if config.patience is not None and not phase.with_validation:
+        callbacks.append(EarlyStopping("val_loss", patience=config.patience))
+    if options.progress:
+        callbacks.append(RichProgressBar())
+    trainer = pl.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        max_epochs=phase.num_epochs,
+        gradient_clip_val=config.gradient_clip,
+        deterministic="warn",
+        logger=CSVLogger(phase.folder, name="logs"),
+        callbacks=callbacks,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        limit_val_batches=0 if phase.with_validation else None,
+    )
+    last = checkpoints / "last.ckpt"
+    trainer.fit(
+        module,
+        batches,
+        None if phase.with_validation else task.validation_batches(),
+        ckpt_path=str(last) if options.resume and last.exists() else None,
+        weights_only=True,
+    )
+    if trainer.is_global_zero:
+        _write_result(phase, best)
+    return trainer.is_global_zero
+
+
+def _write_result(phase: _Phase, best: ModelCheckpoint) -> None:
+    file = Path(best.best_model_path).name
+    checkpoint = torch.load(phase.folder / "checkpoints" / file, weights_only=True)
+    result = {
+        "file": file,
+        "num_epochs": int(checkpoint["epoch"]) + 1,
+        "val_loss": None if best.best_model_score is None else float(best.best_model_score),
+    }
+    (phase.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _quieten_lightning() -> None:
+    """Its hints about hardware and worker counts would bury the figures that matter."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_utilities")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -1,0 +1,137 @@
+"""What a task is: how data become batches, what is minimised, what is exported, how it is judged.
+
+A task is one module that `tasks/registry.py` names. The rest of the frame (`fit/`, `export/`, the
+card) knows nothing of forecasts or texts; it talks to this protocol only.
+
+Order of calls: `network` → (`train_batches`, `loss`)* with (`validation_batches`,
+`validation_loss`)* between → `graph_parts`, `example_inputs` → `evaluate` → `manifest_parts`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from service.contract.manifest import DataSource, ForecastSpec, TextSpec
+from service.contract.tensors import InputSpec, OutputSpec
+from training.cells.base import Translations
+from training.config import Recipe, Section
+from training.evaluate.report import Evaluation
+from training.evaluate.served_model import ServedModel
+
+Arrays = dict[str, np.ndarray]
+Batch = Any
+"""Whatever a task's loader yields: tensors, or tuples, lists and dicts of them."""
+
+
+class StreamNetwork(nn.Module, ABC):
+    """A network that is a function of explicit state, so that it can be exported as it is.
+
+    `forward(*inputs, length[B], state[B,S]) → (*outputs, state_out[B,S])`, with inputs and outputs
+    in the order of `GraphParts`. It must give a row of length 0 its state back untouched, and may
+    use nothing past a row's length.
+    """
+
+    @property
+    @abstractmethod
+    def state_size(self) -> int:
+        """S: how many float32 a session carries."""
+
+    @property
+    @abstractmethod
+    def translations(self) -> Translations:
+        """torch operators that the exporter must write as given (usually the stack's)."""
+
+    @abstractmethod
+    def prepare_export(self) -> None:
+        """Called once on a copy that will only be exported (usually the stack's)."""
+
+    def initial_state(self) -> Tensor:
+        """`[S]`, finite: where a session starts."""
+        return torch.zeros(self.state_size)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphParts:
+    """Inputs and outputs of the exported graph, without `length` and the state.
+
+    `state_schema` names what the state means. Two versions may share it only if the state of one
+    may be carried to the other.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    state_schema: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestParts:
+    """What only this kind of task puts in a manifest, and further files of the bundle."""
+
+    weights_licence: str
+    weights_note: str
+    forecast: ForecastSpec | None = None
+    text: TextSpec | None = None
+    labels: tuple[str, ...] | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """One kind of model, bound to a recipe and its data."""
+
+    Options: ClassVar[type[Section]]
+    """The `[task]` table of a recipe, `kind` included."""
+
+    def __init__(self, recipe: Recipe, options: Section, data_path: str | None) -> None:
+        """`options` is an instance of `Options`; `data_path` is what `--data` said."""
+        self.recipe = recipe
+        self.data_path = data_path
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Weight averaging copies the module that holds a task; the data are not copied with it."""
+        return self
+
+    @abstractmethod
+    def network(self) -> StreamNetwork:
+        """A new network; the seed is set by the caller."""
+
+    @abstractmethod
+    def train_batches(self, *, with_validation: bool) -> DataLoader[Any]:
+        """Training batches; `with_validation` also draws from the validation rows (the refit)."""
+
+    @abstractmethod
+    def validation_batches(self) -> DataLoader[Any]:
+        """Batches that decide when to stop. Never rows that the card reports on."""
+
+    @abstractmethod
+    def loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
+        """What training minimises."""
+
+    def validation_loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
+        """What early stopping looks at."""
+        return self.loss(network, batch)
+
+    @abstractmethod
+    def graph_parts(self) -> GraphParts:
+        """Inputs and outputs of the exported graph."""
+
+    @abstractmethod
+    def example_inputs(self, num_rows: int, num_steps: int) -> Arrays:
+        """Real-looking inputs `[B, T, …]` by name, the same on every call, for verification."""
+
+    @abstractmethod
+    def manifest_parts(self) -> ManifestParts:
+        """Task-specific fields and files of the bundle."""
+
+    @abstractmethod
+    def sources(self) -> tuple[DataSource, ...]:
+        """The data that the weights were made from."""
+
+    @abstractmethod
+    def evaluate(self, model: ServedModel) -> Evaluation:
+        """Judge the exported graph on rows that training never saw."""
