@@ -1,0 +1,137 @@
+"""From JSON bodies to what the engine takes. Every refusal names the place in the body."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from service.api.schemas import Instance, Observed, Row, SessionCreate, StepBody
+from service.contract.manifest import ForecastSpec
+from service.engine.registry import LoadedModel
+from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.errors import InvalidInputError, TooLargeError
+from service.settings import Settings
+
+_NANOSECOND_RANGE_S = 2**62 // 10**9
+"""Times within about ±146 years of 1970: what every calendar in use here covers."""
+
+
+def decode_instance(
+    model: LoadedModel, instance: Instance, limits: Settings, where: str
+) -> tuple[Observations, int | None]:
+    """Observations of one instance, and the time of its first row."""
+    observations = _observations(model, instance.observations, instance.text, False, limits, where)
+    return observations, decode_time(instance.start, where)
+
+
+def decode_create(model: LoadedModel, body: SessionCreate, limits: Settings) -> CreateRequest:
+    """What a `POST /v1/sessions` asks for."""
+    history, start_s = None, decode_time(body.start, "body")
+    if body.history is not None:
+        history, history_start_s = decode_instance(model, body.history, limits, "history")
+        if start_s is not None and history_start_s not in (None, start_s):
+            raise InvalidInputError("start and history.start differ: give one of them")
+        start_s = history_start_s if start_s is None else start_s
+    if start_s is None and model.manifest.graph.input_with("time") is not None:
+        raise InvalidInputError(
+            f'model {model.name!r} uses the time of each row: expected "start", the time of the'
+            ' first row, such as "2016-08-29"; got none'
+        )
+    ttl_s = limits.default_ttl_s if body.ttl_s is None else body.ttl_s
+    if ttl_s > limits.max_ttl_s:
+        raise InvalidInputError(f"ttl_s is {ttl_s:g}: expected at most {limits.max_ttl_s:g}")
+    if body.replay > limits.max_replay:
+        raise InvalidInputError(f"replay is {body.replay}: expected at most {limits.max_replay}")
+    return CreateRequest(
+        model=model.name,
+        version=body.version,
+        ttl_s=ttl_s,
+        ring_size=body.replay,
+        start_s=start_s,
+        history=history,
+        metadata=body.metadata,
+        resumes=body.if_exists == "resume",
+    )
+
+
+def decode_step(model: LoadedModel, body: Observed, limits: Settings) -> StepRequest:
+    """What a step or a preview asks for."""
+    final = isinstance(body, StepBody) and body.final
+    observations = _observations(model, body.observations, body.text, final, limits, "body")
+    return StepRequest(observations, body.step, body.emit, not isinstance(body, StepBody))
+
+
+def decode_time(time: datetime | None, where: str) -> int | None:
+    """RFC 3339 → whole seconds since the epoch; a time without a zone is UTC."""
+    if time is None:
+        return None
+    aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+    seconds = int(aware.timestamp())
+    if abs(seconds) > _NANOSECOND_RANGE_S:
+        raise InvalidInputError(f"{where}: start {time.isoformat()} lies outside 1824 to 2116")
+    return seconds
+
+
+def _observations(
+    model: LoadedModel,
+    rows: list[Row] | None,
+    text: str | None,
+    final: bool,
+    limits: Settings,
+    where: str,
+) -> Observations:
+    forecast = model.manifest.forecast
+    wanted = "text" if forecast is None else "observations"
+    if (text is None) == (rows is None) or (rows is None) != (forecast is None):
+        given = [name for name, v in (("text", text), ("observations", rows)) if v is not None]
+        raise InvalidInputError(
+            f'{where}: model {model.name!r} reads "{wanted}": expected it alone, got {given}'
+        )
+    if forecast is None:
+        assert text is not None, "exactly one is given"
+        _bound(len(text), limits.max_text_chars, f"{where}.text", "characters")
+        return Observations(text=text, final=final)
+    if final:
+        raise InvalidInputError(f'{where}: "final" ends a text; close this session with DELETE')
+    assert rows is not None, "exactly one is given"
+    if not rows:
+        raise InvalidInputError(f"{where}.observations is empty: expected at least one row")
+    _bound(len(rows), limits.max_rows, f"{where}.observations", "rows")
+    return Observations(rows=_rows(forecast, rows, where))
+
+
+def _rows(forecast: ForecastSpec, rows: list[Row], where: str) -> np.ndarray:
+    """Objects or lists → `[T, F]` float32, NaN where a value is missing."""
+    names = [column.name for column in forecast.columns]
+    known = set(names)
+    values: list[list[float | None]] = []
+    for index, row in enumerate(rows):
+        if isinstance(row, list):
+            if len(row) != len(names):
+                raise InvalidInputError(
+                    f"{where}.observations[{index}] has {len(row)} values: expected {len(names)},"
+                    f" in the order {names}"
+                )
+            values.append(row)
+        elif known.issuperset(row):
+            values.append([row.get(name) for name in names])
+        else:
+            raise InvalidInputError(
+                f"{where}.observations[{index}] names {sorted(set(row) - known)}: expected columns"
+                f" among {names}"
+            )
+    wide = np.array(values, dtype=np.float64)  # None becomes NaN
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    if np.isinf(narrow).any():
+        index = int(np.flatnonzero(np.isinf(narrow).any(axis=1))[0])
+        raise InvalidInputError(
+            f"{where}.observations[{index}] holds a value beyond 3.4e38: check its unit"
+        )
+    return narrow
+
+
+def _bound(size: int, limit: int, where: str, what: str) -> None:
+    if size > limit:
+        raise TooLargeError(
+            f"{where} has {size} {what}: expected at most {limit}; send it in parts"
+        )

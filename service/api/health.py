@@ -1,0 +1,53 @@
+"""Whether the process lives, whether it can serve, and what it measures."""
+
+from fastapi import APIRouter, Response
+
+from service.api.context import InContext
+from service.api.present import json_response
+from service.api.problems import error_responses, problem_response
+from service.errors import CarryError
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="Alive?", responses=error_responses(500))
+async def healthz(context: InContext) -> Response:
+    """200 as long as the event loop turns and the engine's tasks live; restart it otherwise."""
+    if context.engine.failure is not None:
+        return problem_response(
+            "internal", "Engine stopped", 500, "a task of the engine ended: restart the server"
+        )
+    return json_response({"status": "alive"})
+
+
+@router.get("/readyz", summary="Ready?", responses=error_responses(503))
+async def readyz(context: InContext) -> Response:
+    """200 if the store can be written, a model is loaded, and the server is not shutting down."""
+    engine = context.engine
+    problems = []
+    if engine.is_draining:
+        problems.append("shutting down")
+    if not engine.registry.all():
+        problems.append("no model is loaded (GET /v1/models says which bundles were refused)")
+    try:
+        await engine.store.check()
+    except CarryError as error:
+        problems.append(error.detail)
+    if problems:
+        return problem_response(
+            "not-ready", "Not ready", 503, "; ".join(problems), headers={"Retry-After": "1"}
+        )
+    return json_response(
+        {
+            "status": "ready",
+            "models": len(engine.registry.all()),
+            "provider": engine.registry.provider,
+            "durability": engine.store.durability,
+        }
+    )
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(context: InContext) -> Response:
+    """The text format of Prometheus."""
+    return Response(context.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,85 @@
+"""Pure ASGI middleware: what every HTTP request passes, whatever its route."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import carry_problem
+from service.errors import TooLargeError
+
+log = structlog.get_logger()
+
+OnAnswered = Callable[[str, str, int, float], None]
+"""Method, route template, status, seconds."""
+
+
+class Observe:
+    """Times every request and logs those that took long or failed."""
+
+    def __init__(self, app: ASGIApp, on_answered: OnAnswered, slow_s: float = 1.0) -> None:
+        self._app = app
+        self._on_answered = on_answered
+        self._slow_s = slow_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        started = time.perf_counter()
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._on_answered(scope["method"], route, status, seconds)
+            if seconds > self._slow_s or status >= 500:
+                log.warning(
+                    "slow or failed request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    seconds=round(seconds, 4),
+                )
+
+
+class LimitBody:
+    """Refuses bodies over `max_bytes` with 413, announced or not."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
+        num_bytes = 0
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            await carry_problem(self._too_large())(scope, receive, send)
+            return
+
+        async def count() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_bytes:
+                # FastAPI lets this class alone through its reading of the body.
+                raise HTTPException(413, self._too_large().detail)
+            return message
+
+        await self._app(scope, count, send)
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"the body is larger than {self._max_bytes} bytes: send it in parts")

@@ -1,0 +1,95 @@
+"""`/v1/models`: what is served, how good it is, and how it is doing."""
+
+from fastapi import APIRouter, Response
+
+from service.api.context import Context, InContext
+from service.api.present import Json, json_response
+from service.api.problems import error_responses
+from service.api.schemas import ModelDetail, ModelList
+from service.engine.registry import LoadedModel
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("", summary="List the models", response_model=ModelList)
+async def list_models(context: InContext) -> Response:
+    """Every loaded model with its versions, and every bundle that was refused, with the reason."""
+    registry = context.engine.registry
+    by_name: dict[str, list[LoadedModel]] = {}
+    for model in registry.all():
+        by_name.setdefault(model.name, []).append(model)
+    models = [
+        {
+            "name": name,
+            "title": versions[-1].manifest.title,
+            "task": versions[-1].manifest.task,
+            "default_version": versions[-1].version,
+            "versions": [model.version for model in versions],
+        }
+        for name, versions in by_name.items()
+    ]
+    return json_response({"models": models, "refused": registry.refused})
+
+
+@router.get(
+    "/{model}",
+    summary="One model, its default version",
+    response_model=ModelDetail,
+    responses=error_responses(404),
+)
+async def get_model(model: str, context: InContext) -> Response:
+    """What the model reads and answers, its measured quality, its data and its live figures."""
+    return json_response(_detail(context, context.engine.registry.get(model)))
+
+
+@router.get(
+    "/{model}/versions/{version}",
+    summary="One version of a model",
+    response_model=ModelDetail,
+    responses=error_responses(404),
+)
+async def get_model_version(model: str, version: str, context: InContext) -> Response:
+    """As `GET /v1/models/{model}`, for a version of your choice."""
+    return json_response(_detail(context, context.engine.registry.get(model, version)))
+
+
+def _detail(context: Context, model: LoadedModel) -> Json:
+    manifest = model.manifest
+    forecast, text = manifest.forecast, manifest.text
+    versions = context.engine.registry.versions(model.name)
+    return {
+        "name": model.name,
+        "version": model.version,
+        "default_version": versions[-1].version,
+        "versions": [other.version for other in versions],
+        "title": manifest.title,
+        "description": manifest.description,
+        "task": manifest.task,
+        "provider": model.runner.provider,
+        "state_bytes": model.layout.row_bytes,
+        "columns": [c.model_dump(mode="json") for c in forecast.columns] if forecast else None,
+        "frequency": forecast.frequency if forecast else None,
+        "horizon": forecast.horizon if forecast else None,
+        "quantiles": list(forecast.quantiles) if forecast else None,
+        "context_steps": forecast.context_steps if forecast else None,
+        "needs_start": manifest.graph.input_with("time") is not None,
+        "labels": list(manifest.labels) if manifest.labels else None,
+        "language": text.language if text else None,
+        "quality": [figure.model_dump(mode="json") for figure in manifest.quality],
+        "data": [source.model_dump(mode="json") for source in manifest.training.data],
+        "weights_licence": manifest.training.weights_licence,
+        "weights_note": manifest.training.weights_note,
+        "live": _live(context, model),
+    }
+
+
+def _live(context: Context, model: LoadedModel) -> Json:
+    live = context.metrics.live(model.name, model.version)
+    batches = live.batches
+    return {
+        "steps": live.steps,
+        "predictions": live.predictions,
+        "batches": batches,
+        "mean_batch_rows": round(live.batch_rows / batches, 3) if batches else None,
+        "mean_ort_ms": round(1000 * live.ort_s / batches, 4) if batches else None,
+    }

@@ -1,0 +1,150 @@
+"""From the engine's replies to JSON: the one place that knows what a task's answer looks like."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from fastapi import Response
+
+from service.contract.manifest import ForecastSpec
+from service.engine.inputs import row_time_s
+from service.engine.registry import LoadedModel
+from service.engine.session import Reply
+from service.errors import InvalidInputError
+from service.stores.record import Outputs, Record
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastOptions:
+    """Which quantile levels (as places on the last axis) and how many rows to answer."""
+
+    places: tuple[int, ...]
+    horizon: int
+
+    @classmethod
+    def of(
+        cls, model: LoadedModel, quantiles: list[float] | None, horizon: int | None
+    ) -> "ForecastOptions":
+        """Check what a client chose.
+
+        Raises:
+            InvalidInputError: a level or a horizon that the model does not have.
+        """
+        spec = model.manifest.forecast
+        if spec is None:
+            if quantiles is not None or horizon is not None:
+                raise InvalidInputError(
+                    f'model {model.name!r} is no forecaster: it takes no "quantiles" or "horizon"'
+                )
+            return cls((), 0)
+        if horizon is not None and horizon > spec.horizon:
+            raise InvalidInputError(f"horizon is {horizon}: expected at most {spec.horizon}")
+        missing = [level for level in quantiles or [] if level not in spec.quantiles]
+        if missing:
+            raise InvalidInputError(
+                f"quantiles {missing} are not answered by model {model.name!r}: expected some of"
+                f" {list(spec.quantiles)}"
+            )
+        wanted = spec.quantiles if quantiles is None else quantiles
+        return cls(tuple(spec.quantiles.index(level) for level in wanted), horizon or spec.horizon)
+
+
+def present_prediction(
+    model: LoadedModel,
+    outputs: Outputs,
+    place: int,
+    after_step: int,
+    start_s: int | None,
+    options: ForecastOptions | None = None,
+) -> Json:
+    """One prediction: `outputs` are `[n, …]`, `place` which of the n, made after `after_step`."""
+    graph, forecast = model.manifest.graph, model.manifest.forecast
+    by_role: dict[str, np.ndarray] = {s.role: outputs[s.name][place] for s in graph.outputs}
+    if forecast is not None:
+        options = options or ForecastOptions.of(model, None, None)
+        start = None if start_s is None else rfc3339(row_time_s(model, start_s, after_step))
+        return _present_forecast(forecast, by_role, start, options)
+    labels = model.manifest.labels or ()
+    probabilities = by_role["probabilities"]
+    return {
+        "label": labels[int(np.argmax(probabilities))],
+        "probabilities": dict(zip(labels, probabilities, strict=True)),
+    }
+
+
+def present_reply(model: LoadedModel, reply: Reply, emit: Literal["last", "all"]) -> Json:
+    """The prediction after a request's last observation, or one after each of them."""
+    if not reply.outputs:
+        return {}
+    count = len(next(iter(reply.outputs.values())))
+    predictions = [
+        present_prediction(
+            model,
+            reply.outputs,
+            place,
+            reply.step - count + place + 1,
+            reply.record.start_s,
+        )
+        for place in range(count)
+    ]
+    return {"predictions": predictions} if emit == "all" else {"prediction": predictions[-1]}
+
+
+def present_session(record: Record, layout_norms: Mapping[str, float], now: float) -> Json:
+    """A session as `GET` and lists show it."""
+    return {
+        "session": record.name,
+        "model": record.model,
+        "version": record.version,
+        "step": record.step,
+        "start": None if record.start_s is None else rfc3339(record.start_s),
+        "created_at": rfc3339(record.created_at),
+        "updated_at": rfc3339(record.updated_at),
+        "expires_at": rfc3339(record.expires_at),
+        "ttl_s": record.ttl_s,
+        "age_s": round(max(0.0, now - record.created_at), 3),
+        "state_bytes": len(record.state),
+        "state_norms": layout_norms,
+        "pending_chars": len(record.pending.strip()),
+        "replay": record.ring_size,
+        "metadata": record.metadata,
+    }
+
+
+def rfc3339(time_s: float) -> str:
+    """Whole seconds stay whole: `2016-08-29T00:00:00Z`."""
+    text = datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds")
+    return text.replace(".000+00:00", "Z").replace("+00:00", "Z")
+
+
+def json_response(
+    body: Json, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """NumPy values are written as they are, at float32's own precision."""
+    return Response(
+        orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY),
+        status,
+        headers,
+        media_type="application/json",
+    )
+
+
+def _present_forecast(
+    spec: ForecastSpec,
+    by_role: Mapping[str, np.ndarray],
+    start: str | None,
+    options: ForecastOptions,
+) -> Json:
+    mean = by_role["mean"][: options.horizon]
+    columns = np.ascontiguousarray(by_role["quantiles"][: options.horizon].T)  # [Q, K]
+    return {
+        "start": start,
+        "frequency": spec.frequency,
+        "mean": mean,
+        "quantiles": {f"{spec.quantiles[place]:g}": columns[place] for place in options.places},
+    }

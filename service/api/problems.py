@@ -1,0 +1,132 @@
+"""Errors as RFC 9457 problem documents, for every route and for what no route handles.
+
+No answer carries a stack trace or a path of the server: unexpected errors are logged here, once.
+"""
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service.api.schemas import Problem
+from service.errors import CarryError
+
+log = structlog.get_logger()
+
+_EXPLAINED = {
+    400: "The body is no JSON",
+    404: "No such model, session or path; or the session expired",
+    409: "The session is at another step, closed, or opened by another request",
+    413: "Body, rows or text beyond the limit",
+    422: "JSON that does not fit the schema or the model",
+    429: "Queue full; Retry-After says when to try again",
+    500: "The model failed on this input",
+    503: "Store away, deadline passed or shutting down; Retry-After says when to try again",
+}
+_MEDIA_TYPE = "application/problem+json"
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route's OpenAPI entry."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": _EXPLAINED[status], "content": {_MEDIA_TYPE: schema}}
+        for status in sorted(statuses)
+    }
+
+
+def problem_response(
+    code: str,
+    title: str,
+    status: int,
+    detail: str,
+    *,
+    headers: dict[str, str] | None = None,
+    **members: object,
+) -> Response:
+    """One problem document."""
+    problem = {"type": f"urn:carry:{code}", "title": title, "status": status, "detail": detail}
+    return Response(orjson.dumps(problem | members), status, headers, _MEDIA_TYPE)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem document."""
+    app.add_exception_handler(CarryError, _on_carry_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def carry_problem(error: CarryError) -> Response:
+    """The answer to one of our own errors."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return problem_response(
+        error.code, error.title, error.status, error.detail, headers=headers, **error.members
+    )
+
+
+async def _on_carry_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, CarryError), "registered for CarryError"
+    if error.status >= 500 and error.__cause__ is not None:
+        log.error("request failed", path=request.url.path, code=error.code, exc_info=error)
+    return carry_problem(error)
+
+
+async def _on_invalid_request(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError), "registered for RequestValidationError"
+    problems = error.errors()
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return problem_response(
+            "malformed", "Malformed request", 400, "the body is not valid JSON: expected an object"
+        )
+    places = [
+        {"place": ".".join(str(part) for part in problem["loc"]), "problem": problem["msg"]}
+        for problem in problems[:10]
+    ]
+    first = places[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problem_response(
+        "invalid-input",
+        "Invalid input",
+        422,
+        f"{first['place']}: {first['problem']}{more}; /docs shows what is expected",
+        errors=places,
+    )
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for HTTPException"
+    title = HTTPStatus(error.status_code).phrase
+    detail = f"{request.method} is not answered here: see /docs for the paths and their methods"
+    if error.status_code not in (404, 405):
+        detail = str(error.detail)
+    return problem_response(
+        title.lower().replace(" ", "-"),
+        title,
+        error.status_code,
+        detail,
+        headers=dict(error.headers or {}),
+    )
+
+
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    log.error("unexpected error", path=request.url.path, exc_info=error)
+    return problem_response(
+        "internal",
+        "Internal error",
+        500,
+        "the server failed on this request; whether it was applied is not known: read the session,"
+        " or repeat the step with its number",
+    )
+
+
+def problem_schema() -> dict[str, Any]:
+    """The schema that `error_responses` refers to."""
+    return Problem.model_json_schema()

@@ -1,0 +1,201 @@
+"""Bodies of requests and answers. Field names are the contract of the README and of clients."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Row = dict[str, Number | None] | list[Number | None]
+SessionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
+StepNumber = Annotated[int, Strict(), Field(ge=0)]
+
+_ROWS = Field(
+    default=None,
+    description="Rows in time order: objects by column name, or lists in the manifest's order;"
+    " null is a missing value.",
+)
+_START = Field(
+    default=None, description="Time of the first row (RFC 3339; a date means 00:00 UTC)."
+)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Instance(_Body):
+    """One series of rows, or one text, according to the model's task."""
+
+    id: str | None = None
+    start: datetime | None = _START
+    observations: list[Row] | None = _ROWS
+    text: str | None = None
+
+
+class PredictRequest(_Body):
+    instances: list[Instance] = Field(min_length=1)
+    quantiles: list[float] | None = Field(
+        default=None, description="Which of the model's levels to answer; all where absent."
+    )
+    horizon: int | None = Field(default=None, ge=1, description="At most the model's horizon.")
+
+
+class SessionCreate(_Body):
+    model: str
+    version: str | None = Field(default=None, description="The default version where absent.")
+    session: SessionName | None = Field(default=None, description="A name of the client's choice.")
+    ttl_s: float | None = Field(
+        default=None, gt=0, description="Life after the last committed step."
+    )
+    start: datetime | None = _START
+    history: Instance | None = Field(default=None, description="Past observations to warm up on.")
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    if_exists: Literal["fail", "resume"] = "fail"
+    replay: int = Field(default=1, ge=1, description="How many of the last replies are kept.")
+
+
+class Observed(_Body):
+    """What a step and a preview share."""
+
+    step: StepNumber | None = Field(
+        default=None,
+        description="The count that the client believes is current. With it a step is applied"
+        " exactly once; without it, at least once.",
+    )
+    observations: list[Row] | None = _ROWS
+    text: str | None = Field(default=None, description="The next chunk, cut anywhere.")
+    emit: Literal["last", "all"] = "last"
+
+
+class StepBody(Observed):
+    final: bool = Field(default=False, description="This chunk ends the text; the session closes.")
+
+
+class PreviewBody(Observed):
+    pass
+
+
+class Forecast(BaseModel):
+    """`start` is the time of the first predicted row, null for a session without `start`."""
+
+    id: str | None = None
+    start: str | None
+    frequency: str
+    mean: list[float]
+    quantiles: dict[str, list[float]]
+
+
+class Classification(BaseModel):
+    id: str | None = None
+    label: str
+    probabilities: dict[str, float]
+
+
+Prediction = Forecast | Classification
+
+
+class PredictAnswer(BaseModel):
+    model: str
+    version: str
+    predictions: list[Prediction]
+
+
+class SessionAnswer(BaseModel):
+    session: str
+    model: str
+    version: str
+    step: int
+    expires_at: str
+    prediction: Prediction | None = None
+
+
+class StepAnswer(BaseModel):
+    session: str
+    step: int
+    expires_at: str
+    prediction: Prediction | None = None
+    predictions: list[Prediction] | None = Field(
+        default=None, description='With "emit": "all": one for each observation.'
+    )
+
+
+class SessionDetail(BaseModel):
+    session: str
+    model: str
+    version: str
+    step: int
+    start: str | None
+    created_at: str
+    updated_at: str
+    expires_at: str
+    ttl_s: float
+    age_s: float
+    state_bytes: int
+    state_norms: dict[str, float]
+    pending_chars: int
+    replay: int
+    metadata: dict[str, Any]
+
+
+class SessionPage(BaseModel):
+    sessions: list[SessionDetail]
+    next_cursor: str | None = Field(description="Send it as `cursor`; null on the last page.")
+
+
+class ModelSummary(BaseModel):
+    name: str
+    title: str
+    task: str
+    default_version: str
+    versions: list[str]
+
+
+class ModelList(BaseModel):
+    models: list[ModelSummary]
+    refused: dict[str, str] = Field(description="Bundles that failed a check, with the reason.")
+
+
+class LiveFigures(BaseModel):
+    """Since this process started."""
+
+    steps: int
+    predictions: int
+    batches: int
+    mean_batch_rows: float | None
+    mean_ort_ms: float | None
+
+
+class ModelDetail(BaseModel):
+    name: str
+    version: str
+    default_version: str
+    versions: list[str]
+    title: str
+    description: str
+    task: str
+    provider: str
+    state_bytes: int
+    columns: list[dict[str, str]] | None
+    frequency: str | None
+    horizon: int | None
+    quantiles: list[float] | None
+    context_steps: int | None
+    needs_start: bool
+    labels: list[str] | None
+    language: str | None
+    quality: list[dict[str, Any]]
+    data: list[dict[str, Any]]
+    weights_licence: str
+    weights_note: str
+    live: LiveFigures
+
+
+class Problem(BaseModel):
+    """RFC 9457 `application/problem+json`."""
+
+    type: str = Field(examples=["urn:carry:step-conflict"])
+    title: str
+    status: int
+    detail: str = Field(description="What, expected, got, remedy.")
+    expected_step: int | None = None

@@ -1,0 +1,192 @@
+"""`/v1/sessions`: open, step, preview, read, list and close sessions."""
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path, Query, Response
+from fastapi.openapi.models import Example
+
+from service.api.context import Context, InContext
+from service.api.decode import decode_create, decode_step
+from service.api.present import Json, json_response, present_reply, present_session, rfc3339
+from service.api.problems import error_responses
+from service.api.schemas import (
+    Observed,
+    PreviewBody,
+    SessionAnswer,
+    SessionCreate,
+    SessionDetail,
+    SessionName,
+    SessionPage,
+    StepAnswer,
+    StepBody,
+)
+from service.engine.requests import DeleteRequest
+from service.engine.session import Reply
+from service.stores.record import Record
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+InPath = Annotated[SessionName, Path(description="The session's name.")]
+
+_CREATE_EXAMPLES: dict[str, Example] = {
+    "forecast": {
+        "summary": "A forecaster, warmed up on history",
+        "value": {
+            "model": "transit-ridership",
+            "session": "clark-lake",
+            "history": {
+                "start": "2016-08-22",
+                "observations": [{"ridership": 19.9}, {"ridership": 20.4}],
+            },
+        },
+    },
+    "text": {"summary": "A stream of text", "value": {"model": "sentiment-en"}},
+}
+_STEP_EXAMPLES: dict[str, Example] = {
+    "rows": {
+        "summary": "The next row, exactly once",
+        "value": {"step": 2, "observations": [{"ridership": 20.1, "temp": 71.2}]},
+    },
+    "text": {
+        "summary": "The next chunk, cut anywhere",
+        "value": {"step": 0, "text": "What a wond"},
+    },
+}
+
+
+@router.post(
+    "",
+    summary="Open a session",
+    status_code=201,
+    response_model=SessionAnswer,
+    responses=error_responses(400, 404, 409, 413, 422, 429, 500, 503)
+    | {200: {"model": SessionAnswer, "description": "Resumed as it is"}},
+)
+async def create_session(
+    body: Annotated[SessionCreate, Body(openapi_examples=_CREATE_EXAMPLES)], context: InContext
+) -> Response:
+    """Open a session, warm it up on `history`, and answer its first prediction where there is one.
+
+    The same request again answers the same 201 without applying history twice.
+    """
+    model = context.engine.registry.get(body.model, body.version)
+    name = secrets.token_urlsafe(16) if body.session is None else body.session
+    request = decode_create(model, body, context.settings)
+    reply = await context.engine.submit(context.key(name), request)
+    answer = _answer(context, reply, "last") | {
+        "model": reply.record.model,
+        "version": reply.record.version,
+    }
+    headers = {"Location": f"/v1/sessions/{name}"} | _replay_header(reply)
+    return json_response(answer, 201 if reply.is_new else 200, headers)
+
+
+@router.post(
+    "/{session}/steps",
+    summary="Step a session",
+    response_model=StepAnswer,
+    responses=error_responses(400, 404, 409, 413, 422, 429, 500, 503),
+)
+async def step_session(
+    session: InPath,
+    body: Annotated[StepBody, Body(openapi_examples=_STEP_EXAMPLES)],
+    context: InContext,
+) -> Response:
+    """Feed the next observations and get the prediction after them, once it is committed.
+
+    A retry of the last request is answered again, with `Idempotent-Replayed: true`.
+    """
+    return await _step(context, session, body)
+
+
+@router.post(
+    "/{session}/preview",
+    summary="Try a step without committing it",
+    response_model=StepAnswer,
+    responses=error_responses(400, 404, 409, 413, 422, 429, 500, 503),
+)
+async def preview_session(
+    session: InPath,
+    body: Annotated[PreviewBody, Body(openapi_examples=_STEP_EXAMPLES)],
+    context: InContext,
+) -> Response:
+    """What the answer would be. The session stays as it is."""
+    return await _step(context, session, body)
+
+
+@router.get(
+    "/{session}",
+    summary="Read a session",
+    response_model=SessionDetail,
+    responses=error_responses(404, 409, 422, 503),
+)
+async def get_session(session: InPath, context: InContext) -> Response:
+    """Where the session stands in the store now."""
+    record = await context.engine.read(context.key(session))
+    return json_response(_detail(context, record, await context.engine.store.now()))
+
+
+@router.delete(
+    "/{session}",
+    summary="Close a session",
+    status_code=204,
+    responses=error_responses(404, 422, 503),
+)
+async def delete_session(session: InPath, context: InContext) -> Response:
+    """Drop its state. Its last reply is kept for ten minutes, for retries."""
+    await context.engine.submit(context.key(session), DeleteRequest())
+    return Response(status_code=204)
+
+
+@router.get(
+    "",
+    summary="List the open sessions",
+    response_model=SessionPage,
+    responses=error_responses(422, 503),
+)
+async def list_sessions(
+    context: InContext,
+    model: Annotated[str | None, Query(description="Only those of this model.")] = None,
+    cursor: Annotated[str, Query(description="`next_cursor` of the page before.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """By name, page after page."""
+    store = context.engine.store
+    records = await store.list_live(context.key("").tenant, model, cursor, limit)
+    now = await store.now()
+    page = {
+        "sessions": [_detail(context, record, now) for record in records],
+        "next_cursor": records[-1].name if len(records) == limit else None,
+    }
+    return json_response(page)
+
+
+async def _step(context: Context, session: str, body: Observed) -> Response:
+    key = context.key(session)
+    model = await context.engine.model_of(key)
+    reply = await context.engine.submit(key, decode_step(model, body, context.settings))
+    return json_response(_answer(context, reply, body.emit), headers=_replay_header(reply))
+
+
+def _answer(context: Context, reply: Reply, emit: str) -> Json:
+    record = reply.record
+    model = context.engine.registry.get_for_session(
+        record.model, record.version, record.state_schema
+    )
+    return {
+        "session": record.name,
+        "step": reply.step,
+        "expires_at": rfc3339(record.expires_at),
+    } | present_reply(model, reply, "all" if emit == "all" else "last")
+
+
+def _detail(context: Context, record: Record, now: float) -> Json:
+    loaded = context.engine.registry.find(record.model, record.version)
+    is_ours = loaded is not None and loaded.layout.schema_hash == record.state_schema
+    norms = loaded.layout.norms(record.state) if loaded and is_ours else {}
+    return present_session(record, norms, now)
+
+
+def _replay_header(reply: Reply) -> dict[str, str]:
+    return {"Idempotent-Replayed": "true"} if reply.is_replay else {}

@@ -1,0 +1,116 @@
+"""The only wiring: settings in, a FastAPI application out."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from service.api import health, models, predict, sessions
+from service.api.context import Context
+from service.api.middleware import LimitBody, Observe
+from service.api.problems import install_error_handlers, problem_schema
+from service.engine.batcher import BatchLimits
+from service.engine.engine import Engine, EngineLimits
+from service.engine.registry import load_registry
+from service.settings import Settings
+from service.stores.base import open_store
+from service.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+_DESCRIPTION = """
+Recurrent models whose hidden state lives on the server.
+
+Open a *session*, post each new observation as it happens, and get the new forecast or label back:
+the past is in the state and is never sent again.
+"""
+
+
+def service_version() -> str:
+    try:
+        return version("carry-serving")
+    except PackageNotFoundError:
+        return "0+uninstalled"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application; models and store are opened when it starts.
+
+    Raises (at start):
+        StartUpError: the models folder, the provider or the store cannot be used.
+    """
+    metrics = Metrics(service_version())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        registry = load_registry(settings.models, settings.provider, settings.ort_threads)
+        metrics.models_loaded(
+            [(m.name, m.version, m.runner.provider) for m in registry.all()], len(registry.refused)
+        )
+        store = await open_store(settings.store, settings.durability)
+        engine = Engine(registry, store, _engine_limits(settings), metrics)
+        await engine.start()
+        app.state.context = Context(engine, settings, metrics)
+        log.info("ready", provider=registry.provider, store=settings.store.split("@")[-1])
+        try:
+            yield
+        finally:
+            await engine.close(settings.shutdown_grace_s)
+            await store.close()
+            log.info("stopped")
+
+    app = FastAPI(
+        title="Carry",
+        version=service_version(),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        openapi_tags=[
+            {"name": "models", "description": "What is served."},
+            {"name": "predict", "description": "Answers without a session."},
+            {"name": "sessions", "description": "Streams whose state is carried."},
+            {"name": "operations", "description": "Health and metrics."},
+        ],
+    )
+    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Observe, on_answered=metrics.request_answered)
+    install_error_handlers(app)
+    for router in (models.router, predict.router, sessions.router, health.router):
+        app.include_router(router)
+    app.add_api_route("/", _to_docs, include_in_schema=False)
+    _document_problems(app)
+    return app
+
+
+async def _to_docs() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+def _engine_limits(settings: Settings) -> EngineLimits:
+    return EngineLimits(
+        batch=BatchLimits(
+            settings.max_batch_rows, settings.max_slice_steps, settings.max_batch_cells
+        ),
+        max_waiting_jobs=settings.max_waiting_jobs,
+        max_waiting_steps=settings.max_waiting_steps,
+        cache_sessions=settings.cache_sessions,
+        request_timeout_s=settings.request_timeout_s,
+    )
+
+
+def _document_problems(app: FastAPI) -> None:
+    """Put the problem document beside FastAPI's own schemas."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemas = document["components"]["schemas"]
+        schemas.setdefault("Problem", problem_schema())
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way

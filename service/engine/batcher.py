@@ -1,0 +1,48 @@
+"""Which waiting work goes into the next call of the graph. Pure: no clock, no I/O.
+
+Rule 1: the oldest waiting job is always in the batch, so nothing starves: unfinished jobs go back
+        to the end of the queue, behind whatever came meanwhile.
+Rule 2: a job gives at most `max_slice_steps` steps to one batch, so a long history is interleaved
+        with the single steps of others.
+Rule 3: rows of one batch lie in the same power-of-two class of length, so less than half of the
+        padded cells are waste.
+Rule 4: rows × longest row ≤ `max_batch_cells`, so the time of one call is bounded.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class BatchLimits(NamedTuple):
+    max_rows: int
+    max_slice_steps: int
+    max_cells: int
+
+
+class Slice(NamedTuple):
+    """`num_steps` steps of the waiting job at place `job`."""
+
+    job: int
+    num_steps: int
+
+
+def plan(remaining_steps: Sequence[int], limits: BatchLimits) -> list[Slice]:
+    """Remaining steps of each waiting job, oldest first → the slices of the next batch.
+
+    Never empty when something waits; each job appears at most once, in order.
+    """
+    batch: list[Slice] = []
+    longest = 0
+    length_class = 0
+    for job, remaining in enumerate(remaining_steps):
+        num_steps = min(remaining, limits.max_slice_steps)
+        num_cells = max(longest, num_steps) * (len(batch) + 1)
+        if not batch:
+            length_class = num_steps.bit_length()
+        elif num_steps.bit_length() != length_class or num_cells > limits.max_cells:
+            continue
+        batch.append(Slice(job, num_steps))
+        longest = max(longest, num_steps)
+        if len(batch) == limits.max_rows:
+            break
+    return batch

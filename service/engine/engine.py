@@ -1,0 +1,213 @@
+"""The engine: what a process serves, from start to close.
+
+The path of a step goes on in `turns`: decided, run in its model's worker, committed, answered.
+Everything runs on the event loop; only the graph and the store leave it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from service.engine.batcher import BatchLimits
+from service.engine.committer import Committer
+from service.engine.events import NullObserver, Observer
+from service.engine.inputs import work_for
+from service.engine.job import Job, Segment
+from service.engine.lanes import Lanes, Turn
+from service.engine.registry import LoadedModel, Registry
+from service.engine.requests import CreateRequest, Observations, SessionRequest, StepRequest
+from service.engine.session import Reply, decide, seed_record, session_not_found
+from service.engine.turns import Turns
+from service.engine.worker import Worker
+from service.errors import CarryError, DrainingError, ModelFailedError
+from service.stores.base import Store
+from service.stores.record import Key, Outputs, Record
+
+log = structlog.get_logger()
+
+_SWEEP_EVERY_S = 10.0
+_SWEEP_AT_ONCE = 1000
+_NO_LIMITS_GIVEN = BatchLimits(max_rows=128, max_slice_steps=64, max_cells=2048)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Bounds of the engine; every queue is bounded by one of them."""
+
+    batch: BatchLimits = _NO_LIMITS_GIVEN
+    max_waiting_jobs: int = 4096
+    max_waiting_steps: int = 1_000_000
+    cache_sessions: int = 100_000
+    request_timeout_s: float = 30.0
+
+
+class Engine:
+    """Owns the workers, the committer and the sweeper; `start` and `close` bound their lives."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        limits: EngineLimits | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.registry = registry
+        self.store = store
+        self.limits = limits or EngineLimits()
+        self.is_draining = False
+        self.failure: BaseException | None = None
+        self._observer = observer or NullObserver()
+        self._executors: list[ThreadPoolExecutor] = []
+        self._workers = {(m.name, m.version): self._new_worker(m) for m in registry.all()}
+        self._committer = Committer(store, self._observer)
+        self._lanes = Lanes(self.limits.cache_sessions)
+        self._turns = Turns(
+            registry, self._workers, store, self._committer, self._lanes, self._observer
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._num_open_requests = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        endless = [worker.run() for worker in self._workers.values()]
+        endless += [self._committer.run(), self._sweep_forever()]
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in endless]
+        for task in self._tasks:
+            task.add_done_callback(self._on_task_ended)
+
+    async def close(self, grace_s: float = 10.0) -> None:
+        """Refuse new work, finish what was accepted, stop the tasks. The store stays open."""
+        self.is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._all_answered.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for executor in self._executors:
+            executor.shutdown()
+
+    async def submit(self, key: Key, request: SessionRequest) -> Reply:
+        """Open, step, preview or close a session, after whatever came for it before.
+
+        Raises:
+            CarryError: with nothing of the request applied, unless it says that this is unknown.
+        """
+        with self._accepted():
+            deadline = time.monotonic() + self.limits.request_timeout_s
+            turn = Turn(request, asyncio.get_running_loop().create_future(), deadline)
+            lane = self._lanes.join(key, turn)
+            if len(lane.turns) == 1:
+                self._turns.begin(lane)
+            return await turn.future
+
+    async def predict(
+        self, model: LoadedModel, instances: list[tuple[Observations, int | None]]
+    ) -> list[Outputs]:
+        """Answer each instance (observations, start) from a fresh state; nothing is kept."""
+        with self._accepted():
+            jobs = []
+            for observations, start_s in instances:
+                request = CreateRequest(model.name, model.version, ttl_s=0, start_s=start_s)
+                seed = seed_record(Key("", "predict"), model, request, now=0)
+                segments = work_for(model, seed, observations, "last").segments
+                jobs.append(self._run_alone(model, seed.state, segments))
+            outputs = await asyncio.gather(*jobs)
+            self._observer.predicted(model.name, model.version, len(instances))
+            return outputs
+
+    async def read(self, key: Key) -> Record:
+        """The session as the store holds it now.
+
+        Raises:
+            CarryError: not found, expired or closed.
+        """
+        found, now = await self.store.load(key), await self.store.now()
+        decide(StepRequest(Observations()), key, found, now)
+        assert found is not None, "decide raises for an absent record"
+        return found
+
+    async def model_of(self, key: Key) -> LoadedModel:
+        """The model that a session was opened with; looks into the store if need be.
+
+        Raises:
+            CarryError: the session is not found, or its model is not loaded any more.
+        """
+        record = self._lanes.cached(key) or await self.store.load(key)
+        if record is None:
+            raise session_not_found(key)
+        return self.registry.get_for_session(record.model, record.version, record.state_schema)
+
+    async def _run_alone(
+        self, model: LoadedModel, state: bytes, segments: list[Segment]
+    ) -> Outputs:
+        future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+
+        def on_done(job: Job, error: CarryError | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(job.outputs)
+
+        deadline = time.monotonic() + self.limits.request_timeout_s
+        job = Job(segments, state, on_done, lambda: not future.done(), deadline)
+        self._workers[model.name, model.version].submit(job)
+        return await future
+
+    def _new_worker(self, model: LoadedModel) -> Worker:
+        executor = ThreadPoolExecutor(1, thread_name_prefix=f"{model.name}-{model.version}")
+        self._executors.append(executor)
+        limits = self.limits
+        return Worker(
+            model,
+            limits.batch,
+            limits.max_waiting_jobs,
+            limits.max_waiting_steps,
+            executor,
+            self._observer,
+        )
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            try:
+                for swept in await self.store.sweep(_SWEEP_AT_ONCE):
+                    if not swept.closed:
+                        self._observer.session_ended(swept.model, swept.version, "expired")
+            except CarryError as error:
+                log.warning("sweep failed, will try again", reason=str(error))
+
+    def _on_task_ended(self, task: asyncio.Task[None]) -> None:
+        """An endless task ends only by our own defect: nobody may wait for it, and we say so."""
+        if task.cancelled():
+            return
+        self.failure = task.exception()
+        self.is_draining = True
+        log.critical("engine stopped", exc_info=self.failure)
+        self._lanes.fail_all(ModelFailedError("the server failed and must be restarted"))
+
+    @contextlib.contextmanager
+    def _accepted(self) -> Iterator[None]:
+        """Count a request from its acceptance to its answer; refuse it when shutting down."""
+        if self.is_draining:
+            raise DrainingError(
+                "this server is shutting down; nothing was applied: repeat the request",
+                retry_after_s=1,
+            )
+        self._num_open_requests += 1
+        self._all_answered.clear()
+        try:
+            yield
+        finally:
+            self._num_open_requests -= 1
+            if not self._num_open_requests:
+                self._all_answered.set()

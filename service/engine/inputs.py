@@ -1,0 +1,106 @@
+"""From observations to the inputs of a graph, given where the session stands.
+
+This is the one place that knows what the roles of inputs mean for the past of a session: the time
+of its next row, and the text whose tokens are not certain yet.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from service.contract.errors import TextError
+from service.contract.text import TextCursor
+from service.engine.job import Segment
+from service.engine.registry import LoadedModel
+from service.engine.requests import Observations
+from service.errors import InvalidInputError
+from service.stores.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Segments to run from the record's state, and the record's text position behind them."""
+
+    segments: list[Segment]
+    cursor: TextCursor
+
+
+def work_for(
+    model: LoadedModel,
+    record: Record,
+    observations: Observations,
+    emit: Literal["last", "all"],
+) -> Work:
+    """What `observations` are for a graph, coming after the past of `record`.
+
+    Raises:
+        InvalidInputError: rows for a model of text or the reverse, or text that is no text.
+    """
+    cursor = TextCursor(record.pending, record.num_tokens)
+    if model.codec is not None:
+        return _text_work(model, cursor, observations)
+    if observations.rows is None:
+        raise InvalidInputError(
+            f'model {model.name!r} reads rows: expected "observations", got "text"'
+        )
+    return Work([_rows_segment(model, record, observations.rows, emit)], cursor)
+
+
+def with_cursor(record: Record, cursor: TextCursor) -> Record:
+    return replace(record, pending=cursor.pending, num_tokens=cursor.num_tokens)
+
+
+def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
+    """The time of row `step` (from 0) of a series that begins at `start_s`."""
+    forecast = model.manifest.forecast
+    return start_s + step * (forecast.frequency_s if forecast else 0)
+
+
+def _rows_segment(
+    model: LoadedModel, record: Record, rows: np.ndarray, emit: Literal["last", "all"]
+) -> Segment:
+    inputs = {}
+    graph = model.manifest.graph
+    x, time = graph.input_with("x"), graph.input_with("time")
+    if x is not None:
+        if rows.shape[1] != x.shape[-1]:
+            raise InvalidInputError(
+                f"rows have {rows.shape[1]} values, model {model.name!r} reads {x.shape[-1]}"
+            )
+        inputs[x.name] = rows.astype(x.numpy_dtype, copy=False)
+    if time is not None:
+        if record.start_s is None:
+            raise InvalidInputError(
+                f'model {model.name!r} uses the time of each row: expected "start", the time of'
+                ' the first row, such as "2016-08-29"'
+            )
+        first = row_time_s(model, record.start_s, record.step)
+        frequency_s = row_time_s(model, 0, 1)
+        inputs[time.name] = first + frequency_s * np.arange(len(rows), dtype=time.numpy_dtype)
+    return Segment(inputs, len(rows), emit)
+
+
+def _text_work(model: LoadedModel, cursor: TextCursor, observations: Observations) -> Work:
+    if model.codec is None or observations.text is None:
+        raise InvalidInputError(
+            f'model {model.name!r} reads text: expected "text", got "observations"'
+        )
+    try:
+        fed = model.codec.feed(cursor, observations.text)
+    except TextError as error:
+        raise InvalidInputError(str(error)) from None
+    if observations.final:
+        certain = fed.certain + fed.tail
+        return Work([_tokens_segment(model, certain, "last", keeps_state=True)], fed.cursor)
+    segments = [_tokens_segment(model, fed.certain, "none", keeps_state=True)]
+    segments.append(_tokens_segment(model, fed.tail, "last", keeps_state=False))
+    return Work([segment for segment in segments if segment.num_steps], fed.cursor)
+
+
+def _tokens_segment(
+    model: LoadedModel, tokens: list[int], emit: Literal["none", "last"], *, keeps_state: bool
+) -> Segment:
+    spec = model.manifest.graph.input_with("tokens")
+    assert spec is not None, "the manifest of a model of text has an input with role 'tokens'"
+    return Segment({spec.name: np.array(tokens, spec.numpy_dtype)}, len(tokens), emit, keeps_state)

@@ -1,0 +1,170 @@
+"""From a folder of bundles to loaded, verified and warmed models.
+
+A bundle that fails any check is refused with its reason; the others go on serving.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from service.contract.bundle import Bundle, read_bundle
+from service.contract.errors import ContractError
+from service.contract.golden import check_golden
+from service.contract.manifest import Manifest
+from service.contract.state import StateLayout
+from service.contract.text import TextCodec
+from service.engine.runner import Row, Runner, check_signature, open_ort_session, resolve_provider
+from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
+
+log = structlog.get_logger()
+
+_WARM_UP_ROWS = (1, 8, 32, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """One version of a model, ready to run."""
+
+    manifest: Manifest
+    layout: StateLayout
+    runner: Runner
+    codec: TextCodec | None
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+
+class Registry:
+    """The models that this process serves, and the bundles that it refused."""
+
+    def __init__(self, models: list[LoadedModel], refused: dict[str, str], provider: str) -> None:
+        self.refused = refused
+        self.provider = provider
+        self._models: dict[str, dict[str, LoadedModel]] = {}
+        for model in models:
+            self._models.setdefault(model.name, {})[model.version] = model
+
+    def all(self) -> list[LoadedModel]:
+        """Every loaded version, by name and then by number."""
+        return [
+            versions[version]
+            for _, versions in sorted(self._models.items())
+            for version in sorted(versions, key=int)
+        ]
+
+    def versions(self, name: str) -> list[LoadedModel]:
+        """Every loaded version of one model, oldest first.
+
+        Raises:
+            ModelNotFoundError: no version of it is loaded.
+        """
+        found = self._models.get(name)
+        if not found:
+            raise ModelNotFoundError(
+                f"no model {name!r}; loaded are {sorted(self._models)} (see GET /v1/models)"
+            )
+        return [found[version] for version in sorted(found, key=int)]
+
+    def get(self, name: str, version: str | None = None) -> LoadedModel:
+        """One version of a model; the newest, which is the default, where none is named.
+
+        Raises:
+            ModelNotFoundError: no such model or version.
+        """
+        versions = self.versions(name)
+        if version is None:
+            return versions[-1]
+        for model in versions:
+            if model.version == version:
+                return model
+        loaded = [model.version for model in versions]
+        raise ModelNotFoundError(f"model {name!r} has no version {version!r}; loaded are {loaded}")
+
+    def find(self, name: str, version: str) -> LoadedModel | None:
+        return self._models.get(name, {}).get(version)
+
+    def get_for_session(self, name: str, version: str, state_schema: str) -> LoadedModel:
+        """The version that a session was opened with.
+
+        Raises:
+            VersionGoneError: it is not loaded any more, or is not the same any more.
+        """
+        model = self.find(name, version)
+        if model is None or model.layout.schema_hash != state_schema:
+            loaded = sorted(self._models.get(name, {}), key=int)
+            raise VersionGoneError(
+                f"the session belongs to model {name!r} version {version}, which is not loaded with"
+                f" the same state any more (loaded: {loaded}); load that version again, or upgrade"
+                " the session to another one"
+            )
+        return model
+
+
+def load_registry(folder: Path, provider: str, num_threads: int) -> Registry:
+    """Load every `<folder>/<name>/<version>/`.
+
+    Raises:
+        StartUpError: the folder does not exist, or the provider is not installed.
+    """
+    if not folder.is_dir():
+        raise StartUpError(
+            f"CARRY_MODELS is {str(folder)!r}: expected a folder of bundles <name>/<version>/"
+        )
+    chosen = resolve_provider(provider)
+    models: list[LoadedModel] = []
+    refused: dict[str, str] = {}
+    for path in _bundle_folders(folder):
+        where = f"{path.parent.name}/{path.name}"
+        try:
+            models.append(load_model(read_bundle(path), chosen, num_threads))
+        except (ContractError, OSError) as error:
+            refused[where] = str(error)
+            log.warning("bundle refused", bundle=where, reason=str(error))
+        else:
+            log.info("model loaded", bundle=where, provider=models[-1].runner.provider)
+    return Registry(models, refused, chosen)
+
+
+def load_model(bundle: Bundle, provider: str = "cpu", num_threads: int = 1) -> LoadedModel:
+    """Open the graph, compare it with the manifest, reproduce the golden run, warm it up.
+
+    Raises:
+        ContractError: with what was expected and what was found.
+    """
+    manifest = bundle.manifest
+    layout = bundle.state_layout()
+    ort_session = open_ort_session(bundle.graph, provider, num_threads)
+    check_signature(ort_session, manifest.graph)
+    runner = Runner(ort_session, manifest.graph, layout)
+    check_golden(bundle, runner.call)
+    model = LoadedModel(manifest, layout, runner, bundle.text_codec())
+    _warm_up(model)
+    return model
+
+
+def _warm_up(model: LoadedModel) -> None:
+    inputs = {
+        spec.name: np.zeros(spec.concrete(1)[1:], spec.numpy_dtype)
+        for spec in model.manifest.graph.inputs
+        if spec.role != "length"
+    }
+    row = Row(inputs, 1, model.layout.initial_row)
+    for num_rows in _WARM_UP_ROWS:
+        model.runner.run([row] * num_rows)
+
+
+def _bundle_folders(folder: Path) -> list[Path]:
+    return [
+        version
+        for name in sorted(folder.iterdir())
+        if name.is_dir() and not name.name.startswith(".")
+        for version in sorted(name.iterdir())
+        if version.is_dir() and not version.name.startswith(".")
+    ]

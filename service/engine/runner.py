@@ -1,0 +1,171 @@
+"""One graph in ONNX Runtime: gather rows, run, scatter rows.
+
+Rule 1: a row is independent of its neighbours; padding past a row's length never changes it.
+Rule 2: every row has at least one step (ONNX Runtime's recurrent kernels return zeros for rows of
+        length 0, so such rows must not come here).
+Rule 3: `run` is called from one thread at a time and keeps nothing between calls.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no types
+
+from service.contract.errors import BundleError
+from service.contract.manifest import GraphSpec
+from service.contract.state import StateLayout
+from service.contract.tensors import ONNX_TYPES, Axis, describe_shape
+from service.errors import StartUpError
+
+Inputs = Mapping[str, np.ndarray]
+"""Inputs of one row by name, `[T, …]`: everything but its length and its states."""
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a batch: `num_steps` ≥ 1 steps of inputs, and the packed state before them."""
+
+    inputs: Inputs
+    num_steps: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Outputs `[B, T, …]` (past a row's length: undefined), states after it, time in the graph."""
+
+    outputs: dict[str, np.ndarray]
+    states: list[bytes]
+    ort_s: float
+
+
+class Runner:
+    """Runs batches of rows through one graph."""
+
+    def __init__(
+        self, ort_session: ort.InferenceSession, graph: GraphSpec, layout: StateLayout
+    ) -> None:
+        self._ort_session = ort_session
+        self._inputs = [spec for spec in graph.inputs if spec.role != "length"]
+        self._length = graph.input_with("length")
+        self._output_names = [spec.name for spec in graph.outputs]
+        self._fetches = self._output_names + [spec.output for spec in graph.states]
+        self._layout = layout
+
+    @property
+    def provider(self) -> str:
+        return str(self._ort_session.get_providers()[0]).removesuffix("ExecutionProvider").lower()
+
+    def run(self, rows: Sequence[Row]) -> BatchResult:
+        """Run `rows` as one batch."""
+        num_steps = max(row.num_steps for row in rows)
+        feeds = self._layout.gather([row.state for row in rows])
+        for spec in self._inputs:
+            feeds[spec.name] = _pad([row.inputs[spec.name] for row in rows], num_steps)
+        if self._length is not None:
+            lengths = [row.num_steps for row in rows]
+            feeds[self._length.name] = np.array(lengths, self._length.numpy_dtype)
+        started = time.perf_counter()
+        answers = self.call(feeds)
+        ort_s = time.perf_counter() - started
+        outputs = {name: answers[name] for name in self._output_names}
+        return BatchResult(outputs, self._layout.scatter(answers), ort_s)
+
+    def call(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One bare call of the graph: all inputs by name → all outputs by name."""
+        answers = self._ort_session.run(self._fetches, feeds)
+        return dict(zip(self._fetches, answers, strict=True))
+
+
+def open_ort_session(graph: bytes, provider: str, num_threads: int) -> ort.InferenceSession:
+    """Load a graph from bytes (never from a path, so that it can name no other file)."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(graph, options, providers=_provider_names(provider))
+    except Exception as error:  # ONNX Runtime raises many classes of its own for a bad graph
+        first_line = str(error).strip().splitlines()[0]
+        raise BundleError(f"ONNX Runtime cannot load the graph: {first_line}") from None
+
+
+def resolve_provider(wanted: str) -> str:
+    """`auto` → what this installation offers; anything else is checked.
+
+    Raises:
+        StartUpError: the wanted provider is not in the installed ONNX Runtime.
+    """
+    available = ort.get_available_providers()
+    offered = [name for name, full_name in _PROVIDERS.items() if full_name in available]
+    if wanted == "auto":
+        return "cuda" if "cuda" in offered else "cpu"
+    if wanted not in offered:
+        raise StartUpError(
+            f"CARRY_PROVIDER is {wanted!r}: the installed ONNX Runtime offers {offered};"
+            " install the extra `cuda` in place of `cpu`, or choose another provider"
+        )
+    return wanted
+
+
+def check_signature(ort_session: ort.InferenceSession, graph: GraphSpec) -> None:
+    """Raise BundleError unless the graph's inputs and outputs are those of the manifest."""
+    fed: dict[str, tuple[str, tuple[Axis, ...]]] = {}
+    fed |= {spec.name: (spec.dtype, spec.shape) for spec in graph.inputs}
+    fed |= {spec.input: (spec.dtype, spec.shape) for spec in graph.states}
+    answered: dict[str, tuple[str, tuple[Axis, ...]]] = {}
+    answered |= {spec.name: (spec.dtype, spec.shape) for spec in graph.outputs}
+    answered |= {spec.output: (spec.dtype, spec.shape) for spec in graph.states}
+    _check_tensors("input", ort_session.get_inputs(), fed)
+    _check_tensors("output", ort_session.get_outputs(), answered)
+
+
+def _check_tensors(
+    kind: str, found: Sequence[ort.NodeArg], expected: dict[str, tuple[str, tuple[Axis, ...]]]
+) -> None:
+    names = sorted(arg.name for arg in found)
+    if names != sorted(expected):
+        raise BundleError(
+            f"the graph's {kind}s are {names}, the manifest names {sorted(expected)}:"
+            " export the bundle again"
+        )
+    for arg in found:
+        dtype, shape = expected[arg.name]
+        if arg.type != ONNX_TYPES[dtype] or not _shape_fits(arg.shape, shape):
+            raise BundleError(
+                f"{kind} {arg.name!r} of the graph is {arg.type} {arg.shape}, the manifest says"
+                f" {ONNX_TYPES[dtype]} {describe_shape(shape)}: export the bundle again"
+            )
+
+
+def _shape_fits(found: Sequence[int | str | None], expected: Sequence[Axis]) -> bool:
+    """A named axis must be free in the graph; a fixed one must be equal, or unknown to it."""
+    if len(found) != len(expected):
+        return False
+    return all(
+        not isinstance(have, int)
+        if isinstance(want, str)
+        else have in (want, None) or isinstance(have, str)
+        for have, want in zip(found, expected, strict=True)
+    )
+
+
+def _provider_names(provider: str) -> list[str]:
+    return list(dict.fromkeys([_PROVIDERS[provider], _PROVIDERS["cpu"]]))
+
+
+def _pad(values: Sequence[np.ndarray], num_steps: int) -> np.ndarray:
+    """`B` arrays `[T_b, …]` → `[B, T, …]`, zeros past each row's end."""
+    first = values[0]
+    if len(values) == 1:
+        return np.ascontiguousarray(first)[None]
+    if all(len(value) == num_steps for value in values):
+        return np.stack(values)
+    padded = np.zeros((len(values), num_steps, *first.shape[1:]), first.dtype)
+    for row, value in zip(padded, values, strict=True):
+        row[: len(value)] = value
+    return padded

@@ -1,0 +1,218 @@
+"""Session lifecycle: absent → open → stepping → open → closed (or expired).
+
+Rule 1: every transition of a record happens in this file.
+Rule 2: nothing here awaits, reads a clock or knows a transport.
+Rule 3: `decide` is asked again, in full, after every lost compare-and-swap.
+Rule 4: a decision taken from a cached record counts only if it is `Apply`, because the commit
+        proves it; any other is taken again from the store (the caller's duty).
+"""
+
+from dataclasses import dataclass, replace
+
+from service.contract.text import TextCursor
+from service.engine.registry import LoadedModel
+from service.engine.requests import CreateRequest, DeleteRequest, SessionRequest, StepRequest
+from service.errors import (
+    DigestMismatchError,
+    ReplayExpiredError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    StepConflictError,
+)
+from service.stores.base import TOMBSTONE_S
+from service.stores.record import KeptReply, Key, Outputs, Record, new_revision
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Run the request on `base` and write the outcome if `expected` is still the revision."""
+
+    base: Record
+    expected: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Nothing is to be run: this is the reply."""
+
+    reply: "Reply"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a request came to. `record` is the session after it; `outputs` is empty without one."""
+
+    record: Record
+    step: int
+    from_step: int
+    outputs: Outputs
+    is_replay: bool = False
+    is_new: bool = False
+
+
+def decide(
+    request: StepRequest | DeleteRequest, key: Key, found: Record | None, now: float
+) -> Apply | Answer:
+    """What a step, preview or delete means for the record that was `found`.
+
+    Raises:
+        CarryError: not found, expired, closed, or a step number that does not fit.
+    """
+    if found is None:
+        raise session_not_found(key)
+    if isinstance(request, DeleteRequest):
+        return _decide_delete(found, now)
+    replay = _kept_reply(found, request)
+    if replay is not None:
+        step = replay.from_step + replay.count
+        return Answer(Reply(found, step, replay.from_step, replay.outputs, is_replay=True))
+    _require_live(found, now)
+    if request.step is not None and request.step != found.step:
+        raise _wrong_step(found, request.step)
+    return Apply(found, found.revision)
+
+
+def decide_create(
+    request: CreateRequest, found: Record | None, seed: Record, now: float
+) -> Apply | Answer:
+    """What opening a session means where `found` lies under its name.
+
+    Raises:
+        SessionExistsError: it is open, from another request.
+    """
+    if found is None or found.closed or found.expires_at <= now:
+        return Apply(seed, None)
+    if request.resumes and found.model == request.model:
+        return Answer(Reply(found, found.step, found.step, {}))
+    if found.creation.digest == seed.creation.digest:
+        first = found.creation
+        return Answer(Reply(found, first.count, 0, first.outputs, is_replay=True, is_new=True))
+    raise SessionExistsError(
+        f"session {found.name!r} is open, from another request (model {found.model!r}, step"
+        f' {found.step}): choose another name, or say "if_exists": "resume" to go on with it',
+        expected_step=found.step,
+    )
+
+
+def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float) -> Record:
+    """The record of a session that has not seen anything yet."""
+    return Record(
+        tenant=key.tenant,
+        name=key.name,
+        model=model.name,
+        version=model.version,
+        state_schema=model.layout.schema_hash,
+        revision=new_revision(),
+        step=0,
+        state=model.layout.initial_row,
+        pending=TextCursor().pending,
+        start_s=request.start_s,
+        ring_size=request.ring_size,
+        creation=KeptReply(0, 0, request.digest, {}),
+        ttl_s=request.ttl_s,
+        created_at=now,
+        updated_at=now,
+        metadata=request.metadata,
+    )
+
+
+def opened(seed: Record, count: int, state: bytes, outputs: Outputs, now: float) -> Record:
+    """The first record of a session, after its history."""
+    creation = replace(seed.creation, count=count, outputs=outputs)
+    return replace(seed, step=count, state=state, creation=creation, updated_at=now)
+
+
+def stepped(
+    base: Record, request: StepRequest, state: bytes, outputs: Outputs, now: float
+) -> Record:
+    """The record after a step; a final one is a tombstone that keeps its reply."""
+    count = request.observations.count
+    kept = KeptReply(base.step, count, request.digest, outputs)
+    record = replace(
+        base,
+        revision=new_revision(),
+        step=base.step + count,
+        state=state,
+        ring=(*base.ring, kept)[-base.ring_size :],
+        updated_at=now,
+    )
+    return closed(record, "final", now) if request.observations.final else record
+
+
+def closed(base: Record, reason: str, now: float) -> Record:
+    """A tombstone: no state, no pending text, the last replies, and a short life."""
+    return replace(
+        base,
+        revision=new_revision(),
+        state=b"",
+        pending="",
+        closed=reason,
+        ttl_s=TOMBSTONE_S,
+        updated_at=now,
+    )
+
+
+def session_not_found(key: Key) -> SessionNotFoundError:
+    return SessionNotFoundError(
+        f"no session {key.name!r}: it was never opened, or it ended long ago; open it with"
+        " POST /v1/sessions"
+    )
+
+
+def is_fresh_needed(request: SessionRequest) -> bool:
+    """Requests whose answer no commit proves must look into the store first."""
+    return not isinstance(request, StepRequest) or request.is_preview
+
+
+def _decide_delete(found: Record, now: float) -> Apply | Answer:
+    if found.closed:
+        return Answer(Reply(found, found.step, found.step, {}, is_replay=True))
+    _require_live(found, now)
+    return Apply(found, found.revision)
+
+
+def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
+    """The stored reply that this request repeats, if any."""
+    if request.step is None or request.is_preview:
+        return None
+    for reply in found.ring:
+        if reply.from_step == request.step:
+            if reply.digest == request.digest:
+                return reply
+            raise DigestMismatchError(
+                f"session {found.name!r} already applied another request at step {request.step};"
+                f" it is at step {found.step} now: repeat a request as it was, or send the next",
+                expected_step=found.step,
+            )
+    return None
+
+
+def _require_live(found: Record, now: float) -> None:
+    if found.closed:
+        raise SessionClosedError(
+            f"session {found.name!r} was closed ({found.closed}) at step {found.step}:"
+            " open a new one",
+            expected_step=found.step,
+        )
+    if found.expires_at <= now:
+        raise SessionExpiredError(
+            f"session {found.name!r} expired: no step came within its ttl of {found.ttl_s:g} s;"
+            " open it again"
+        )
+
+
+def _wrong_step(found: Record, step: int) -> StepConflictError | ReplayExpiredError:
+    oldest_kept = found.ring[0].from_step if found.ring else found.step
+    if step < oldest_kept:
+        return ReplayExpiredError(
+            f"session {found.name!r} keeps the replies of its last {found.ring_size} requests;"
+            f" that of step {step} is gone: expected step {found.step}",
+            expected_step=found.step,
+        )
+    return StepConflictError(
+        f"session {found.name!r} is at step {found.step}, the request names step {step}: send the"
+        " observation that follows the last one applied",
+        expected_step=found.step,
+    )

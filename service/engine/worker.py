@@ -1,0 +1,130 @@
+"""One worker per model: whatever waits when the graph becomes free forms the next batch.
+
+Rule 1: no timer. An idle worker runs a job at once; a busy one batches what gathered meanwhile.
+Rule 2: the queue is bounded in jobs and in steps; a job that does not fit is refused at once.
+Rule 3: a job is finished exactly once, by `on_done`, with its outputs or with an error; a failed
+        batch fails its own jobs and no others, and the worker goes on.
+Rule 4: a job whose client left (`is_wanted`) or whose deadline passed is dropped between slices.
+
+The task is owned by the engine, which cancels it when it closes.
+"""
+
+import asyncio
+import time
+from concurrent.futures import Executor
+
+from service.engine.batcher import BatchLimits, plan
+from service.engine.events import Observer
+from service.engine.job import Job
+from service.engine.registry import LoadedModel
+from service.engine.runner import BatchResult
+from service.errors import CarryError, DeadlineError, ModelFailedError, QueueFullError
+
+
+class Worker:
+    """Runs the jobs of one loaded model."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        limits: BatchLimits,
+        max_waiting_jobs: int,
+        max_waiting_steps: int,
+        executor: Executor,
+        observer: Observer,
+    ) -> None:
+        self._model = model
+        self._limits = limits
+        self._max_waiting_jobs = max_waiting_jobs
+        self._max_waiting_steps = max_waiting_steps
+        self._executor = executor
+        self._observer = observer
+        self._waiting: list[Job] = []
+        self._num_steps = 0
+        self._wake = asyncio.Event()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            QueueFullError: it does not fit the queue; nothing of it was done.
+        """
+        # An empty queue takes a job of any size: request limits bound it before it comes here.
+        num_steps = self._num_steps + job.steps_left
+        if len(self._waiting) >= self._max_waiting_jobs or (
+            self._waiting and num_steps > self._max_waiting_steps
+        ):
+            raise QueueFullError(
+                f"model {self._model.name!r} has {len(self._waiting)} pieces of work with"
+                f" {self._num_steps} steps waiting (at most {self._max_waiting_jobs} and"
+                f" {self._max_waiting_steps}); nothing was applied: try again later",
+                retry_after_s=1,
+            )
+        self._waiting.append(job)
+        self._num_steps = num_steps
+        self._report_queue()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Plan, run, apply, for as long as the task lives."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._drop_unwanted()
+            slices = plan([job.remaining_steps for job in self._waiting], self._limits)
+            if not slices:
+                self._wake.clear()
+                continue
+            jobs = [self._waiting[index] for index, _ in slices]
+            sizes = [num_steps for _, num_steps in slices]
+            rows = [job.row(size) for job, size in zip(jobs, sizes, strict=True)]
+            try:
+                result = await loop.run_in_executor(self._executor, self._model.runner.run, rows)
+            except Exception as error:  # the boundary: whatever the runtime raises fails these jobs
+                self._fail(jobs, error)
+            else:
+                self._apply(jobs, sizes, result)
+
+    def _apply(self, jobs: list[Job], sizes: list[int], result: BatchResult) -> None:
+        name, version = self._model.name, self._model.version
+        self._observer.batch_ran(name, version, len(jobs), result.ort_s)
+        batch = set(map(id, jobs))
+        self._waiting = [job for job in self._waiting if id(job) not in batch]
+        self._num_steps -= sum(sizes)
+        for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
+            if job.advance(size, result, row):
+                job.on_done(job, None)
+            else:
+                self._waiting.append(job)
+        self._report_queue()
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        problem = ModelFailedError(
+            f"model {self._model.name!r} version {self._model.version} failed on this input"
+            f" ({type(error).__name__}); nothing was applied"
+        )
+        problem.__cause__ = error
+        self._remove(jobs, problem)
+
+    def _drop_unwanted(self) -> None:
+        now = time.monotonic()
+        late = [job for job in self._waiting if now > job.deadline or not job.is_wanted()]
+        if late:
+            self._remove(
+                late,
+                DeadlineError(
+                    "the request waited longer than its deadline; nothing was applied: try again",
+                    retry_after_s=1,
+                ),
+            )
+
+    def _remove(self, jobs: list[Job], problem: CarryError) -> None:
+        gone = set(map(id, jobs))
+        self._waiting = [job for job in self._waiting if id(job) not in gone]
+        self._num_steps = sum(job.steps_left for job in self._waiting)
+        self._report_queue()
+        for job in jobs:
+            job.on_done(job, problem)
+
+    def _report_queue(self) -> None:
+        self._observer.queue_changed(self._model.name, self._model.version, len(self._waiting))

@@ -1,0 +1,99 @@
+"""Everything that can go wrong for a client, with its stable code and HTTP status, in one file.
+
+The `detail` of each error says what was asked, what was expected, what was found and what to do.
+Members such as `expected_step` are for programs and appear beside it in the answer.
+"""
+
+from typing import ClassVar
+
+
+class CarryError(Exception):
+    """Base of every error that the service answers on purpose."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self, detail: str, *, retry_after_s: float | None = None, **members: int | str
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.members = members
+
+
+class MalformedError(CarryError):
+    code, status, title = "malformed", 400, "Malformed request"
+
+
+class InvalidInputError(CarryError):
+    code, status, title = "invalid-input", 422, "Invalid input"
+
+
+class TooLargeError(CarryError):
+    code, status, title = "too-large", 413, "Request too large"
+
+
+class ModelNotFoundError(CarryError):
+    code, status, title = "model-not-found", 404, "Model not found"
+
+
+class SessionNotFoundError(CarryError):
+    code, status, title = "session-not-found", 404, "Session not found"
+
+
+class SessionExpiredError(CarryError):
+    code, status, title = "session-expired", 404, "Session expired"
+
+
+class SessionClosedError(CarryError):
+    code, status, title = "session-closed", 409, "Session closed"
+
+
+class SessionExistsError(CarryError):
+    code, status, title = "session-exists", 409, "Session exists"
+
+
+class StepConflictError(CarryError):
+    code, status, title = "step-conflict", 409, "Step conflict"
+
+
+class DigestMismatchError(CarryError):
+    code, status, title = "digest-mismatch", 409, "Another request was applied at this step"
+
+
+class ReplayExpiredError(CarryError):
+    code, status, title = "replay-expired", 409, "Reply no longer kept"
+
+
+class VersionGoneError(CarryError):
+    code, status, title = "version-gone", 409, "Model version gone"
+
+
+class ContentionError(CarryError):
+    code, status, title = "contention", 503, "Session under contention"
+
+
+class QueueFullError(CarryError):
+    code, status, title = "queue-full", 429, "Queue full"
+
+
+class DeadlineError(CarryError):
+    code, status, title = "deadline-exceeded", 503, "Deadline exceeded"
+
+
+class StoreUnavailableError(CarryError):
+    code, status, title = "store-unavailable", 503, "Session store unavailable"
+
+
+class DrainingError(CarryError):
+    code, status, title = "draining", 503, "Server is shutting down"
+
+
+class ModelFailedError(CarryError):
+    code, status, title = "model-failed", 500, "Model failed"
+
+
+class StartUpError(Exception):
+    """The service cannot start; the message names the setting or file to change."""

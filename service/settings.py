@@ -1,0 +1,106 @@
+"""Settings from the environment, prefix `CARRY_`. A bad or unknown one stops the start."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import StartUpError
+
+PREFIX = "CARRY_"
+
+
+class Settings(BaseSettings):
+    """Every setting, its default and what it does (`python -m service --help` prints this)."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    models: Path = Field(Path("models"), description="Folder of bundles <name>/<version>/.")
+    store: str = Field(
+        "sqlite:///var/carry.db",
+        description="Where sessions live: memory:// or sqlite:///PATH (sqlite:////PATH: absolute).",
+    )
+    durability: Literal["power", "process"] = Field(
+        "power",
+        description="SQLite only. power: every reply is synced to disk before it is sent;"
+        " process: survives a killed process, not a power cut.",
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="ONNX Runtime execution provider; auto takes CUDA where installed."
+    )
+    ort_threads: int = Field(1, ge=1, le=256, description="Threads of one call of a graph.")
+    max_batch_rows: int = Field(128, ge=1, le=4096, description="Rows of one call of a graph.")
+    max_slice_steps: int = Field(
+        64, ge=1, le=4096, description="Steps of one row in one call; longer inputs are sliced."
+    )
+    max_batch_cells: int = Field(
+        2048, ge=1, le=1_000_000, description="Rows × steps of one call: bounds its time."
+    )
+    max_waiting_jobs: int = Field(
+        4096, ge=1, description="Pieces of work that may wait for one model; more answer 429."
+    )
+    max_waiting_steps: int = Field(
+        1_000_000, ge=1, description="Steps that may wait for one model; more answer 429."
+    )
+    cache_sessions: int = Field(
+        100_000, ge=0, description="Sessions kept in memory beside the store."
+    )
+    request_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="A request that waits longer is dropped with 503."
+    )
+    default_ttl_s: float = Field(
+        7 * 86400.0, gt=0, description="Life of a session after its last committed step."
+    )
+    max_ttl_s: float = Field(366 * 86400.0, gt=0, description="The longest ttl_s a client may ask.")
+    max_replay: int = Field(
+        64, ge=1, le=4096, description="The most replies a session may keep for retries."
+    )
+    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="A larger body answers 413.")
+    max_rows: int = Field(100_000, ge=1, description="Rows of one request.")
+    max_text_chars: int = Field(100_000, ge=1, description="Characters of one chunk of text.")
+    max_instances: int = Field(1024, ge=1, description="Instances of one predict request.")
+    shutdown_grace_s: float = Field(
+        20.0, ge=0, le=600, description="Time to finish accepted requests after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto: text on a terminal, JSON elsewhere."
+    )
+
+
+def load_settings() -> Settings:
+    """Read the process's environment.
+
+    Raises:
+        StartUpError: a value that does not fit, or a name that is no setting.
+    """
+    names = {(PREFIX + name).upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in names:
+            near = difflib.get_close_matches(name.upper(), sorted(names), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise StartUpError(
+                f"{name} is no setting of this service{hint} (python -m service --help lists them)"
+            )
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = (PREFIX + str(problem["loc"][0])).upper()
+        raise StartUpError(f"{name} is {problem['input']!r}: {problem['msg']}") from None
+
+
+def describe_settings() -> str:
+    """One line for each setting, aligned, for `--help`."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        lines.append(f"  {(PREFIX + name).upper():<26} {field.default}")
+        lines.append(f"  {'':<26} {field.description}")
+    return "\n".join(lines)

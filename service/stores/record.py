@@ -1,0 +1,172 @@
+"""The record of one session: all that a replica needs to take it over, and its byte format.
+
+Rule 1: a record is immutable; every write carries a new one with a fresh random `revision`.
+Rule 2: the byte format names its version; a service reads every version up to its own and
+        refuses a later one (`RecordFormatError`) instead of guessing.
+Rule 3: replies are kept as arrays, not as JSON: a retry may come by another transport.
+"""
+
+import secrets
+import struct
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+RECORD_FORMAT = 1
+_MAGIC = b"CS"
+_HEAD = struct.Struct("<2sBxI")  # magic, format, pad, header bytes
+
+Outputs = dict[str, np.ndarray]
+
+
+class RecordFormatError(Exception):
+    """Bytes in the store that this service does not understand."""
+
+
+class Key(NamedTuple):
+    """Sessions are keyed by tenant and name, so that tenants never meet."""
+
+    tenant: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReply:
+    """One entry of the reply ring: the request that began at `from_step`, and its answer."""
+
+    from_step: int
+    count: int
+    digest: bytes
+    outputs: Outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A session as the store keeps it. Times are seconds since the epoch, UTC.
+
+    `expires_at` is the store's to set, when it commits. `start_s` is the time of row 0 where the
+    model uses time. A closed record is a tombstone: no state, only the last reply.
+    """
+
+    tenant: str
+    name: str
+    model: str
+    version: str
+    state_schema: str
+    revision: bytes
+    step: int
+    state: bytes
+    pending: str = ""
+    num_tokens: int = 0
+    start_s: int | None = None
+    ring: tuple[KeptReply, ...] = ()
+    ring_size: int = 1
+    creation: KeptReply
+    ttl_s: float
+    created_at: float
+    updated_at: float
+    expires_at: float = 0.0
+    closed: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return Key(self.tenant, self.name)
+
+
+def new_revision() -> bytes:
+    return secrets.token_bytes(16)
+
+
+def encode_record(record: Record) -> bytes:
+    """Header as JSON, then the state and the arrays of the replies, end to end."""
+    blobs: list[bytes] = [record.state]
+    header = {
+        "tenant": record.tenant,
+        "name": record.name,
+        "model": record.model,
+        "version": record.version,
+        "state_schema": record.state_schema,
+        "revision": record.revision.hex(),
+        "step": record.step,
+        "state_bytes": len(record.state),
+        "pending": record.pending,
+        "num_tokens": record.num_tokens,
+        "start_s": record.start_s,
+        "ring": [_describe_reply(reply, blobs) for reply in record.ring],
+        "ring_size": record.ring_size,
+        "creation": _describe_reply(record.creation, blobs),
+        "ttl_s": record.ttl_s,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+        "closed": record.closed,
+        "metadata": record.metadata,
+    }
+    head = orjson.dumps(header)
+    return b"".join([_HEAD.pack(_MAGIC, RECORD_FORMAT, len(head)), head, *blobs])
+
+
+def decode_record(data: bytes, expires_at: float) -> Record:
+    """Bytes of any known format → a record.
+
+    Raises:
+        RecordFormatError: not a record, cut short, or written by a later service.
+    """
+    if len(data) < _HEAD.size or data[:2] != _MAGIC:
+        raise RecordFormatError("not a session record: the store holds something else")
+    _, version, head_bytes = _HEAD.unpack_from(data)
+    if version > RECORD_FORMAT:
+        raise RecordFormatError(
+            f"session record has format {version}, this service reads up to {RECORD_FORMAT}:"
+            " it was written by a later service; upgrade this one"
+        )
+    try:
+        header = orjson.loads(data[_HEAD.size : _HEAD.size + head_bytes])
+        blobs = _Blobs(memoryview(data)[_HEAD.size + head_bytes :])
+        state = blobs.take(header.pop("state_bytes"))
+        ring = tuple(_read_reply(reply, blobs) for reply in header.pop("ring"))
+        creation = _read_reply(header.pop("creation"), blobs)
+        return Record(
+            **header | {"revision": bytes.fromhex(header["revision"])},
+            state=state,
+            ring=ring,
+            creation=creation,
+            expires_at=expires_at,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordFormatError(f"session record is damaged: {error}") from None
+
+
+def _describe_reply(reply: KeptReply, blobs: list[bytes]) -> list[Any]:
+    arrays = []
+    for name, value in reply.outputs.items():
+        arrays.append([name, value.dtype.str, value.shape])
+        blobs.append(value.tobytes())
+    return [reply.from_step, reply.count, reply.digest.hex(), arrays]
+
+
+def _read_reply(described: list[Any], blobs: "_Blobs") -> KeptReply:
+    from_step, count, digest, arrays = described
+    outputs = {name: blobs.take_array(dtype, shape) for name, dtype, shape in arrays}
+    return KeptReply(from_step, count, bytes.fromhex(digest), outputs)
+
+
+class _Blobs:
+    """Takes runs of bytes off one buffer, in the order in which they were written."""
+
+    def __init__(self, buffer: memoryview) -> None:
+        self._buffer = buffer
+        self._position = 0
+
+    def take(self, size: int) -> bytes:
+        start, self._position = self._position, self._position + size
+        if self._position > len(self._buffer):
+            raise ValueError("cut short")
+        return bytes(self._buffer[start : self._position])
+
+    def take_array(self, dtype: str, shape: list[int]) -> np.ndarray:
+        kind = np.dtype(dtype)
+        size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
+        return np.frombuffer(self.take(size), kind).reshape(shape)

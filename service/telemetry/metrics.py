@@ -1,0 +1,154 @@
+"""Prometheus metrics: everything that the engine and the HTTP layer report, named and explained.
+
+Each application has its own registry, so several can live in one process (tests do so).
+"""
+
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+disable_created_metrics()  # a series for each series, read by nobody here
+
+_LATENCY_S = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
+    5, 10, 30,
+)  # fmt: skip
+_SHORT_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_MODEL = ("model", "version")
+
+
+@dataclass(slots=True)
+class LiveFigures:
+    """Running totals of one model, for `GET /v1/models/…`."""
+
+    steps: int = 0
+    predictions: int = 0
+    batches: int = 0
+    batch_rows: int = 0
+    ort_s: float = 0.0
+
+
+class Metrics:
+    """Implements the engine's `Observer`; the HTTP layer reports through `request_answered`."""
+
+    def __init__(self, service_version: str) -> None:
+        self.registry = CollectorRegistry()
+        self._live: dict[tuple[str, str], LiveFigures] = {}
+        reg = self.registry
+        self._requests = Counter(
+            "carry_http_requests", "HTTP requests answered.", ("method", "route", "status"),
+            registry=reg,
+        )  # fmt: skip
+        self._request_s = Histogram(
+            "carry_http_request_seconds", "Time from the first byte to the last.",
+            ("method", "route"), buckets=_LATENCY_S, registry=reg,
+        )  # fmt: skip
+        self._batch_rows = Histogram(
+            "carry_batch_rows", "Rows of one call of a graph.", _MODEL, buckets=_ROWS, registry=reg
+        )
+        self._ort_s = Histogram(
+            "carry_ort_seconds", "Time of one call of a graph in ONNX Runtime.", _MODEL,
+            buckets=_SHORT_S, registry=reg,
+        )  # fmt: skip
+        self._queue = Gauge(
+            "carry_queue_depth", "Work waiting for a graph or in it.", _MODEL, registry=reg
+        )
+        self._steps = Counter("carry_steps", "Steps committed.", _MODEL, registry=reg)
+        self._predictions = Counter(
+            "carry_predictions", "Instances predicted without a session.", _MODEL, registry=reg
+        )
+        self._cached = Gauge("carry_sessions_cached", "Sessions held in memory.", registry=reg)
+        self._state_bytes = Gauge(
+            "carry_state_bytes_cached", "Bytes of their states.", registry=reg
+        )
+        self._created = Counter("carry_sessions_created", "Sessions opened.", _MODEL, registry=reg)
+        self._ended = Counter(
+            "carry_sessions_ended", "Sessions ended: deleted, final or expired.",
+            (*_MODEL, "reason"), registry=reg,
+        )  # fmt: skip
+        self._commit_s = Histogram(
+            "carry_commit_seconds", "Time of one group commit.", buckets=_LATENCY_S, registry=reg
+        )
+        self._commit_rows = Histogram(
+            "carry_commit_rows", "Sessions in one group commit.", buckets=_ROWS, registry=reg
+        )
+        self._conflicts = Counter(
+            "carry_commit_conflicts", "Writes that another writer was ahead of.", registry=reg
+        )
+        self._store_errors = Counter(
+            "carry_store_errors", "Group commits that the store failed.", registry=reg
+        )
+        self._loaded = Gauge(
+            "carry_model_loaded", "1 for each loaded model.", (*_MODEL, "provider"), registry=reg
+        )
+        self._refused = Gauge("carry_bundles_refused", "Bundles refused at load.", registry=reg)
+        build = Gauge("carry_build_info", "1; the version is a label.", ("version",), registry=reg)
+        build.labels(service_version).set(1)
+
+    def render(self) -> bytes:
+        """The text format of Prometheus."""
+        return generate_latest(self.registry)
+
+    def live(self, model: str, version: str) -> LiveFigures:
+        return self._live.setdefault((model, version), LiveFigures())
+
+    def models_loaded(self, loaded: list[tuple[str, str, str]], num_refused: int) -> None:
+        """`loaded` holds (model, version, provider). Series of a model exist from here on."""
+        for model, version, provider in loaded:
+            self._loaded.labels(model, version, provider).set(1)
+            for metric in (self._queue, self._steps, self._predictions, self._created):
+                metric.labels(model, version)
+            for histogram in (self._batch_rows, self._ort_s):
+                histogram.labels(model, version)
+        self._refused.set(num_refused)
+
+    def request_answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(method, route, status).inc()
+        self._request_s.labels(method, route).observe(seconds)
+
+    def batch_ran(self, model: str, version: str, num_rows: int, ort_s: float) -> None:
+        self._batch_rows.labels(model, version).observe(num_rows)
+        self._ort_s.labels(model, version).observe(ort_s)
+        live = self.live(model, version)
+        live.batches += 1
+        live.batch_rows += num_rows
+        live.ort_s += ort_s
+
+    def queue_changed(self, model: str, version: str, num_waiting: int) -> None:
+        self._queue.labels(model, version).set(num_waiting)
+
+    def session_created(self, model: str, version: str) -> None:
+        self._created.labels(model, version).inc()
+
+    def session_ended(self, model: str, version: str, reason: str) -> None:
+        self._ended.labels(model, version, reason).inc()
+
+    def steps_committed(self, model: str, version: str, count: int) -> None:
+        self._steps.labels(model, version).inc(count)
+        self.live(model, version).steps += count
+
+    def predicted(self, model: str, version: str, num_instances: int) -> None:
+        self._predictions.labels(model, version).inc(num_instances)
+        self.live(model, version).predictions += num_instances
+
+    def group_committed(self, num_rows: int, commit_s: float) -> None:
+        self._commit_rows.observe(num_rows)
+        self._commit_s.observe(commit_s)
+
+    def commit_conflicted(self) -> None:
+        self._conflicts.inc()
+
+    def store_failed(self) -> None:
+        self._store_errors.inc()
+
+    def cache_changed(self, num_sessions: int, state_bytes: int) -> None:
+        self._cached.set(num_sessions)
+        self._state_bytes.set(state_bytes)

@@ -1,0 +1,242 @@
+"""Small real bundles, made with the onnx package: a forecaster and a classifier with a GRU inside.
+
+They are as strict as the models that training exports (missing values, rows of length 0, one
+packed state or several named ones), but take milliseconds to make and to run.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, normalizers, trainers
+
+from service.contract.bundle import write_arrays, write_bundle
+from service.contract.golden import record_golden
+from service.contract.manifest import Manifest
+from service.contract.state import StateLayout
+from service.engine.runner import open_ort_session
+
+H = 4
+HORIZON = 3
+QUANTILES = (0.1, 0.5, 0.9)
+COLUMNS = ("load", "temp")
+DAY_S = 86_400
+TEXTS = ("a wonderful film", "a waste of time", "정말 최고다", "재미없다", "don't miss it!!")
+
+Node = onnx.NodeProto
+
+
+def write_forecaster(
+    folder: Path, version: str = "1", seed: int = 0, *, uses_time: bool = True
+) -> Manifest:
+    """`<folder>/load/<version>/`: two columns, horizon 3, three quantiles."""
+    rng = np.random.default_rng(seed)
+    num_inputs = len(COLUMNS) + uses_time
+    weights = _gru_weights(rng, num_inputs) | {
+        "head": rng.normal(0, 0.5, (H, HORIZON)).astype(np.float32),
+        "spread": np.array([-1.0, 0.0, 1.0], np.float32),
+        "zero": np.zeros((), np.float32),
+        "last": np.array([-1], np.int64),
+        "week": np.array(7 * DAY_S, np.int64),
+        "day": np.array(DAY_S, np.float32),
+    }
+    nodes = [helper.make_node("IsNaN", ["x"], ["is_missing"])]
+    nodes.append(helper.make_node("Where", ["is_missing", "zero", "x"], ["filled"]))
+    if uses_time:
+        nodes += [
+            helper.make_node("Mod", ["time", "week"], ["in_week"]),
+            helper.make_node("Cast", ["in_week"], ["in_week_f"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["in_week_f", "day"], ["weekday"]),
+            helper.make_node("Unsqueeze", ["weekday", "last"], ["weekday_column"]),
+            helper.make_node("Concat", ["filled", "weekday_column"], ["features"], axis=2),
+        ]
+    else:
+        nodes.append(helper.make_node("Identity", ["filled"], ["features"]))
+    nodes += _gru_nodes()
+    nodes += [
+        helper.make_node("MatMul", ["hidden", "head"], ["mean"]),
+        helper.make_node("Unsqueeze", ["mean", "last"], ["mean_column"]),
+        helper.make_node("Add", ["mean_column", "spread"], ["quantiles"]),
+    ]
+    inputs = [("x", "float32", ("batch", "time", len(COLUMNS)), "x")]
+    inputs += [("time", "int64", ("batch", "time"), "time")] if uses_time else []
+    outputs = [
+        ("mean", "float32", ("batch", "time", HORIZON), "mean"),
+        ("quantiles", "float32", ("batch", "time", HORIZON, len(QUANTILES)), "quantiles"),
+    ]
+    length = np.array([7, 0, 4, 1])
+    x = rng.normal(0, 1, (4, 7, len(COLUMNS))).astype(np.float32)
+    x[0, 2, 1] = x[2, 0, 0] = np.nan
+    golden = {"x": x}
+    if uses_time:
+        golden["time"] = 1_471_824_000 + DAY_S * np.tile(np.arange(7), (4, 1))
+    task = {
+        "task": "forecast",
+        "forecast": {
+            "columns": [
+                {"name": "load", "role": "target", "unit": "MW"},
+                {"name": "temp", "role": "past", "unit": "°F"},
+            ],
+            "frequency": "P1D",
+            "frequency_s": DAY_S,
+            "horizon": HORIZON,
+            "quantiles": QUANTILES,
+            "context_steps": 7,
+        },
+    }
+    return _write(folder, "load", version, nodes, weights, inputs, outputs, golden, length, task)
+
+
+def write_classifier(folder: Path, version: str = "1", seed: int = 0) -> Manifest:
+    """`<folder>/mood/<version>/`: texts to `negative` or `positive`."""
+    rng = np.random.default_rng(seed)
+    tokenizer = small_tokenizer()
+    size = tokenizer.get_vocab_size()
+    weights = _gru_weights(rng, H) | {
+        "embedding": rng.normal(0, 1, (size, H)).astype(np.float32),
+        "head": rng.normal(0, 2, (H, 2)).astype(np.float32),
+    }
+    nodes = [helper.make_node("Gather", ["embedding", "tokens"], ["features"])]
+    nodes += _gru_nodes()
+    nodes += [
+        helper.make_node("MatMul", ["hidden", "head"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    length = np.array([6, 0, 3])
+    golden = {"tokens": rng.integers(0, size, (3, 6))}
+    task = {
+        "task": "classify",
+        "labels": ["negative", "positive"],
+        "text": {
+            "tokenizer": "tokenizer.json",
+            "piece_rule": "carry-pieces/1",
+            "start_token": tokenizer.token_to_id("[START]"),
+            "vocabulary_size": size,
+            "language": "en",
+        },
+    }
+    inputs = [("tokens", "int64", ("batch", "time"), "tokens")]
+    outputs = [("probabilities", "float32", ("batch", "time", 2), "probabilities")]
+    files = {"tokenizer.json": tokenizer.to_str().encode()}
+    return _write(
+        folder, "mood", version, nodes, weights, inputs, outputs, golden, length, task, files
+    )
+
+
+def small_tokenizer() -> Tokenizer:
+    """A BPE of a few words, English and Korean, that knows every other character as unknown."""
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=120, special_tokens=["[UNK]", "[START]"], show_progress=False
+    )
+    pieces = ["▁" + word for text in TEXTS for word in text.split()]
+    tokenizer.train_from_iterator(pieces * 3, trainer)
+    return tokenizer
+
+
+def _gru_weights(rng: np.random.Generator, num_inputs: int) -> dict[str, np.ndarray]:
+    return {
+        "W": rng.normal(0, 0.6, (1, 3 * H, num_inputs)).astype(np.float32),
+        "R": rng.normal(0, 0.6, (1, 3 * H, H)).astype(np.float32),
+        "B": rng.normal(0, 0.1, (1, 6 * H)).astype(np.float32),
+        "first_axis": np.array([0], np.int64),
+        "direction_axis": np.array([1], np.int64),
+        "column_axis": np.array([1], np.int64),
+        "none": np.zeros((), np.int64),
+    }
+
+
+def _gru_nodes() -> list[Node]:
+    """`features [B, T, F]`, `length`, `state` → `hidden [B, T, H]`, `state_out`."""
+    return [
+        helper.make_node("Transpose", ["features"], ["time_first"], perm=[1, 0, 2]),
+        helper.make_node("Cast", ["length"], ["length32"], to=TensorProto.INT32),
+        helper.make_node("Unsqueeze", ["state", "first_axis"], ["h0"]),
+        helper.make_node(
+            "GRU",
+            ["time_first", "W", "R", "B", "length32", "h0"],
+            ["Y", "Y_h"],
+            hidden_size=H,
+            linear_before_reset=1,
+        ),
+        helper.make_node("Squeeze", ["Y", "direction_axis"], ["hidden_time_first"]),
+        helper.make_node("Transpose", ["hidden_time_first"], ["hidden"], perm=[1, 0, 2]),
+        helper.make_node("Squeeze", ["Y_h", "first_axis"], ["h"]),
+        helper.make_node("Equal", ["length", "none"], ["is_empty"]),
+        helper.make_node("Unsqueeze", ["is_empty", "column_axis"], ["is_empty_column"]),
+        helper.make_node("Where", ["is_empty_column", "state", "h"], ["state_out"]),
+    ]
+
+
+def _write(
+    folder, name, version, nodes, weights, inputs, outputs, golden, length, task, files=None
+) -> Manifest:
+    inputs = [*inputs, ("length", "int64", ("batch",), "length")]
+    state = ("float32", ("batch", H))
+    fed = [(n, d, s) for n, d, s, _ in inputs] + [("state", *state)]
+    answered = [(n, d, s) for n, d, s, _ in outputs] + [("state_out", *state)]
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [_value_info(*spec) for spec in fed],
+        [_value_info(*spec) for spec in answered],
+        [numpy_helper.from_array(value, key) for key, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    manifest = Manifest.model_validate(
+        {
+            "format": "carry-bundle/1",
+            "name": name,
+            "version": version,
+            "title": f"A small {name} model",
+            "description": "For tests.",
+            "graph": {
+                "file": "model.onnx",
+                "inputs": [{"name": n, "dtype": d, "shape": s, "role": r} for n, d, s, r in inputs],
+                "outputs": [
+                    {"name": n, "dtype": d, "shape": s, "role": r} for n, d, s, r in outputs
+                ],
+                "states": [
+                    {"input": "state", "output": "state_out", "dtype": state[0], "shape": state[1]}
+                ],
+                "state_schema": "gru-4/1",
+            },
+            "golden": {"file": "golden.npz", "tolerance": 1e-4},
+            "training": {
+                "recipe": {},
+                "command": "none",
+                "seed": 0,
+                "versions": {},
+                "data": [{"name": "none", "sha256": "0" * 64, "rows": 1, "licence": "MIT"}],
+                "weights_licence": "MIT",
+            },
+            "quality": [],
+            "files": {"model.onnx": "0" * 64, "golden.npz": "0" * 64}
+            | dict.fromkeys(files or {}, "0" * 64),
+            "manifest_sha256": "0" * 64,
+        }
+        | task
+    )
+    graph_bytes = model.SerializeToString()
+    ort_session = open_ort_session(graph_bytes, "cpu", 1)
+    fetches = [spec[0] for spec in answered]
+
+    def run(feeds):
+        return dict(zip(fetches, ort_session.run(fetches, feeds), strict=True))
+
+    layout = StateLayout(manifest.graph.states, schema=manifest.graph.state_schema)
+    recorded = record_golden(manifest.graph, layout, golden, length, run)
+    return write_bundle(
+        folder / name / version,
+        manifest,
+        {"model.onnx": graph_bytes, "golden.npz": write_arrays(recorded.to_arrays())}
+        | (files or {}),
+    )
+
+
+def _value_info(name: str, dtype: str, shape: tuple) -> onnx.ValueInfoProto:
+    kind = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}[dtype]
+    return helper.make_tensor_value_info(name, kind, list(shape))
