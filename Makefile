@@ -35,20 +35,17 @@ help:
 ##@ Run
 
 .PHONY: serve
-serve: export CARRY_HOST ?= 127.0.0.1
-serve: export CARRY_PORT ?= 8000
-serve: export CARRY_STORE ?= sqlite:///var/carry.db
 serve: .venv/installed ## Serve the models of models/ on this machine
 	mkdir -p var
-	host=$$CARRY_HOST; \
+	host=$${CARRY_HOST:-127.0.0.1}; \
 	case $$host in 0.0.0.0|::) host=localhost;; *:*) host="[$$host]";; esac; \
-	$(say) "open http://$$host:$$CARRY_PORT/ (Ctrl-C stops)"
+	$(say) "open http://$$host:$${CARRY_PORT:-8000}/ (Ctrl-C stops)"
 	exec .venv/bin/python -m service
 
 .PHONY: train
 train: .venv-train/installed ## Train and export one model: RECIPE=training/recipes/….toml
 	$(say) 'training $(RECIPE)'
-	.venv-train/bin/python -m training train $(RECIPE)
+	.venv-train/bin/python -m training fit $(RECIPE)
 
 ##@ Prove
 
