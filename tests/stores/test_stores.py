@@ -1,0 +1,206 @@
+"""One behavioural suite: every store passes the same tests."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.stores.base import TOMBSTONE_S, Write
+from service.stores.memory import MemoryStore
+from service.stores.record import KeptReply, Key, Record, new_revision
+from service.stores.sqlite import SqliteStore
+
+NOW = 1_000_000.0
+
+
+class Clock:
+    def __init__(self):
+        self.now = NOW
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "sqlite-power", "sqlite-process"])
+async def store(request, clock, tmp_path):
+    if request.param == "memory":
+        opened = MemoryStore(clock)
+    else:
+        durability = request.param.removeprefix("sqlite-")
+        opened = await SqliteStore.open(tmp_path / "s.db", durability, clock)
+    yield opened
+    await opened.close()
+
+
+def record_named(name="a", tenant="t", **fields):
+    outputs = {"y": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    defaults = {
+        "model": "load",
+        "version": "1",
+        "state_schema": "s",
+        "revision": new_revision(),
+        "step": 0,
+        "state": b"\x00\x01state",
+        "pending": " 최고👍",
+        "num_tokens": 3,
+        "start_s": 86400,
+        "ring": (KeptReply(0, 2, b"d" * 16, outputs), KeptReply(2, 1, b"e" * 16, {})),
+        "ring_size": 2,
+        "creation": KeptReply(0, 0, b"c" * 16, {}),
+        "ttl_s": 100.0,
+        "created_at": NOW,
+        "updated_at": NOW,
+        "metadata": {"place": "Clark/Lake", "n": [1, None]},
+    }
+    return Record(tenant=tenant, name=name, **defaults | fields)
+
+
+def after(record, **fields):
+    return replace(record, revision=new_revision(), step=record.step + 1, **fields)
+
+
+async def commit(store, record, expected):
+    [outcome] = await store.commit([Write(record, expected)])
+    return outcome.committed
+
+
+async def test_an_absent_record_is_none(store):
+    assert await store.load(Key("t", "nobody")) is None
+
+
+async def test_a_record_comes_back_as_it_was_written(store):
+    record = record_named()
+    [outcome] = await store.commit([Write(record, None)])
+    found = await store.load(record.key)
+    assert outcome.committed
+    assert outcome.expires_at == found.expires_at == NOW + 100.0
+    for kept, read in zip(record.ring, found.ring, strict=True):
+        assert (kept.from_step, kept.count, kept.digest) == (
+            read.from_step,
+            read.count,
+            read.digest,
+        )
+        assert kept.outputs.keys() == read.outputs.keys()
+        for name, value in kept.outputs.items():
+            np.testing.assert_array_equal(value, read.outputs[name])
+            assert value.dtype == read.outputs[name].dtype
+    assert replace(found, ring=(), expires_at=0.0) == replace(record, ring=())
+
+
+async def test_a_write_needs_the_revision_it_was_computed_from(store):
+    first = record_named()
+    second, third = after(first), after(first)
+    assert await commit(store, first, None)
+    assert await commit(store, second, first.revision)
+    assert not await commit(store, third, first.revision)
+    assert (await store.load(first.key)).revision == second.revision
+
+
+async def test_a_step_never_creates_a_record(store):
+    record = record_named()
+    assert not await commit(store, record, new_revision())
+    assert await store.load(record.key) is None
+
+
+async def test_a_live_record_is_not_created_again(store):
+    first, other = record_named(), record_named(model="mood")
+    assert await commit(store, first, None)
+    assert not await commit(store, other, None)
+    assert (await store.load(first.key)).model == "load"
+
+
+async def test_one_lost_write_of_a_group_does_not_touch_the_others(store):
+    a, b, c = record_named("a"), record_named("b"), record_named("c")
+    assert await commit(store, b, None)
+    writes = [Write(a, None), Write(after(b), new_revision()), Write(c, None)]
+    assert [o.committed for o in await store.commit(writes)] == [True, False, True]
+    assert (await store.load(b.key)).revision == b.revision
+
+
+async def test_two_writes_of_one_record_in_a_group_apply_once(store):
+    record = record_named()
+    await commit(store, record, None)
+    writes = [Write(after(record), record.revision), Write(after(record), record.revision)]
+    assert [o.committed for o in await store.commit(writes)] == [True, False]
+
+
+async def test_expiry_slides_with_every_commit_and_is_judged_by_the_store(store, clock):
+    record = record_named()
+    await commit(store, record, None)
+    clock.now += 99
+    second = after(record)
+    assert await commit(store, second, record.revision)
+    clock.now += 99
+    third = after(second)
+    assert await commit(store, third, second.revision)
+    clock.now += 101
+    assert not await commit(store, after(third), third.revision)
+
+
+async def test_a_name_is_free_again_after_expiry_and_after_closing(store, clock):
+    record = record_named()
+    await commit(store, record, None)
+    clock.now += 101
+    again = record_named()
+    assert await commit(store, again, None)
+    closed = after(again, closed="deleted")
+    assert await commit(store, closed, again.revision)
+    assert not await commit(store, after(closed), closed.revision)
+    assert await commit(store, record_named(model="mood"), None)
+
+
+async def test_tenants_with_equal_names_never_meet(store):
+    mine, theirs = record_named(tenant="t1", step=1), record_named(tenant="t2", step=2)
+    assert await commit(store, mine, None)
+    assert await commit(store, theirs, None)
+    assert (await store.load(mine.key)).step == 1
+    assert [r.step for r in await store.list_live("t1", None, "", 10)] == [1]
+
+
+async def test_lists_hold_live_records_page_by_page(store, clock):
+    for name in "edcba":
+        await commit(store, record_named(name, model="mood" if name == "c" else "load"), None)
+    gone = await store.load(Key("t", "b"))
+    await commit(store, after(gone, closed="deleted"), gone.revision)
+    first = await store.list_live("t", None, "", 2)
+    second = await store.list_live("t", None, first[-1].name, 9)
+    assert [r.name for r in first + second] == ["a", "c", "d", "e"]
+    assert [r.name for r in await store.list_live("t", "mood", "", 9)] == ["c"]
+    clock.now += 101
+    assert await store.list_live("t", None, "", 9) == []
+
+
+async def test_sweep_takes_what_ended_long_ago_and_says_how(store, clock):
+    expired, closed, live = record_named("a"), record_named("b"), record_named("c", ttl_s=1e6)
+    for record in (expired, closed, live):
+        await commit(store, record, None)
+    await commit(store, after(closed, closed="final"), closed.revision)
+    clock.now += 101
+    assert await store.sweep(10) == []
+    assert await store.load(expired.key) is not None
+    clock.now += TOMBSTONE_S
+    swept = await store.sweep(10)
+    assert {(s.key.name, s.closed) for s in swept} == {("a", ""), ("b", "final")}
+    assert await store.load(expired.key) is None
+    assert await store.load(live.key) is not None
+    assert await store.sweep(10) == []
+
+
+async def test_racing_writers_win_once_each_round(store):
+    record = record_named()
+    await commit(store, record, None)
+    for _ in range(20):
+        rivals = [after(record) for _ in range(8)]
+        outcomes = await asyncio.gather(*(commit(store, r, record.revision) for r in rivals))
+        assert sum(outcomes) == 1
+        record = rivals[outcomes.index(True)]
+
+
+async def test_a_healthy_store_checks_out(store):
+    await store.check()
