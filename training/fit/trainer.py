@@ -68,7 +68,10 @@ def fit(task: Task, run: RunFolder, options: FitOptions) -> bool:
         checkpoint = torch.load(phase.folder / "checkpoints" / result["file"], weights_only=True)
         weights: dict[str, Tensor] = checkpoint["state_dict"]
         own = {k.removeprefix(_PREFIX): v for k, v in weights.items() if k.startswith(_PREFIX)}
-        torch.save(own, run.weights)
+        network = task.network()
+        network.load_state_dict(own)
+        task.finish(network.eval())
+        torch.save(network.state_dict(), run.weights)
     return is_first
 
 
@@ -89,7 +92,7 @@ def _run_phase(task: Task, run: RunFolder, phase: _Phase, options: FitOptions) -
     )
     callbacks: list[Callback] = [best]
     if config.averaging_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=config.averaging_decay))
+        callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.averaging_decay))
     if config.patience is not None and not phase.with_validation:
         callbacks.append(EarlyStopping("val_loss", patience=config.patience))
     if options.progress:

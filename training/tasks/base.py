@@ -4,7 +4,7 @@ A task is one module that `tasks/registry.py` names. The rest of the frame (`fit
 card) knows nothing of forecasts or texts; it talks to this protocol only.
 
 Order of calls: `network` → (`train_batches`, `loss`)* with (`validation_batches`,
-`validation_loss`)* between → `graph_parts`, `example_inputs` → `evaluate` → `manifest_parts`.
+`validation_loss`)* between → `finish` → `graph_parts`, `example_inputs` → `evaluate` → `manifest_parts`.
 """
 
 from abc import ABC, abstractmethod
@@ -115,6 +115,9 @@ class Task(ABC):
     def validation_loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
         """What early stopping looks at."""
         return self.loss(network, batch)
+
+    def finish(self, network: StreamNetwork) -> None:  # noqa: B027 - most tasks have nothing to do
+        """Called once with the trained network, in evaluation mode, before it is saved."""
 
     @abstractmethod
     def graph_parts(self) -> GraphParts:

@@ -1,0 +1,108 @@
+"""Pictures of a forecaster: examples with bands, errors by horizon, calibration."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from training.data.series import Series
+from training.evaluate.plots import BLACK, BLUE, GREEN, GREY, ORANGE, style, to_png
+from training.evaluate.report import Plot
+from training.tasks.forecast_options import ForecastOptions
+
+_SHARES = (0.1, 0.37, 0.62, 0.9)
+
+
+def plot_examples(
+    series: Series, options: ForecastOptions, origins: np.ndarray, quantiles: np.ndarray
+) -> Plot:
+    """Four origins spread over the test rows: history, what was forecast, what came."""
+    levels, horizon = options.quantiles, options.horizon
+    time = series.time_s.astype("datetime64[s]")
+    target = series.columns[0]
+    with style():
+        figure = Figure(figsize=(9, 5.6), layout="constrained")
+        panels = figure.subplots(2, 2, sharey=True).ravel()
+        for panel, share in zip(panels, _SHARES, strict=True):
+            n = int(share * (len(origins) - 1))
+            origin = origins[n]
+            shown = slice(max(0, origin - 2 * horizon), origin + horizon + 1)
+            ahead = time[origin + 1 : origin + horizon + 1]
+            panel.plot(time[shown], series.values[shown, 0], color=BLACK, lw=1.2, label="came")
+            for low in range(len(levels) // 2):
+                if levels[low] >= 0.5:
+                    break
+                band = f"{levels[-1 - low] - levels[low]:.0%}" if low == 0 else None
+                panel.fill_between(
+                    ahead,
+                    quantiles[n, :, low],
+                    quantiles[n, :, -1 - low],
+                    color=BLUE,
+                    alpha=0.16,
+                    lw=0,
+                    label=f"intervals, up to {band}" if band else None,
+                )
+            panel.plot(
+                ahead, quantiles[n, :, levels.index(0.5)], color=BLUE, lw=1.8, label="median"
+            )
+            panel.axvline(time[origin], color=GREY, lw=0.8, ls=":")
+            panel.xaxis_date()
+        unit = f" ({target.unit})" if target.unit else ""
+        figure.supylabel(f"{target.name}{unit}", fontsize=10)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        png = to_png(figure)
+    caption = "Forecasts of the test rows from four origins (dotted line)."
+    return Plot("forecasts.png", caption, png)
+
+
+def plot_errors(scores: dict[str, np.ndarray]) -> Plot:
+    """MASE by horizon, the model against its baselines."""
+    looks = {
+        "this model": (BLUE, "o-", 2.2),
+        "AutoETS": (GREEN, "s-", 1.4),
+        "seasonal naive": (ORANGE, "^-", 1.4),
+        "persistence": (GREY, ".-", 1.2),
+    }
+    with style():
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        axes = figure.subplots()
+        steps = np.arange(1, len(scores["this model"]) + 1)
+        for name, (colour, form, width) in looks.items():
+            axes.plot(steps, scores[name], form, color=colour, lw=width, ms=4.5, label=name)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
+        axes.set_xlabel("rows ahead")
+        axes.set_ylabel("MASE")
+        if len(steps) <= 24:
+            axes.set_xticks(steps)
+        figure.legend(loc="outside upper center", ncols=4)
+        png = to_png(figure)
+    return Plot("errors.png", "Mean absolute scaled error by horizon; lower is better.", png)
+
+
+def plot_coverage(levels: Sequence[float], truth: np.ndarray, quantiles: np.ndarray) -> Plot:
+    """Share of truths below each quantile: of all horizons, and the range over single ones."""
+    below = (truth[..., None] <= quantiles).mean(axis=0)
+    with style():
+        figure = Figure(figsize=(5, 4.4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
+        axes.fill_between(
+            levels,
+            below.min(axis=0),
+            below.max(axis=0),
+            color=BLUE,
+            alpha=0.2,
+            lw=0,
+            label="range over horizons",
+        )
+        axes.plot(levels, below.mean(axis=0), "o-", color=BLUE, ms=5, label="all horizons")
+        axes.set_xlabel("quantile level")
+        axes.set_ylabel("share of truths below")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.legend(loc="upper left")
+        png = to_png(figure)
+    return Plot("coverage.png", "Calibration: a quantile should have its level below it.", png)

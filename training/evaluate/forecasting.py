@@ -1,0 +1,209 @@
+"""Rolling-origin evaluation of an exported forecaster: one stream, a forecast at every row.
+
+Axis legend: N origins, K horizon, Q quantiles.
+
+The graph is fed as a session would be, from the first row on, and its answers at every origin are
+compared with what came. Point forecasts are medians, which is what absolute errors ask for.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.contract.manifest import QualityFigure
+from training.data.series import Series
+from training.data.windows import truths_ahead
+from training.evaluate import metrics
+from training.evaluate.baselines import BASELINES
+from training.evaluate.forecast_plots import plot_coverage, plot_errors, plot_examples
+from training.evaluate.report import Evaluation, Table
+from training.evaluate.served_model import ServedModel
+from training.tasks.forecast_options import ForecastOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows from which on validation and test begin."""
+
+    validation_start: int
+    test_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """Truths `[N, K]`, the model's mean and quantiles, and the baselines' points by name."""
+
+    origins: np.ndarray
+    truth: np.ndarray
+    mean: np.ndarray
+    quantiles: np.ndarray
+    baselines: dict[str, np.ndarray]
+    unit: float
+    """Mean absolute error of the seasonal naive before the first origin."""
+
+
+def backtest(model: ServedModel, series: Series, options: ForecastOptions, rows: range) -> Backtest:
+    """Forecast at every origin whose K targets all lie in `rows`."""
+    end = rows.stop
+    x = series.values[None, :end]
+    time = series.time_s[None, :end]
+    answers, _ = model.answer({"x": x, "time": time}, np.array([end]))
+    origins = np.arange(rows.start - 1, end - options.horizon)
+    target = series.values[:end, 0]
+    return Backtest(
+        origins=origins,
+        truth=truths_ahead(target, options.horizon, rows)[origins],
+        mean=answers["mean"][0, origins],
+        quantiles=answers["quantiles"][0, origins],
+        baselines={
+            name: baseline(target, origins, options.horizon, options.season)
+            for name, baseline in BASELINES.items()
+        },
+        unit=metrics.naive_error(target[: rows.start], options.season),
+    )
+
+
+def evaluate_forecasts(
+    model: ServedModel,
+    series: Series,
+    options: ForecastOptions,
+    split: Split,
+    caveats: tuple[str, ...],
+) -> Evaluation:
+    """Figures, tables and pictures on the test rows."""
+    rows = range(split.test_start, len(series.values))
+    test = backtest(model, series, options, rows)
+    median = test.quantiles[..., options.quantiles.index(0.5)]
+    points = {"this model": median, "this model's mean": test.mean, **test.baselines}
+    scores = {name: metrics.mase(test.truth, point, test.unit) for name, point in points.items()}
+    days = np.datetime_as_string(series.time_s[[rows.start, rows.stop - 1]].astype("M8[s]"), "m")
+    covered = metrics.coverage(test.truth, test.quantiles[..., 0], test.quantiles[..., -1])
+    naive = scores["seasonal naive"]
+    gain = 1 - scores["this model"] / naive
+    share = options.quantiles[-1] - options.quantiles[0]
+    summary = (
+        f"On the last {len(rows):,} rows ({days[0]} to {days[1]}, forecast anew at every one of"
+        f" {len(test.origins):,} origins), its mean absolute error is {gain.min():.0%} to"
+        f" {gain.max():.0%} below that of the {options.season}-row seasonal naive, by horizon, and"
+        f" its {share:.0%} intervals hold {covered.min():.1%} to {covered.max():.1%} of the truths."
+    )
+    return Evaluation(
+        summary=summary,
+        figures=_figures(test, options, scores, covered, str(rows)),
+        tables=(
+            _overview(test, options, points, scores),
+            _by_horizon(options, scores, covered, share),
+        ),
+        plots=(
+            plot_examples(series, options, test.origins, test.quantiles),
+            plot_errors(scores),
+            plot_coverage(options.quantiles, test.truth, test.quantiles),
+        ),
+        caveats=caveats,
+    )
+
+
+def _overview(
+    test: Backtest,
+    options: ForecastOptions,
+    points: dict[str, np.ndarray],
+    scores: dict[str, np.ndarray],
+) -> Table:
+    rows = []
+    naive = scores["seasonal naive"].mean()
+    for name, point in points.items():
+        error = point - test.truth
+        quantiles = test.quantiles if name == "this model" else None
+        wql = (
+            metrics.weighted_quantile_loss(test.truth, quantiles, options.quantiles)
+            if quantiles is not None
+            else metrics.weighted_quantile_loss(test.truth, point[..., None], [0.5])
+        )
+        rows.append(
+            (
+                name,
+                f"{scores[name].mean():.3f}",
+                f"{1 - scores[name].mean() / naive:+.1%}",
+                f"{metrics.smape(test.truth, point).mean():.1f}",
+                f"{np.sqrt(np.nanmean(error**2)):.3f}",
+                f"{wql:.4f}",
+            )
+        )
+    return Table(
+        "All horizons together",
+        ("forecast", "MASE", "gain on seasonal naive", "sMAPE %", "RMSE", "WQL"),
+        rows,
+        f"MASE: absolute error over that of the seasonal naive on the rows before the test rows"
+        f" ({test.unit:.3f}). WQL: weighted quantile loss over the levels"
+        f" {', '.join(map(str, options.quantiles))}; of point forecasts, of the point.",
+    )
+
+
+def _by_horizon(
+    options: ForecastOptions, scores: dict[str, np.ndarray], covered: np.ndarray, share: float
+) -> Table:
+    baselines = list(BASELINES)
+    rows = [
+        (
+            str(k + 1),
+            f"{scores['this model'][k]:.3f}",
+            *(f"{scores[name][k]:.3f}" for name in baselines),
+            f"{1 - scores['this model'][k] / scores['seasonal naive'][k]:+.1%}",
+            f"{covered[k]:.1%}",
+        )
+        for k in range(options.horizon)
+    ]
+    return Table(
+        "MASE by horizon",
+        (
+            "rows ahead",
+            "this model",
+            *baselines,
+            "gain on seasonal naive",
+            f"in {share:.0%} interval",
+        ),
+        rows,
+    )
+
+
+def _figures(
+    test: Backtest,
+    options: ForecastOptions,
+    scores: dict[str, np.ndarray],
+    covered: np.ndarray,
+    split: str,
+) -> tuple[QualityFigure, ...]:
+    mine, naive = scores["this model"], scores["seasonal naive"]
+    split = f"test rows {split.removeprefix('range')}, rolling origin"
+
+    def against(name: str, baseline: str) -> QualityFigure:
+        return QualityFigure(
+            metric=name,
+            value=round(float(mine.mean()), 4),
+            split=split,
+            baseline=baseline,
+            baseline_value=round(float(scores[baseline].mean()), 4),
+        )
+
+    by_horizon = [
+        QualityFigure(
+            metric=f"MASE, horizon {k + 1}",
+            value=round(float(mine[k]), 4),
+            split=split,
+            baseline="seasonal naive",
+            baseline_value=round(float(naive[k]), 4),
+        )
+        for k in range(options.horizon)
+    ]
+    wql = metrics.weighted_quantile_loss(test.truth, test.quantiles, options.quantiles)
+    share = options.quantiles[-1] - options.quantiles[0]
+    return (
+        *(against("MASE", baseline) for baseline in BASELINES),
+        *by_horizon,
+        QualityFigure(metric="WQL", value=round(wql, 4), split=split),
+        QualityFigure(
+            metric=f"coverage of {share:.0%} intervals",
+            value=round(float(covered.mean()), 4),
+            split=split,
+        ),
+    )

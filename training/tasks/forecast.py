@@ -1,0 +1,190 @@
+"""The forecast task: one series, split by time, trained at every step, judged by rolling origin.
+
+    rows: |---- training ----|-- validation --|------- test -------|
+
+Validation decides when to stop; the refit adds its rows to training. Test rows are read by
+`evaluate` only.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from service.contract.manifest import DataSource, ForecastSpec
+from service.contract.tensors import InputSpec, OutputSpec
+from training.config import Recipe
+from training.data.dataset import find_dataset
+from training.data.series import Series, SeriesDataset
+from training.data.windows import Windows
+from training.errors import DataError, RecipeError
+from training.evaluate.forecasting import Split, evaluate_forecasts
+from training.evaluate.report import Evaluation
+from training.evaluate.served_model import ServedModel
+from training.tasks.base import Arrays, Batch, GraphParts, ManifestParts, StreamNetwork, Task
+from training.tasks.calendar import FIRST_YEAR, LAST_YEAR
+from training.tasks.forecast_network import ForecastNetwork
+from training.tasks.forecast_options import ForecastOptions
+from training.tasks.quantiles import forecast_loss
+
+_EXAMPLE_SEED = 20
+
+
+class ForecastTask(Task):
+    """Quantiles of one target, K rows ahead, from its own past, covariates and the calendar."""
+
+    Options = ForecastOptions
+
+    def __init__(self, recipe: Recipe, options: ForecastOptions, data_path: str | None) -> None:
+        super().__init__(recipe, options, data_path)
+        self.options = options
+        dataset = find_dataset(recipe.data.source)
+        if not isinstance(dataset, SeriesDataset):
+            raise RecipeError(
+                f"data.source is {recipe.data.source!r}, which is not a series; a forecast needs"
+                " one, such as 'chicago'"
+            )
+        path = dataset.locate(data_path)
+        self.series = dataset.load(path, options.target, options.covariates, options.frequency_s)
+        self.split = _split(self.series, options)
+        self._source = dataset.source(path, len(self.series.values))
+        self._levels = torch.tensor(options.quantiles)
+
+    def network(self) -> ForecastNetwork:
+        rows = self.series.values[: self.split.validation_start, 1:]
+        empty = [
+            name
+            for name, column in zip(self.options.covariates, rows.T, strict=True)
+            if not np.isfinite(column).any()
+        ]
+        if empty:
+            raise DataError(f"columns {empty} hold no value in the training rows: leave them out")
+        center = np.nanmean(rows, axis=0)
+        spread = np.maximum(np.nanstd(rows, axis=0), 1e-6)
+        return ForecastNetwork(
+            self.options,
+            self.recipe.cell,
+            torch.from_numpy(center.astype(np.float32)),
+            torch.from_numpy(spread.astype(np.float32)),
+        )
+
+    def train_batches(self, *, with_validation: bool) -> DataLoader[Any]:
+        end = self.split.test_start if with_validation else self.split.validation_start
+        options = self.options
+        num_steps = options.window + options.train_steps
+        windows = Windows(self.series, num_steps, options.stride, options.horizon, range(end))
+        return DataLoader(windows, batch_size=self.recipe.fit.batch_size, shuffle=True)
+
+    def validation_batches(self) -> DataLoader[Any]:
+        """One sequence from the first row on: as a session lives, not as training cuts it."""
+        end = self.split.test_start
+        counted = range(self.split.validation_start, end)
+        return DataLoader(Windows(self.series, end, end, self.options.horizon, counted))
+
+    def loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
+        x, time, truth = batch
+        if self.options.missing_share:
+            hidden = torch.rand(x.shape, device=x.device) < self.options.missing_share
+            x = torch.where(hidden, torch.full_like(x, float("nan")), x)
+        truth = truth.clone()
+        truth[:, : self.options.min_context] = float("nan")
+        return self._loss(network, x, time, truth)
+
+    def validation_loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
+        return self._loss(network, *batch)
+
+    def graph_parts(self) -> GraphParts:
+        options = self.options
+        num_columns, num_levels = 1 + len(options.covariates), len(options.quantiles)
+        quantiles = ("batch", "time", options.horizon, num_levels)
+        return GraphParts(
+            inputs=(
+                InputSpec(
+                    name="x", dtype="float32", shape=("batch", "time", num_columns), role="x"
+                ),
+                InputSpec(name="time", dtype="int64", shape=("batch", "time"), role="time"),
+            ),
+            outputs=(
+                OutputSpec(name="mean", dtype="float32", shape=quantiles[:3], role="mean"),
+                OutputSpec(name="quantiles", dtype="float32", shape=quantiles, role="quantiles"),
+            ),
+            # Hidden values mean something only to the weights that made them.
+            state_schema=f"forecast/1 {self.recipe.name}/{self.recipe.version}",
+        )
+
+    def example_inputs(self, num_rows: int, num_steps: int) -> Arrays:
+        """Stretches of the series from random rows on, a tenth of the cells missing.
+
+        Only rows before the test rows are used; a stretch longer than they are goes round again,
+        while its time runs on.
+        """
+        rng = np.random.default_rng(_EXAMPLE_SEED)
+        end = self.split.test_start
+        starts = rng.integers(0, max(1, end - num_steps), size=num_rows)
+        rows = starts[:, None] + np.arange(num_steps)
+        x = self.series.values[rows % end]
+        x = np.where(rng.random(x.shape) < 0.1, np.float32(np.nan), x)
+        time = self.series.time_s[0] + rows * self.options.frequency_s
+        return {"x": x.astype(np.float32), "time": time.astype(np.int64)}
+
+    def manifest_parts(self) -> ManifestParts:
+        options = self.options
+        licence = self._source.licence
+        return ManifestParts(
+            weights_licence="Apache-2.0, as the project" if licence == "MIT" else "not decided",
+            weights_note=(
+                "The data's MIT licence allows training, use and sale with its notice kept."
+                if licence == "MIT"
+                else f"The data are '{licence}': whoever shares these weights must look that up."
+            ),
+            forecast=ForecastSpec(
+                columns=self.series.columns,
+                frequency=options.frequency,
+                frequency_s=options.frequency_s,
+                horizon=options.horizon,
+                quantiles=options.quantiles,
+                context_steps=options.window,
+            ),
+        )
+
+    def sources(self) -> tuple[DataSource, ...]:
+        return (self._source,)
+
+    def evaluate(self, model: ServedModel) -> Evaluation:
+        caveats = [
+            "It knows nothing of the days ahead but the calendar: no weather forecast, no events.",
+            "It was trained on one series; forecasts of another one have not been measured.",
+            f"Until {self.options.window} rows are fed it is less accurate than the figures say.",
+        ]
+        if self.options.holidays:
+            caveats.append(
+                f"Holidays ({self.options.holidays}) are known from {FIRST_YEAR} to {LAST_YEAR}."
+            )
+        return evaluate_forecasts(model, self.series, self.options, self.split, tuple(caveats))
+
+    def _loss(self, network: StreamNetwork, x: Tensor, time: Tensor, truth: Tensor) -> Tensor:
+        assert isinstance(network, ForecastNetwork)
+        state = torch.zeros(x.shape[0], network.state_size, device=x.device)
+        mean, quantiles, location, scale, _ = network.scaled(x, time, None, state)
+        levels = self._levels.to(x.device)
+        scaled_truth = (truth - location) / scale
+        return forecast_loss(scaled_truth, mean, quantiles, levels, self.options.mean_weight)
+
+
+def _split(series: Series, options: ForecastOptions) -> Split:
+    num_rows = len(series.values)
+    test_start = int(num_rows * (1 - options.test_share))
+    validation_start = test_start - int(num_rows * options.validation_share)
+    needed = options.window + 2 * options.horizon
+    if validation_start < needed or num_rows - test_start <= options.horizon:
+        raise DataError(
+            f"{num_rows} rows are too few: window {options.window} and horizon {options.horizon}"
+            f" need at least {needed} training rows and {options.horizon + 1} test rows; this split"
+            f" leaves {validation_start} and {num_rows - test_start}"
+        )
+    return Split(validation_start, test_start)
+
+
+TASK = ForecastTask
