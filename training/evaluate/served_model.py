@@ -13,6 +13,7 @@ from service.contract.bundle import Bundle
 from service.contract.golden import Run
 from service.contract.manifest import GraphSpec
 from service.contract.state import StateLayout
+from service.contract.text import TextCodec
 
 Arrays = dict[str, np.ndarray]
 
@@ -24,10 +25,12 @@ class ServedModel:
     graph: GraphSpec
     layout: StateLayout
     run: Run
+    codec: TextCodec | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> "ServedModel":
-        return cls(bundle.manifest.graph, bundle.state_layout(), make_run(bundle.graph))
+        graph = bundle.manifest.graph
+        return cls(graph, bundle.state_layout(), make_run(bundle.graph), bundle.text_codec())
 
     def answer(
         self, inputs: Mapping[str, np.ndarray], length: np.ndarray, slice_steps: int = 512
