@@ -92,6 +92,7 @@ def export(
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A bundle's folder, or a run folder.")],
     data: Data = None,
+    pictures: Annotated[Path | None, typer.Option(help="Write the pictures here.")] = None,
 ) -> None:
     """Print a model's figures and its baselines', measured on the exported graph."""
     from training.evaluate.served_model import ServedModel
@@ -109,7 +110,13 @@ def evaluate(
         network = task.network()
         network.load_state_dict(run.load_weights())
         bundle = draft_bundle(task, network.eval(), run)
-    _show(task.evaluate(ServedModel.from_bundle(bundle)))
+    evaluation = task.evaluate(ServedModel.from_bundle(bundle))
+    _show(evaluation)
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        for plot in evaluation.plots:
+            (pictures / plot.file).write_bytes(plot.png)
+        console.print(f"{len(evaluation.plots)} pictures written to {pictures}")
 
 
 def main() -> None:

@@ -13,16 +13,23 @@ from training.evaluate.report import Evaluation, Plot, Table
 def write_card(manifest: Manifest, evaluation: Evaluation, plots: Sequence[Plot]) -> str:
     """The card as Markdown."""
     training = manifest.training
-    evaluate = f"python -m training evaluate models/{manifest.name}/{manifest.version}"
+    evaluate = (
+        f"python -m training evaluate models/{manifest.name}/{manifest.version} --pictures PATH"
+    )
     parts = [
         f"# {manifest.title}",
         manifest.description,
         evaluation.summary,
         "## Measured",
-        f"Every figure and picture of this section is made by `{evaluate}` from the exported graph"
-        " in ONNX Runtime, on rows that neither training nor tuning saw.",
+        "Every figure of this section is measured on the exported graph in ONNX Runtime, on rows"
+        " that neither training nor tuning saw. This command prints them, and writes the pictures"
+        " (that of the training curve is made by the command at the end):",
+        f"```\n{evaluate}\n```",
         *(_table(table) for table in evaluation.tables),
-        *(f"![{plot.caption}]({plot.file})\n\n{plot.caption}" for plot in plots),
+        *(
+            f"![{plot.file.removesuffix('.png')}]({plot.file})\n\n*{plot.caption}*"
+            for plot in plots
+        ),
     ]
     if evaluation.caveats:
         parts += ["## What it does not do", _bullets(evaluation.caveats)]
@@ -49,7 +56,8 @@ def write_card(manifest: Manifest, evaluation: Evaluation, plots: Sequence[Plot]
 
 def _table(table: Table) -> str:
     header = "| " + " | ".join(table.header) + " |"
-    rule = "|" + "|".join([" :-- ", *[" --: "] * (len(table.header) - 1)]) + "|"
+    others = " --: " if table.is_numeric else " :-- "
+    rule = "|" + "|".join([" :-- ", *[others] * (len(table.header) - 1)]) + "|"
     rows = ["| " + " | ".join(row) + " |" for row in table.rows]
     note = f"\n\n{table.note}" if table.note else ""
     return f"### {table.title}\n\n" + "\n".join([header, rule, *rows]) + note
@@ -66,7 +74,8 @@ def _inputs(manifest: Manifest) -> str:
     parts = [_bullets(lines)]
     if manifest.forecast is not None:
         columns = [(c.name, c.role, c.unit, c.description) for c in manifest.forecast.columns]
-        parts.append(_table(Table("Columns of a row", ("column", "role", "unit", "what"), columns)))
+        header = ("column", "role", "unit", "what")
+        parts.append(_table(Table("Columns of a row", header, columns, is_numeric=False)))
     if manifest.labels is not None:
         parts.append("Labels, in order: " + ", ".join(f"`{label}`" for label in manifest.labels))
     return "\n\n".join(parts)
@@ -81,7 +90,7 @@ def _recipe(recipe: dict[str, object]) -> str:
     for section, values in recipe.items():
         if isinstance(values, dict):
             rows += [(f"{section}.{key}", f"`{value}`") for key, value in values.items()]
-    return _table(Table("Recipe", ("option", "value"), rows))
+    return _table(Table("Recipe", ("option", "value"), rows, is_numeric=False))
 
 
 def _bullets(lines: Iterable[str]) -> str:

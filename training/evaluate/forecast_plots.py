@@ -3,29 +3,39 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from training.data.series import Series
 from training.evaluate.plots import BLACK, BLUE, GREEN, GREY, ORANGE, style, to_png
 from training.evaluate.report import Plot
 from training.tasks.forecast_options import ForecastOptions
 
-_SHARES = (0.1, 0.37, 0.62, 0.9)
+_RANKS = {"an easy one": 0.1, "a usual one": 0.5, "a hard one": 0.9, "the worst": 1.0}
+"""Panel → share of the test origins with a smaller error: nobody picked them by eye."""
 
 
 def plot_examples(
-    series: Series, options: ForecastOptions, origins: np.ndarray, quantiles: np.ndarray
+    series: Series,
+    options: ForecastOptions,
+    origins: np.ndarray,
+    quantiles: np.ndarray,
+    truth: np.ndarray,
 ) -> Plot:
-    """Four origins spread over the test rows: history, what was forecast, what came."""
+    """Four origins by rank of their error: history, what was forecast, what came."""
     levels, horizon = options.quantiles, options.horizon
     time = series.time_s.astype("datetime64[s]")
     target = series.columns[0]
+    errors = np.nanmean(np.abs(truth - quantiles[..., levels.index(0.5)]), axis=1)
+    by_error = np.argsort(errors)
     with style():
         figure = Figure(figsize=(9, 5.6), layout="constrained")
         panels = figure.subplots(2, 2, sharey=True).ravel()
-        for panel, share in zip(panels, _SHARES, strict=True):
-            n = int(share * (len(origins) - 1))
+        for panel, (title, rank) in zip(panels, _RANKS.items(), strict=True):
+            n = by_error[int(rank * (len(origins) - 1))]
             origin = origins[n]
+            panel.set_title(f"{title}: {np.datetime_as_string(time[origin], 'D')}", fontsize=10)
             shown = slice(max(0, origin - 2 * horizon), origin + horizon + 1)
             ahead = time[origin + 1 : origin + horizon + 1]
             panel.plot(time[shown], series.values[shown, 0], color=BLACK, lw=1.2, label="came")
@@ -46,13 +56,20 @@ def plot_examples(
                 ahead, quantiles[n, :, levels.index(0.5)], color=BLUE, lw=1.8, label="median"
             )
             panel.axvline(time[origin], color=GREY, lw=0.8, ls=":")
-            panel.xaxis_date()
+            locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]  # unannotated
+            panel.xaxis.set_major_locator(locator)
+            panel.xaxis.set_major_formatter(
+                ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]  # so is this
+            )
         unit = f" ({target.unit})" if target.unit else ""
         figure.supylabel(f"{target.name}{unit}", fontsize=10)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3)
         png = to_png(figure)
-    caption = "Forecasts of the test rows from four origins (dotted line)."
+    caption = (
+        "Forecasts from four origins (dotted lines) of the test rows, which lie at the 10th, 50th"
+        " and 90th percentile of the error and at its end."
+    )
     return Plot("forecasts.png", caption, png)
 
 
@@ -70,10 +87,16 @@ def plot_errors(scores: dict[str, np.ndarray]) -> Plot:
         steps = np.arange(1, len(scores["this model"]) + 1)
         for name, (colour, form, width) in looks.items():
             axes.plot(steps, scores[name], form, color=colour, lw=width, ms=4.5, label=name)
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")
+        top = 2 ** np.ceil(np.log2(max(score.max() for score in scores.values())))
+        bottom = 2 ** np.floor(np.log2(min(score.min() for score in scores.values())))
+        axes.set_ylim(bottom, top)
+        ticks = 2.0 ** np.arange(np.log2(bottom), np.log2(top) + 1)
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
         axes.set_xlabel("rows ahead")
-        axes.set_ylabel("MASE")
+        axes.set_ylabel("MASE (log scale)")
         if len(steps) <= 24:
             axes.set_xticks(steps)
         figure.legend(loc="outside upper center", ncols=4)

@@ -18,6 +18,7 @@ from training.evaluate.baselines import BASELINES
 from training.evaluate.forecast_plots import plot_coverage, plot_errors, plot_examples
 from training.evaluate.report import Evaluation, Table
 from training.evaluate.served_model import ServedModel
+from training.tasks.calendar import DAY_S
 from training.tasks.forecast_options import ForecastOptions
 
 
@@ -76,7 +77,8 @@ def evaluate_forecasts(
     median = test.quantiles[..., options.quantiles.index(0.5)]
     points = {"this model": median, "this model's mean": test.mean, **test.baselines}
     scores = {name: metrics.mase(test.truth, point, test.unit) for name, point in points.items()}
-    days = np.datetime_as_string(series.time_s[[rows.start, rows.stop - 1]].astype("M8[s]"), "m")
+    ends = series.time_s[[rows.start, rows.stop - 1]].astype("M8[s]")
+    days = np.datetime_as_string(ends, "D" if options.frequency_s >= DAY_S else "m")
     covered = metrics.coverage(test.truth, test.quantiles[..., 0], test.quantiles[..., -1])
     naive = scores["seasonal naive"]
     gain = 1 - scores["this model"] / naive
@@ -95,7 +97,7 @@ def evaluate_forecasts(
             _by_horizon(options, scores, covered, share),
         ),
         plots=(
-            plot_examples(series, options, test.origins, test.quantiles),
+            plot_examples(series, options, test.origins, test.quantiles, test.truth),
             plot_errors(scores),
             plot_coverage(options.quantiles, test.truth, test.quantiles),
         ),

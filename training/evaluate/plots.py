@@ -67,6 +67,7 @@ def _plot_phase(panel: Axes, metrics: dict[str, list[tuple[int, float]]]) -> Non
                 [epoch + 1 for epoch, _ in values],
                 [v for _, v in values],
                 color=colour,
+                marker=".",  # one epoch alone makes no line
                 label=label,
             )
     if metrics.get("val_loss"):

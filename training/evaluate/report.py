@@ -14,6 +14,8 @@ class Table:
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     note: str = ""
+    is_numeric: bool = True
+    """Cells behind the first are aligned as numbers."""
 
 
 @dataclass(frozen=True, slots=True)
