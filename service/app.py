@@ -102,15 +102,19 @@ def _engine_limits(settings: Settings) -> EngineLimits:
 
 
 def _document_problems(app: FastAPI) -> None:
-    """Put the problem document beside FastAPI's own schemas."""
+    """Put problem documents in the place of FastAPI's own error answers."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
         schemas = document["components"]["schemas"]
-        schemas.setdefault("Problem", problem_schema())
+        schemas["Problem"] = problem_schema()
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
+        for methods in document["paths"].values():
+            for operation in methods.values():
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way

@@ -3,10 +3,15 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Row = dict[str, Number | None] | list[Number | None]
+NamedRow = Annotated[dict[str, Number | None], Tag("object")]
+ListedRow = Annotated[list[Number | None], Tag("list")]
+Row = Annotated[
+    NamedRow | ListedRow,
+    Discriminator(lambda row: "list" if isinstance(row, list) else "object"),
+]
 SessionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
 StepNumber = Annotated[int, Strict(), Field(ge=0)]
 

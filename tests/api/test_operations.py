@@ -1,0 +1,134 @@
+"""Models, health, metrics, limits, the OpenAPI document."""
+
+import shutil
+
+import pytest
+
+from tests.api.support import serving, small_folder
+
+
+async def test_models_are_listed_with_their_versions(client):
+    answer = (await client.get("/v1/models")).json()
+    assert answer["refused"] == {}
+    assert [(m["name"], m["default_version"], m["versions"]) for m in answer["models"]] == [
+        ("load", "2", ["1", "2"]),
+        ("mood", "1", ["1"]),
+    ]
+
+
+async def test_a_model_tells_what_it_reads_and_how_it_is_doing(client):
+    body = {"instances": [{"text": "a"}, {"text": "b"}]}
+    await client.post("/v1/models/mood/predict", json=body)
+    mood = (await client.get("/v1/models/mood")).json()
+    assert mood["labels"] == ["negative", "positive"]
+    assert mood["live"]["predictions"] == 2
+    assert mood["live"]["mean_batch_rows"] >= 1
+    load = (await client.get("/v1/models/load/versions/1")).json()
+    assert [column["name"] for column in load["columns"]] == ["load", "temp"]
+    assert (load["needs_start"], load["provider"]) == (True, "cpu")
+
+
+async def test_a_refused_bundle_is_named_with_its_reason(tmp_path):
+    folder = tmp_path / "models"
+    shutil.copytree(small_folder(), folder)
+    (folder / "mood" / "1" / "tokenizer.json").write_text("{}")
+    async with serving(models=folder) as client:
+        answer = (await client.get("/v1/models")).json()
+        assert "tokenizer.json: SHA-256" in answer["refused"]["mood/1"]
+        assert [model["name"] for model in answer["models"]] == ["load"]
+        assert (await client.get("/readyz")).status_code == 200
+        assert "carry_bundles_refused 1.0" in (await client.get("/metrics")).text
+
+
+async def test_health_and_readiness(client):
+    assert (await client.get("/healthz")).json() == {"status": "alive"}
+    ready = (await client.get("/readyz")).json()
+    assert ready == {"status": "ready", "models": 3, "provider": "cpu", "durability": "none"}
+    client.app.state.context.engine.is_draining = True
+    draining = await client.get("/readyz")
+    assert (draining.status_code, draining.headers["retry-after"]) == (503, "1")
+    assert "shutting down" in draining.json()["detail"]
+
+
+async def test_no_model_is_not_ready(tmp_path):
+    async with serving(models=tmp_path) as client:
+        answer = await client.get("/readyz")
+        assert answer.status_code == 503
+        assert "no model is loaded" in answer.json()["detail"]
+
+
+async def test_metrics_count_what_happened(client):
+    body = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
+    await client.post("/v1/sessions", json=body)
+    await client.post("/v1/sessions/s/steps", json={"observations": [[1, 2], [3, 4]]})
+    await client.post("/v1/sessions/s/steps", json={"step": 9, "observations": [[1, 2]]})
+    await client.delete("/v1/sessions/s")
+    text = (await client.get("/metrics")).text
+    for line in (
+        'carry_steps_total{model="load",version="1"} 2.0',
+        'carry_sessions_created_total{model="load",version="1"} 1.0',
+        'carry_sessions_ended_total{model="load",reason="deleted",version="1"} 1.0',
+        'route="/v1/sessions/{session}/steps",status="409"} 1.0',
+        'carry_model_loaded{model="load",provider="cpu",version="1"} 1.0',
+        'carry_queue_depth{model="load",version="1"} 0.0',
+        "carry_sessions_cached 0.0",
+    ):
+        assert line in text
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_a_body_over_the_limit_is_413(is_announced):
+    async def chunks():
+        for _ in range(8):
+            yield b"[" * 512
+
+    async with serving(max_body_bytes=1024) as client:
+        content = b"[" * 4096 if is_announced else chunks()
+        headers = {"content-type": "application/json"}
+        answer = await client.post("/v1/sessions", content=content, headers=headers)
+        assert answer.status_code == 413
+        assert "larger than 1024 bytes" in answer.json()["detail"]
+
+
+async def test_unknown_paths_and_methods_are_problems(client):
+    assert (await client.get("/v1/nothing")).json()["type"] == "urn:carry:not-found"
+    wrong = await client.put("/v1/sessions", json={})
+    assert (wrong.status_code, wrong.json()["type"]) == (405, "urn:carry:method-not-allowed")
+
+
+async def test_an_unexpected_error_tells_nothing_of_the_server(client, monkeypatch):
+    def explode(*_):
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(type(client.app.state.context.engine.registry), "all", explode)
+    answer = await client.get("/v1/models")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+async def test_the_root_leads_to_the_documentation(client):
+    assert (await client.get("/")).headers["location"] == "/docs"
+    assert (await client.get("/docs")).status_code == 200
+
+
+async def test_every_operation_is_documented_with_its_errors(client):
+    document = (await client.get("/openapi.json")).json()
+    operations = [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    assert len(operations) >= 13
+    for path, method, operation in operations:
+        assert operation["summary"], path
+        assert operation["description"], path
+        if method == "post":
+            assert operation["requestBody"]["content"]["application/json"]["examples"], path
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                assert list(response["content"]) == ["application/problem+json"], (path, status)
+    references = set(str(document).split("'$ref': '")[1:])
+    for reference in references:
+        name = reference.split("'")[0].removeprefix("#/components/schemas/")
+        assert name in document["components"]["schemas"]

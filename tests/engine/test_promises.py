@@ -1,0 +1,344 @@
+"""What a session promises when clients retry, race, leave, or the store and the model fail."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from service.engine.batcher import BatchLimits
+from service.engine.engine import EngineLimits
+from service.engine.requests import DeleteRequest, Observations
+from service.errors import (
+    ContentionError,
+    DigestMismatchError,
+    DrainingError,
+    InvalidInputError,
+    ModelFailedError,
+    QueueFullError,
+    ReplayExpiredError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    StepConflictError,
+    StoreUnavailableError,
+    VersionGoneError,
+)
+from service.stores.memory import MemoryStore
+from service.stores.record import Key
+from tests.engine.support import (
+    A,
+    ScriptedStore,
+    create_load,
+    create_mood,
+    rows,
+    running_engine,
+    small_models,
+    step_rows,
+    step_text,
+)
+
+
+async def test_a_retry_of_the_last_step_gets_the_same_reply_and_applies_nothing():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load())
+        first = await engine.submit(A, step_rows(rows(2), 0))
+        again = await engine.submit(A, step_rows(rows(2), 0))
+        assert again.is_replay
+        assert not first.is_replay
+        assert again.step == 2
+        np.testing.assert_array_equal(again.outputs["mean"], first.outputs["mean"])
+        assert (await engine.read(A)).step == 2
+
+
+async def test_a_duplicate_in_flight_waits_and_is_then_replayed():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load())
+        replies = await asyncio.gather(*(engine.submit(A, step_rows(rows(1), 0)) for _ in range(5)))
+        assert [reply.is_replay for reply in replies] == [False, True, True, True, True]
+
+
+async def test_another_request_at_an_applied_step_is_refused():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load())
+        await engine.submit(A, step_rows(rows(1), 0))
+        with pytest.raises(DigestMismatchError) as caught:
+            await engine.submit(A, step_rows(rows(1, seed=5), 0))
+        assert caught.value.members == {"expected_step": 1}
+
+
+async def test_a_wrong_step_number_names_the_right_one():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load(rows(4)))
+        for step, error in ((5, StepConflictError), (3, ReplayExpiredError)):
+            with pytest.raises(error) as caught:
+                await engine.submit(A, step_rows(rows(1), step))
+            assert caught.value.members == {"expected_step": 4}
+
+
+async def test_replies_are_kept_as_many_as_were_asked_for():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load(ring_size=3))
+        for step in range(5):
+            await engine.submit(A, step_rows(rows(1, seed=step), step))
+        for step in (2, 3, 4):
+            assert (await engine.submit(A, step_rows(rows(1, seed=step), step))).is_replay
+        with pytest.raises(ReplayExpiredError):
+            await engine.submit(A, step_rows(rows(1, seed=1), 1))
+
+
+async def test_steps_without_a_number_are_applied_each_time():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load())
+        for count in (1, 2, 3):
+            assert (await engine.submit(A, step_rows(rows(1)))).step == count
+
+
+async def test_creating_again_applies_history_once():
+    async with running_engine() as engine:
+        first = await engine.submit(A, create_load(rows(3)))
+        await engine.submit(A, step_rows(rows(1), 3))
+        again = await engine.submit(A, create_load(rows(3)))
+        assert again.is_replay
+        assert again.step == 3
+        np.testing.assert_array_equal(again.outputs["mean"], first.outputs["mean"])
+        assert (await engine.read(A)).step == 4
+        with pytest.raises(SessionExistsError):
+            await engine.submit(A, create_load(rows(2)))
+        resumed = await engine.submit(A, create_load(rows(2), resumes=True))
+        assert (resumed.step, resumed.is_new) == (4, False)
+
+
+async def test_racing_creations_of_one_name_make_one_session():
+    store = MemoryStore()
+    async with running_engine(store) as one, running_engine(store) as two:
+        replies = await asyncio.gather(
+            *(engine.submit(A, create_load(rows(3))) for engine in (one, two) * 4)
+        )
+        assert {reply.step for reply in replies} == {3}
+        assert sum(not reply.is_replay for reply in replies) == 1
+
+
+async def test_after_a_close_retries_are_answered_and_steps_refused():
+    async with running_engine() as engine:
+        await engine.submit(A, create_mood())
+        last = await engine.submit(A, step_text("a waste", 0, final=True))
+        again = await engine.submit(A, step_text("a waste", 0, final=True))
+        assert again.is_replay
+        np.testing.assert_array_equal(again.outputs["probabilities"], last.outputs["probabilities"])
+        with pytest.raises(SessionClosedError, match="final"):
+            await engine.submit(A, step_text("more", 1))
+        assert (await engine.submit(A, DeleteRequest())).is_replay
+        assert (await engine.submit(A, create_mood())).is_new
+
+
+async def test_a_deleted_session_keeps_no_state_and_its_name_is_free():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load(rows(3)))
+        await engine.submit(A, DeleteRequest())
+        tombstone = await engine.store.load(A)
+        assert (tombstone.state, tombstone.closed) == (b"", "deleted")
+        with pytest.raises(SessionClosedError):
+            await engine.read(A)
+        assert (await engine.submit(A, create_load())).step == 0
+
+
+async def test_unknown_and_expired_sessions_are_told_apart():
+    now = 1000.0
+    async with running_engine(MemoryStore(lambda: now)) as engine:
+        with pytest.raises(SessionNotFoundError):
+            await engine.submit(A, step_rows(rows(1)))
+        await engine.submit(A, create_load(ttl_s=10))
+        now += 11
+        for request in (step_rows(rows(1)), step_rows(rows(1), is_preview=True), DeleteRequest()):
+            with pytest.raises(SessionExpiredError):
+                await engine.submit(A, request)
+        assert (await engine.submit(A, create_load(ttl_s=10))).step == 0
+
+
+async def test_a_lost_race_is_decided_again_from_the_store():
+    store = ScriptedStore()
+    async with running_engine(store) as engine, running_engine(store) as rival:
+        await engine.submit(A, create_load())
+        await engine.submit(A, step_rows(rows(1), 0))
+
+        async def rival_steps(_):
+            await rival.submit(A, step_rows(rows(1, seed=9), 1))
+
+        store.before_commit = rival_steps
+        with pytest.raises(DigestMismatchError):
+            await engine.submit(A, step_rows(rows(1), 1))
+        store.before_commit = lambda _: rival.submit(A, step_rows(rows(1), 2))
+        replay = await engine.submit(A, step_rows(rows(1), 2))
+        assert replay.is_replay
+        assert (await engine.read(A)).step == 3
+
+
+async def test_a_stale_cache_never_answers():
+    store = MemoryStore()
+    async with running_engine(store) as engine, running_engine(store) as rival:
+        await engine.submit(A, create_load())
+        await engine.submit(A, step_rows(rows(1), 0))
+        await rival.submit(A, DeleteRequest())
+        await rival.submit(A, create_load(rows(6)))
+        with pytest.raises(ReplayExpiredError) as caught:
+            await engine.submit(A, step_rows(rows(1), 0))
+        assert caught.value.members == {"expected_step": 6}
+        assert (await engine.submit(A, step_rows(rows(1), 6))).step == 7
+
+
+async def test_endless_rivals_end_in_a_clear_error():
+    store = ScriptedStore()
+    async with running_engine(store) as engine, running_engine(store) as rival:
+        await engine.submit(A, create_load())
+
+        async def rival_steps(scripted):
+            await rival.submit(A, step_rows(rows(1)))
+            scripted.before_commit = rival_steps
+
+        store.before_commit = rival_steps
+        with pytest.raises(ContentionError, match="other writers were first"):
+            await engine.submit(A, step_rows(rows(1)))
+        store.before_commit = None
+
+
+async def test_a_failed_commit_is_503_and_the_next_try_applies_once():
+    store = ScriptedStore()
+    async with running_engine(store) as engine:
+        await engine.submit(A, create_load())
+        store.fail_commits = 1
+        with pytest.raises(StoreUnavailableError):
+            await engine.submit(A, step_rows(rows(1), 0))
+        loads = store.num_loads
+        assert (await engine.submit(A, step_rows(rows(1), 0))).step == 1
+        assert store.num_loads == loads + 1
+        store.fail_loads = 1
+        with pytest.raises(StoreUnavailableError):
+            await engine.read(A)
+
+
+async def test_a_cached_session_is_stepped_without_reading_the_store():
+    store = ScriptedStore()
+    async with running_engine(store) as engine:
+        await engine.submit(A, create_load())
+        loads = store.num_loads
+        for step in range(5):
+            await engine.submit(A, step_rows(rows(1), step))
+        assert store.num_loads == loads
+
+
+async def test_the_cache_is_bounded_and_spilled_sessions_come_back():
+    async with running_engine(limits=EngineLimits(cache_sessions=3)) as engine:
+        keys = [Key("t", str(place)) for place in range(10)]
+        for key in keys:
+            await engine.submit(key, create_load())
+        assert len(engine._lanes) == 3
+        for key in keys:
+            assert (await engine.submit(key, step_rows(rows(1), 0))).step == 1
+        assert len(engine._lanes) == 3
+        assert engine._lanes.state_bytes == 3 * 16
+
+
+async def test_a_failing_model_fails_its_batch_and_nothing_else(monkeypatch):
+    async with running_engine() as engine:
+        await engine.submit(A, create_load())
+        model = engine.registry.get("load")
+
+        def explode(*_):
+            raise RuntimeError("kernel")
+
+        monkeypatch.setattr(type(model.runner), "run", explode)
+        with pytest.raises(ModelFailedError, match="nothing was applied"):
+            await engine.submit(A, step_rows(rows(1), 0))
+        monkeypatch.undo()
+        assert (await engine.submit(A, step_rows(rows(1), 0))).step == 1
+
+
+async def test_a_full_queue_refuses_at_once_and_keeps_what_it_accepted():
+    limits = EngineLimits(max_waiting_jobs=2)
+    store = ScriptedStore()
+    async with running_engine(store, limits) as engine:
+        model = engine.registry.get("load")
+        instance = (Observations(rows=rows(200)), 0)
+        results = await asyncio.gather(
+            *(engine.predict(model, [instance]) for _ in range(5)), return_exceptions=True
+        )
+        assert sum(isinstance(result, QueueFullError) for result in results) == 3
+        assert sum(isinstance(result, list) for result in results) == 2
+
+
+async def test_a_long_history_does_not_hold_up_single_steps():
+    limits = EngineLimits(batch=BatchLimits(max_rows=8, max_slice_steps=4, max_cells=32))
+    async with running_engine(limits=limits) as engine:
+        await engine.submit(A, create_load())
+        long = asyncio.create_task(engine.submit(Key("t", "b"), create_load(rows(4000))))
+        await asyncio.sleep(0)
+        for step in range(10):
+            await engine.submit(A, step_rows(rows(1), step))
+        assert not long.done()
+        assert (await long).step == 4000
+
+
+async def test_a_client_that_left_does_not_stop_its_lane():
+    store = ScriptedStore()
+    async with running_engine(store) as engine:
+        await engine.submit(A, create_load())
+        store.hold_commits()
+        gone = asyncio.create_task(engine.submit(A, step_rows(rows(1), 0)))
+        next_one = asyncio.create_task(engine.submit(A, step_rows(rows(1, seed=1), 1)))
+        await store.commit_asked.wait()
+        gone.cancel()
+        store.commit_gate.set()
+        assert (await next_one).step == 2
+
+
+async def test_closing_finishes_what_was_accepted_and_refuses_the_rest():
+    store = ScriptedStore()
+    async with running_engine(store) as engine:
+        await engine.submit(A, create_load())
+        store.hold_commits()
+        accepted = asyncio.create_task(engine.submit(A, step_rows(rows(1), 0)))
+        await store.commit_asked.wait()
+        closing = asyncio.create_task(engine.close(grace_s=5))
+        await asyncio.sleep(0)
+        with pytest.raises(DrainingError):
+            await engine.submit(A, step_rows(rows(1), 1))
+        store.commit_gate.set()
+        assert (await accepted).step == 1
+        await closing
+
+
+async def test_input_of_the_wrong_kind_applies_nothing():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load(rows(2)))
+        await engine.submit(Key("t", "m"), create_mood())
+        with pytest.raises(InvalidInputError, match="reads rows"):
+            await engine.submit(A, step_text("hello", 2))
+        with pytest.raises(InvalidInputError, match="rows have 3 values"):
+            await engine.submit(A, step_rows(np.zeros((1, 3), np.float32), 2))
+        with pytest.raises(InvalidInputError, match="reads text"):
+            await engine.submit(Key("t", "m"), step_rows(rows(1), 0))
+        with pytest.raises(InvalidInputError, match="surrogate"):
+            await engine.submit(Key("t", "m"), step_text("\ud83d", 0))
+        assert (await engine.read(A)).step == 2
+        assert (await engine.read(Key("t", "m"))).step == 0
+
+
+async def test_many_refusals_in_one_lane_do_not_pile_up():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load())
+        refused = await asyncio.gather(
+            *(engine.submit(A, step_text("x", 0)) for _ in range(900)), return_exceptions=True
+        )
+        assert all(isinstance(error, InvalidInputError) for error in refused)
+        assert (await engine.submit(A, step_rows(rows(1), 0))).step == 1
+
+
+async def test_a_session_of_a_version_that_is_gone_says_so():
+    store = MemoryStore()
+    async with running_engine(store) as engine:
+        await engine.submit(A, create_load())
+    only_mood = type(small_models())([small_models().get("mood")], {}, "cpu")
+    async with running_engine(store, registry=only_mood) as engine:
+        with pytest.raises(VersionGoneError, match="'load' version 1"):
+            await engine.submit(A, step_rows(rows(1), 0))

@@ -1,0 +1,148 @@
+"""Streaming = whole, batched = alone, resumed = uninterrupted: on the engine, end to end."""
+
+import asyncio
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.engine.batcher import BatchLimits
+from service.engine.engine import EngineLimits
+from service.engine.requests import Observations
+from service.stores.memory import MemoryStore
+from service.stores.record import Key
+from tests.engine.support import (
+    A,
+    create_load,
+    create_mood,
+    rows,
+    running_engine,
+    step_rows,
+    step_text,
+)
+
+SLICED = EngineLimits(batch=BatchLimits(max_rows=4, max_slice_steps=3, max_cells=12))
+cuts_of_30 = st.lists(st.integers(1, 29), max_size=8, unique=True).map(sorted)
+chunks_of_text = st.lists(
+    st.text("ab don't!?  영화최고👍🏽e\u0301", max_size=40)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    min_size=1,
+    max_size=5,
+)
+
+
+def assert_close(got, expected):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.all(np.abs(got[name] - value) <= 1e-4 * np.maximum(1, np.abs(value)))
+
+
+async def whole(engine, model, observations, start_s=None):
+    [outputs] = await engine.predict(engine.registry.get(model), [(observations, start_s)])
+    return outputs
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts_of_30, st.booleans())
+def test_rows_in_any_chunks_give_the_answer_of_the_whole(cuts, is_sliced):
+    async def check():
+        async with running_engine(limits=SLICED if is_sliced else None) as engine:
+            values = rows(30)
+            expected = await whole(engine, "load", Observations(rows=values), 0)
+            await engine.submit(A, create_load())
+            for start, stop in zip([0, *cuts], [*cuts, 30], strict=True):
+                reply = await engine.submit(A, step_rows(values[start:stop], start))
+            assert reply.step == 30
+            assert_close(reply.outputs, expected)
+
+    asyncio.run(check())
+
+
+@settings(max_examples=60, deadline=None)
+@given(chunks_of_text)
+def test_text_in_any_chunks_gives_the_answer_of_the_text_so_far(chunks):
+    async def check():
+        async with running_engine() as engine:
+            await engine.submit(A, create_mood())
+            so_far = ""
+            for count, chunk in enumerate(chunks):
+                so_far += chunk
+                reply = await engine.submit(A, step_text(chunk, count))
+                expected = await whole(engine, "mood", Observations(text=so_far))
+                assert_close(reply.outputs, expected)
+            closing = await engine.submit(A, step_text("", len(chunks), final=True))
+            assert_close(closing.outputs, expected)
+
+    asyncio.run(check())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=12))
+def test_a_session_is_answered_as_if_it_were_alone(lengths):
+    async def check():
+        async with running_engine(limits=SLICED) as engine:
+
+            async def stream(place, length):
+                key = Key("t", str(place))
+                values = rows(length, seed=place)
+                await engine.submit(key, create_load())
+                for step in range(length):
+                    reply = await engine.submit(key, step_rows(values[step : step + 1], step))
+                return reply.outputs
+
+            together = await asyncio.gather(*(stream(*each) for each in enumerate(lengths)))
+            for place, length in enumerate(lengths):
+                values = Observations(rows=rows(length, seed=place))
+                assert_close(together[place], await whole(engine, "load", values, 0))
+
+    asyncio.run(check())
+
+
+async def test_emit_all_answers_each_row_as_a_single_step_would():
+    async with running_engine(limits=SLICED) as engine:
+        values = rows(10)
+        await engine.submit(A, create_load())
+        every = await engine.submit(A, step_rows(values, 0, emit="all"))
+        for count in range(1, 11):
+            alone = await whole(engine, "load", Observations(rows=values[:count]), 0)
+            assert_close({k: v[count - 1 : count] for k, v in every.outputs.items()}, alone)
+
+
+async def test_history_counts_and_warms_up():
+    async with running_engine() as engine:
+        values = rows(9)
+        opened = await engine.submit(A, create_load(values[:8]))
+        assert opened.step == 8
+        assert_close(opened.outputs, await whole(engine, "load", Observations(rows=values[:8]), 0))
+        reply = await engine.submit(A, step_rows(values[8:], 8))
+        assert_close(reply.outputs, await whole(engine, "load", Observations(rows=values), 0))
+
+
+async def test_the_time_of_a_row_matters_and_is_carried():
+    async with running_engine() as engine:
+        values = Observations(rows=rows(5))
+        monday = await whole(engine, "load", values, 0)
+        tuesday = await whole(engine, "load", values, 86_400)
+        assert np.abs(monday["mean"] - tuesday["mean"]).max() > 1e-3
+
+
+async def test_another_replica_goes_on_where_the_first_stopped():
+    store, values = MemoryStore(), rows(12)
+    async with running_engine(store) as one, running_engine(store) as two:
+        await one.submit(A, create_load())
+        for step in range(12):
+            engine = one if step % 2 else two
+            reply = await engine.submit(A, step_rows(values[step : step + 1], step))
+        assert_close(reply.outputs, await whole(one, "load", Observations(rows=values), 0))
+
+
+async def test_a_preview_answers_as_the_step_would_and_leaves_no_trace():
+    async with running_engine() as engine:
+        values = rows(4)
+        await engine.submit(A, create_load(values[:3]))
+        before = await engine.read(A)
+        tried = await engine.submit(A, step_rows(values[3:], 3, is_preview=True))
+        assert await engine.read(A) == before
+        done = await engine.submit(A, step_rows(values[3:], 3))
+        assert_close(tried.outputs, done.outputs)
+        assert tried.step == done.step == 4
