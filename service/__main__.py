@@ -1,7 +1,10 @@
 """`python -m service`: serve until SIGTERM; `--help` lists every setting."""
 
 import argparse
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -9,6 +12,8 @@ from service.app import create_app, service_version
 from service.errors import StartUpError
 from service.settings import describe_settings, load_settings
 from service.telemetry.logs import configure_logs
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
@@ -33,12 +38,25 @@ def main() -> None:
             timeout_graceful_shutdown=int(settings.shutdown_grace_s),
             server_header=False,
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
         server.run()
     except StartUpError as error:
         sys.exit(f"carry: {error}")
     if not server.started:
         sys.exit(3)
+
+
+class _Server(uvicorn.Server):
+    """Exits 0 after a graceful stop: uvicorn's own would end by the signal that it was sent."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {which: signal.signal(which, self.handle_exit) for which in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
 
 
 if __name__ == "__main__":

@@ -38,20 +38,20 @@ def service_version() -> str:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Build the application; models and store are opened when it starts.
+    """Load the models, open the store and build the application around them.
 
-    Raises (at start):
+    Raises:
         StartUpError: the models folder, the provider or the store cannot be used.
     """
     metrics = Metrics(service_version())
+    registry = load_registry(settings.models, settings.provider, settings.ort_threads)
+    metrics.models_loaded(
+        [(m.name, m.version, m.runner.provider) for m in registry.all()], len(registry.refused)
+    )
+    store = open_store(settings.store, settings.durability)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        registry = load_registry(settings.models, settings.provider, settings.ort_threads)
-        metrics.models_loaded(
-            [(m.name, m.version, m.runner.provider) for m in registry.all()], len(registry.refused)
-        )
-        store = await open_store(settings.store, settings.durability)
         engine = Engine(registry, store, _engine_limits(settings), metrics)
         await engine.start()
         app.state.context = Context(engine, settings, metrics)

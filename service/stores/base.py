@@ -71,7 +71,7 @@ class Store(Protocol):
         """Finish what is under way and let go of every resource."""
 
 
-async def open_store(url: str, durability: str) -> Store:
+def open_store(url: str, durability: str) -> Store:
     """`memory://` or `sqlite:///path`.
 
     Raises:
@@ -86,7 +86,7 @@ async def open_store(url: str, durability: str) -> Store:
     if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
         from service.stores.sqlite import SqliteStore
 
-        return await SqliteStore.open(parts.path[1:], durability)
+        return SqliteStore.open(parts.path[1:], durability)
     raise StartUpError(
         f"CARRY_STORE is {url!r}: expected memory:// or sqlite:///PATH"
         " (sqlite:////PATH for an absolute path)"

@@ -74,7 +74,7 @@ class SqliteStore:
         self._db: sqlite3.Connection
 
     @classmethod
-    async def open(
+    def open(
         cls, path: str | Path, durability: str, clock: Callable[[], float] = time.time
     ) -> "SqliteStore":
         """Open or create the file.
@@ -88,7 +88,7 @@ class SqliteStore:
             )
         store = cls(Path(path), durability, clock)
         try:
-            await store._in_thread(store._connect)
+            store._thread.submit(store._connect).result()
         except BaseException:
             store._thread.shutdown()
             raise

@@ -13,18 +13,18 @@ from tests.stores.test_stores import after, record_named
 
 async def test_sessions_outlive_the_store_object(tmp_path):
     path = tmp_path / "deep" / "s.db"
-    first = await SqliteStore.open(path, "power")
+    first = SqliteStore.open(path, "power")
     record = record_named()
     await first.commit([Write(record, None)])
     await first.close()
-    second = await SqliteStore.open(path, "power")
+    second = SqliteStore.open(path, "power")
     assert (await second.load(record.key)).revision == record.revision
     await second.close()
 
 
 async def test_two_processes_worth_of_connections_share_one_file(tmp_path):
-    one = await SqliteStore.open(tmp_path / "s.db", "power")
-    two = await SqliteStore.open(tmp_path / "s.db", "power")
+    one = SqliteStore.open(tmp_path / "s.db", "power")
+    two = SqliteStore.open(tmp_path / "s.db", "power")
     record = record_named()
     await one.commit([Write(record, None)])
     stepped = after(record)
@@ -37,7 +37,7 @@ async def test_two_processes_worth_of_connections_share_one_file(tmp_path):
 
 async def test_durability_power_syncs_every_commit(tmp_path):
     for durability, synchronous in (("power", 2), ("process", 1)):
-        store = await SqliteStore.open(tmp_path / f"{durability}.db", durability)
+        store = SqliteStore.open(tmp_path / f"{durability}.db", durability)
         [(found,)] = await store._call(lambda s=store: list(s._db.execute("PRAGMA synchronous")))
         assert found == synchronous
         await store.close()
@@ -50,30 +50,30 @@ async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path)
     db.close()
     before = path.read_bytes()
     with pytest.raises(StartUpError, match="another program"):
-        await SqliteStore.open(path, "power")
+        SqliteStore.open(path, "power")
     assert path.read_bytes() == before
 
 
 async def test_a_file_of_a_later_service_is_refused(tmp_path):
     path = tmp_path / "s.db"
-    await (await SqliteStore.open(path, "power")).close()
+    await SqliteStore.open(path, "power").close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(StartUpError, match="later service"):
-        await SqliteStore.open(path, "power")
+        SqliteStore.open(path, "power")
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path):
     path = tmp_path / "s.db"
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(StartUpError, match="cannot use"):
-        await SqliteStore.open(path, "power")
+        SqliteStore.open(path, "power")
 
 
 async def test_a_damaged_record_is_an_error_of_the_store_not_a_wrong_state(tmp_path):
     path = tmp_path / "s.db"
-    store = await SqliteStore.open(path, "power")
+    store = SqliteStore.open(path, "power")
     await store.commit([Write(record_named(), None)])
     with sqlite3.connect(path) as db:
         db.execute("UPDATE sessions SET data = substr(data, 1, length(data) - 4)")
@@ -84,7 +84,7 @@ async def test_a_damaged_record_is_an_error_of_the_store_not_a_wrong_state(tmp_p
 
 
 async def test_a_failed_write_keeps_nothing_and_the_store_recovers(tmp_path):
-    store = await SqliteStore.open(tmp_path / "s.db", "power")
+    store = SqliteStore.open(tmp_path / "s.db", "power")
     record = record_named()
     await store.commit([Write(record, None)])
     await store._call(lambda: store._db.execute("PRAGMA query_only = ON"))
@@ -101,13 +101,13 @@ async def test_a_failed_write_keeps_nothing_and_the_store_recovers(tmp_path):
 )
 async def test_an_unknown_store_url_names_the_setting(url):
     with pytest.raises(StartUpError, match="CARRY_STORE"):
-        await open_store(url, "power")
+        open_store(url, "power")
 
 
 async def test_relative_and_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    await (await open_store("sqlite:///var/one.db", "power")).close()
-    await (await open_store(f"sqlite:///{tmp_path}/two.db", "power")).close()
+    await open_store("sqlite:///var/one.db", "power").close()
+    await open_store(f"sqlite:///{tmp_path}/two.db", "power").close()
     assert (tmp_path / "var" / "one.db").exists()
     assert (tmp_path / "two.db").exists()
     assert new_revision() != new_revision()

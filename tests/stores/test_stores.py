@@ -33,7 +33,7 @@ async def store(request, clock, tmp_path):
         opened = MemoryStore(clock)
     else:
         durability = request.param.removeprefix("sqlite-")
-        opened = await SqliteStore.open(tmp_path / "s.db", durability, clock)
+        opened = SqliteStore.open(tmp_path / "s.db", durability, clock)
     yield opened
     await opened.close()
 

@@ -1,0 +1,70 @@
+"""The real service in a process of its own, on a free port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+START_S = 60
+
+
+class Server:
+    """One process; `restart` brings up another on the same port and store."""
+
+    def __init__(self, log: Path, settings: dict[str, str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.log = log
+        self.url = f"http://127.0.0.1:{self.port}"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("CARRY_")}
+        self._environment = kept | {"CARRY_PORT": str(self.port)} | settings
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "service"]
+            return subprocess.Popen(
+                command, cwd=ROOT, env=self._environment, stderr=log, stdout=log
+            )
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if httpx.get(self.url + "/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not ready within {START_S} s:\n{self.log.read_text()}")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(30)
+
+    def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.stop(how)
+        self.process = self._start()
+        self.wait_ready()
+
+
+@contextmanager
+def running_server(folder: Path, **settings):
+    """`settings` are CARRY_* names without the prefix, in lower case."""
+    given = {f"CARRY_{name.upper()}": str(value) for name, value in settings.items()}
+    server = Server(folder / "server.log", given)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop(signal.SIGKILL)

@@ -1,0 +1,104 @@
+"""A restart in the middle of a session: the next step goes on as if nothing had happened."""
+
+import signal
+import threading
+
+import httpx
+import pytest
+
+from tests.e2e.server import running_server
+from tests.engine.support import rows
+from tests.fakes.bundles import write_classifier, write_forecaster
+
+CREATE = {"model": "load", "session": "s", "start": "2016-08-22", "replay": 2}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    write_forecaster(tmp_path / "models")
+    write_classifier(tmp_path / "models")
+    return {"models": tmp_path / "models", "store": f"sqlite:///{tmp_path}/carry.db"}
+
+
+def observations(num_rows):
+    return [[None if value != value else float(value) for value in row] for row in rows(num_rows)]
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_a_session_goes_on_after_a_restart(tmp_path, settings, durability):
+    values = observations(10)
+    with (
+        running_server(tmp_path, **settings, durability=durability) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        client.post("/v1/sessions", json=CREATE).raise_for_status()
+        for count, row in enumerate(values):
+            body = {"step": count, "observations": [row]}
+            answer = client.post("/v1/sessions/s/steps", json=body).raise_for_status()
+            if count in (3, 6):
+                server.restart(signal.SIGTERM if count == 3 else signal.SIGKILL)
+                again = client.post("/v1/sessions/s/steps", json=body)
+                assert again.headers["idempotent-replayed"] == "true"
+                assert again.content == answer.content
+        instance = {"start": CREATE["start"], "observations": values}
+        body = {"instances": [instance]}
+        whole = client.post("/v1/models/load/predict", json=body).json()["predictions"][0]
+        streamed = answer.json()["prediction"]
+        assert streamed["start"] == whole["start"]
+        assert streamed["mean"] == pytest.approx(whole["mean"], abs=1e-4)
+
+
+def test_a_text_cut_inside_a_word_goes_on_after_a_restart(tmp_path, settings):
+    with (
+        running_server(tmp_path, **settings) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        client.post("/v1/sessions", json={"model": "mood", "session": "t"}).raise_for_status()
+        client.post("/v1/sessions/t/steps", json={"step": 0, "text": "a wonder"})
+        server.restart(signal.SIGKILL)
+        body = {"step": 1, "text": "ful film"}
+        streamed = client.post("/v1/sessions/t/steps", json=body).json()["prediction"]
+        body = {"instances": [{"text": "a wonderful film"}]}
+        whole = client.post("/v1/models/mood/predict", json=body).json()["predictions"][0]
+        assert streamed["probabilities"] == pytest.approx(whole["probabilities"], abs=1e-4)
+
+
+def test_sigterm_answers_what_was_accepted_and_exits_0(tmp_path, settings):
+    long = {"start": "2016-08-22", "observations": observations(20_000)}
+    answers = []
+    with running_server(tmp_path, **settings, max_slice_steps=2) as server:
+
+        def open_with_long_history():
+            body = {"model": "load", "session": "long", "history": long}
+            answers.append(httpx.post(server.url + "/v1/sessions", json=body, timeout=60))
+
+        thread = threading.Thread(target=open_with_long_history)
+        thread.start()
+        with httpx.Client(base_url=server.url) as client:
+            while (
+                'carry_queue_depth{model="load",version="1"} 1.0' not in client.get("/metrics").text
+            ):
+                assert thread.is_alive(), "the history must still be running when the signal comes"
+        assert server.stop(signal.SIGTERM) == 0
+        thread.join()
+        assert answers[0].status_code == 201
+        assert answers[0].json()["step"] == 20_000
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"port": "http"}, "CARRY_PORT"),
+        ({"prot": "8000"}, "CARRY_PROT is no setting of this service; did you mean CARRY_PORT?"),
+        ({"store": "mysql://x"}, "CARRY_STORE"),
+        ({"models": "/nowhere"}, "CARRY_MODELS"),
+        ({"provider": "cuda"}, "CARRY_PROVIDER"),
+        ({"durability": "none"}, "CARRY_DURABILITY"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_and_is_named(tmp_path, settings, setting, told):
+    with pytest.raises(AssertionError) as caught:  # noqa: SIM117 -- the error comes from inside
+        with running_server(tmp_path, **settings | setting):
+            pass
+    assert told in str(caught.value)
+    assert "Traceback" not in (tmp_path / "server.log").read_text()
