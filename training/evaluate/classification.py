@@ -139,7 +139,7 @@ def _bins(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.
     """Mean confidence and accuracy of each of the equally full bins, least confident first."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
-    groups = np.array_split(np.argsort(confidence, kind="stable"), _NUM_BINS)
+    groups = np.array_split(np.argsort(confidence, kind="stable"), min(_NUM_BINS, len(truth)))
     return (
         np.array([confidence[group].mean() for group in groups]),
         np.array([right[group].mean() for group in groups]),

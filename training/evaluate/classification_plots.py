@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import MultipleLocator, NullLocator, PercentFormatter
 
 from training.evaluate.plots import BLACK, BLUE, GREY, ORANGE, style, to_png
 from training.evaluate.report import Plot
@@ -32,6 +32,7 @@ def plot_prefixes(
         axes.set_xticks(read, [str(n) for n in read])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("tokens read (texts that are shorter count as a whole)")
+        axes.yaxis.set_major_locator(MultipleLocator(0.05))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         figure.legend(loc="outside upper center", ncols=3)
         png = to_png(figure)
@@ -68,7 +69,7 @@ def plot_confusion(counts: np.ndarray, labels: tuple[str, ...]) -> Plot:
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(*counts.shape):
-            colour = "white" if shares[row, column] > 0.5 else BLACK
+            colour = "white" if shares[row, column] > 0.6 else BLACK
             text = f"{counts[row, column]:,}\n{shares[row, column]:.1%}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
         axes.set_xticks(range(len(labels)), labels)

@@ -1,7 +1,8 @@
 """Makes a classifier's probabilities mean what they say (temperature scaling, Guo et al., 2017).
 
 The temperature may depend on how much has been read: logits are multiplied by
-`exp(a + b · log count)`, two numbers fitted on validation texts and prefixes of them.
+`exp(a + b · min(log count, c))`. The numbers a and b are fitted on validation texts and on prefixes
+of them; c is the longest of those texts, beyond which nothing is known.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from training.tasks.classify_network import ClassifyNetwork
 
 _PREFIX_SHARES = (0.1, 0.25, 0.5, 1.0, 1.0)
 """How much of each text is read; whole texts count twice."""
+_PULL = 1e-3
+"""Pulls a and b to 0: texts that are all answered rightly would drive them to infinity."""
 
 
 def fit_calibration(network: ClassifyNetwork, batches: Iterable[TextBatch]) -> None:
@@ -28,12 +31,12 @@ def fit_calibration(network: ClassifyNetwork, batches: Iterable[TextBatch]) -> N
     def closure() -> Tensor:
         optimizer.zero_grad()
         scaled = logits * torch.exp(scales[0] + scales[1] * log_counts)
-        loss = nn.functional.cross_entropy(scaled, labels)
+        loss = nn.functional.cross_entropy(scaled, labels) + _PULL * scales.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]  # as is this
-    network.calibration.copy_(scales.detach())
+    network.calibration.copy_(torch.cat([scales.detach(), log_counts.max().unsqueeze(0)]))
 
 
 def _answers(network: ClassifyNetwork, batch: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
