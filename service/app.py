@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 
 from service.api import health, models, predict, sessions
 from service.api.context import Context
@@ -63,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
             await store.close()
             log.info("stopped")
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs works without a network, too
         title="Carry",
         version=service_version(),
         description=_DESCRIPTION,

@@ -1,0 +1,222 @@
+"""Every bundle in models/: however a stream is cut and whoever its neighbours are, the answer is
+that of one bare call of the graph over the whole sequence."""
+
+import asyncio
+import itertools
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.engine.batcher import BatchLimits
+from service.engine.engine import EngineLimits
+from service.engine.registry import Registry, load_registry
+from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.stores.record import Key
+from tests.engine.support import running_engine
+
+MODELS = Path(__file__).parents[2] / "models"
+NAMES = sorted(path.parent.parent.name for path in MODELS.glob("*/*/manifest.json"))
+START_S = 1_471_824_000  # 2016-08-22, a Monday
+SMALL_BATCHES = EngineLimits(batch=BatchLimits(max_rows=3, max_slice_steps=7, max_cells=21))
+
+seeds = st.integers(0, 2**32 - 1)
+texts = st.text(
+    "good bad film 영화 최고다 재미없다ㅋㅋ!?.,'’\n👍🏽👨‍👩‍👧e\u0301\u1100\u1161", max_size=150
+) | st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@cache
+def committed() -> Registry:
+    registry = load_registry(MODELS, "cpu", 1)
+    assert not registry.refused
+    return registry
+
+
+def of_task(task):
+    return pytest.mark.parametrize(
+        "name", [name for name in NAMES if committed().get(name).manifest.task == task]
+    )
+
+
+def test_the_three_models_are_there():
+    assert {"transit-ridership", "sentiment-en", "sentiment-ko"} <= set(NAMES)
+
+
+def assert_close(got, expected):
+    for name, value in expected.items():
+        error = np.abs(got[name] - value) / np.maximum(1, np.abs(value))
+        assert float(error.max()) <= 1e-4, name
+
+
+def random_rows(model, num_rows, seed):
+    """Values of the size of real ones, a fifth of them missing."""
+    rng = np.random.default_rng(seed)
+    num_columns = len(model.manifest.forecast.columns)
+    values = rng.gamma(4.0, 4.0, (num_rows, num_columns)).astype(np.float32)
+    values[rng.random(values.shape) < 0.2] = np.nan
+    return values
+
+
+def feeds_of_rows(model, rows, length=None):
+    """Inputs `[B, T, …]` of a bare call, from `[B, T, F]`."""
+    num_rows, num_steps, _ = rows.shape
+    graph = model.manifest.graph
+    feeds = {graph.input_with("x").name: rows}
+    if (time := graph.input_with("time")) is not None:
+        times = START_S + model.manifest.forecast.frequency_s * np.arange(num_steps)
+        feeds[time.name] = np.tile(times, (num_rows, 1)).astype(time.dtype)
+    return with_states(model, feeds, length if length is not None else [num_steps] * num_rows)
+
+
+def feeds_of_tokens(model, tokens, length):
+    return with_states(model, {model.manifest.graph.input_with("tokens").name: tokens}, length)
+
+
+def with_states(model, feeds, length):
+    spec = model.manifest.graph.input_with("length")
+    feeds |= model.layout.gather([model.layout.initial_row] * len(length))
+    return feeds | {spec.name: np.asarray(length, spec.dtype)}
+
+
+def outputs_at_end(model, answers, row, length):
+    return {o.name: answers[o.name][row, length - 1 : length] for o in model.manifest.graph.outputs}
+
+
+def whole_rows(model, rows):
+    answers = model.runner.call(feeds_of_rows(model, rows[None]))
+    return outputs_at_end(model, answers, 0, len(rows))
+
+
+def whole_text(model, text):
+    tokens = np.array([model.codec.encode(text)])
+    answers = model.runner.call(feeds_of_tokens(model, tokens, [tokens.shape[1]]))
+    return outputs_at_end(model, answers, 0, tokens.shape[1])
+
+
+async def stream(engine, name, place, chunks):
+    """Feed `chunks` (rows or texts) to a session of its own; the last reply's outputs."""
+    key = Key("t", f"{name}-{place}")
+    await engine.submit(key, CreateRequest(name, None, ttl_s=60, start_s=START_S))
+    step = 0
+    for chunk in chunks:
+        is_text = isinstance(chunk, str)
+        observed = Observations(text=chunk) if is_text else Observations(rows=chunk)
+        reply = await engine.submit(key, StepRequest(observed, step))
+        step = reply.step
+    return reply.outputs
+
+
+def cut(sequence, seed):
+    """Cut anywhere, into pieces of at least one element (one empty piece for an empty text)."""
+    rng = np.random.default_rng(seed)
+    size = len(sequence)
+    if size < 2:
+        return [sequence]
+    places = rng.choice(np.arange(1, size), rng.integers(0, min(size, 12)), replace=False)
+    bounds = [0, *sorted(places.tolist()), size]
+    return [sequence[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+@of_task("forecast")
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=6), seed=seeds)
+def test_rows_cut_anywhere_among_neighbours_give_the_whole_answer(name, lengths, seed):
+    model = committed().get(name)
+    series = [random_rows(model, length, seed + place) for place, length in enumerate(lengths)]
+
+    async def check():
+        async with running_engine(registry=committed(), limits=SMALL_BATCHES) as engine:
+            streams = [
+                stream(engine, name, place, cut(rows, seed + place))
+                for place, rows in enumerate(series)
+            ]
+            for rows, outputs in zip(series, await asyncio.gather(*streams), strict=True):
+                assert_close(outputs, whole_rows(model, rows))
+
+    asyncio.run(check())
+
+
+@of_task("classify")
+@settings(max_examples=40, deadline=None)
+@given(read=st.lists(texts, min_size=1, max_size=5), seed=seeds)
+def test_text_cut_anywhere_among_neighbours_gives_the_whole_answer(name, read, seed):
+    model = committed().get(name)
+
+    async def check():
+        async with running_engine(registry=committed(), limits=SMALL_BATCHES) as engine:
+            streams = [
+                stream(engine, name, place, cut(text, seed + place))
+                for place, text in enumerate(read)
+            ]
+            for text, outputs in zip(read, await asyncio.gather(*streams), strict=True):
+                assert_close(outputs, whole_text(model, text))
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=8), seed=seeds)
+def test_ragged_rows_of_one_call_are_answered_as_if_alone(name, lengths, seed):
+    """Rows of length 0 included: they keep their state to the last bit."""
+    model = committed().get(name)
+    rng = np.random.default_rng(seed)
+    num_steps = max(*lengths, 1)
+    if model.manifest.task == "forecast":
+        rows = np.stack([random_rows(model, num_steps, seed + i) for i in range(len(lengths))])
+        feeds, alone = (
+            feeds_of_rows(model, rows, lengths),
+            lambda i, n: whole_rows(model, rows[i, :n]),
+        )
+    else:
+        tokens = rng.integers(0, model.manifest.text.vocabulary_size, (len(lengths), num_steps))
+
+        def alone(row, length):
+            answers = model.runner.call(
+                feeds_of_tokens(model, tokens[row : row + 1, :length], [length])
+            )
+            return outputs_at_end(model, answers, 0, length)
+
+        feeds = feeds_of_tokens(model, tokens, lengths)
+    answers = model.runner.call(feeds)
+    states = model.layout.scatter(answers)
+    for row, length in enumerate(lengths):
+        if length == 0:
+            assert states[row] == model.layout.initial_row
+        else:
+            assert_close(outputs_at_end(model, answers, row, length), alone(row, length))
+
+
+@of_task("forecast")
+def test_ten_thousand_single_steps_stay_with_the_whole_sequence(name):
+    model = committed().get(name)
+    rows = random_rows(model, 10_000, seed=7)
+    state, expected = model.layout.initial_row, whole_rows(model, rows)
+    feeds = feeds_of_rows(model, rows[None])
+    spec = model.manifest.graph.input_with("length")
+    moving = {k: v for k, v in feeds.items() if v.ndim > 1 and v.shape[1] == len(rows)}
+    for step in range(len(rows)):
+        one = {k: v[:, step : step + 1] for k, v in moving.items()}
+        one |= model.layout.gather([state]) | {spec.name: np.ones(1, spec.dtype)}
+        answers = model.runner.call(one)
+        [state] = model.layout.scatter(answers)
+    assert_close(outputs_at_end(model, answers, 0, 1), expected)
+
+
+@of_task("classify")
+def test_a_text_of_ten_thousand_words_stays_with_the_whole_sequence(name):
+    words = ["정말", "재미있는", "영화", "a", "really", "good", "film", ",", "👍", "최고다", "!"]
+    rng = np.random.default_rng(3)
+    text = " ".join(rng.choice(words, 10_000))
+    model = committed().get(name)
+
+    async def check():
+        async with running_engine(registry=committed()) as engine:
+            chunks = [text[start : start + 97] for start in range(0, len(text), 97)]
+            assert_close(await stream(engine, name, 0, chunks), whole_text(model, text))
+
+    asyncio.run(check())
