@@ -54,7 +54,7 @@ check: .venv-dev/installed ## Format, lint, types, import rules
 	$(say) format && .venv-dev/bin/ruff format --check .
 	$(say) lint && .venv-dev/bin/ruff check .
 	$(say) types && .venv-dev/bin/mypy
-	$(say) 'import rules' && .venv-dev/bin/lint-imports
+	$(say) 'import rules' && .venv-dev/bin/lint-imports --no-logo
 
 .PHONY: test
 test: check ## All of check, then all tests (REQUIRE_ALL=1: a skip is a failure)
