@@ -66,13 +66,18 @@ class ClassifyTask(Task):
         return DataLoader(rows, batch_sampler=batches, collate_fn=rows.batch)
 
     def loss(self, network: StreamNetwork, batch: TextBatch) -> Tensor:
-        """Log loss after the whole text, and with `prefix_weight` after a random prefix of it."""
+        """Log loss after the whole text, averaged with that after a random prefix of it."""
         assert isinstance(network, ClassifyNetwork)
         tokens, length, label = batch
         prefix = (torch.rand(len(length), device=length.device) * length).long()
         logits, _ = network.logits(tokens, length, torch.stack([length - 1, prefix], dim=1))
-        whole, early = (nn.functional.cross_entropy(logits[:, n], label) for n in (0, 1))
-        return whole + self._options.prefix_weight * early
+        smoothing = self._options.label_smoothing
+        whole, early = (
+            nn.functional.cross_entropy(logits[:, n], label, label_smoothing=smoothing)
+            for n in (0, 1)
+        )
+        weight = self._options.prefix_weight
+        return (whole + weight * early) / (1 + weight)
 
     def validation_loss(self, network: StreamNetwork, batch: TextBatch) -> Tensor:
         """Log loss after the whole text."""

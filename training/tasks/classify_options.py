@@ -29,6 +29,8 @@ class ClassifyOptions(Section):
     """Features of the embedding switched off for a whole text."""
     ngram_dropout: float = Field(default=0.0, ge=0, lt=1)
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label given to all; calibration takes back the doubt that this teaches."""
     prefix_weight: float = Field(default=0.0, ge=0)
     """Weight of the loss after a random prefix, beside 1 for that of the whole text."""
     baseline: Literal["words 1-2", "characters 1-3"]

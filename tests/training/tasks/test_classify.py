@@ -24,11 +24,13 @@ def made(tmp_path_factory):
     """A tiny classifier, fitted and exported as the command line does it."""
     folder = tmp_path_factory.mktemp("made")
     few = folder / "few.csv"
-    lines = [f'p{n},"{"not good, " if n % 2 else "so good, "}day {n}",' for n in range(240)]
-    few.write_text(
-        "product,review,score\n"
-        + "".join(f"{line}{('great', 'other')[n % 2]}\n" for n, line in enumerate(lines))
-    )
+    lines = ["product,review,score"]
+    for n in range(300):
+        # Every tenth label is wrong, so that no answer can be certain.
+        is_great = (n % 2 == 0) != (n % 10 == 3)
+        review = f"{'not' if n % 2 else 'so'} good, day {n}"
+        lines.append(f'p{n},"{review}",{"great" if is_great else "other"}')
+    few.write_text("\n".join(lines) + "\n")
     recipe = tiny_recipe(max_epochs=6)
     task = make_task(recipe, str(few))
     run = RunFolder.create(folder / "runs", recipe, str(few), "python -m training fit tiny.toml")
@@ -48,8 +50,8 @@ def test_a_fitted_bundle_is_read_back_and_gives_its_golden_run(made):
 def test_it_learns_what_a_word_before_another_means(made):
     _, _, evaluation = made
     accuracy = next(f for f in evaluation.figures if f.metric == "accuracy")
-    assert accuracy.value > 0.9
-    assert accuracy.baseline_value > 0.9
+    assert accuracy.value > 0.8
+    assert accuracy.baseline_value > 0.8
 
 
 def test_text_fed_in_chunks_is_answered_like_the_whole_text(made):
@@ -67,6 +69,17 @@ def test_text_fed_in_chunks_is_answered_like_the_whole_text(made):
             _, rows = model.step({"tokens": tokens}, np.array([tokens.shape[1]]), rows)
     last, _ = model.step({"tokens": np.array([fed.tail])}, np.array([len(fed.tail)]), rows)
     np.testing.assert_allclose(last["probabilities"][0, -1], answers.whole[0], atol=1e-5)
+
+
+def test_an_early_answer_is_that_of_a_text_which_ends_there(made):
+    _, bundle, _ = made
+    model = ServedModel.from_bundle(bundle)
+    early, whole = (
+        ask(model, LabelledTexts([text], np.array([0])))
+        for text in ("so good, day 3, not good", "so good,")
+    )
+    assert len(model.codec.encode("so good,")) == 4
+    np.testing.assert_allclose(early.prefixes[4], whole.whole, atol=1e-5)
 
 
 def test_tables_are_stored_in_half_precision(made):
