@@ -80,7 +80,7 @@ async def _predict(
     answers = await context.engine.predict(model, decoded)
     predictions = [
         ({} if instance.id is None else {"id": instance.id})
-        | present_prediction(model, outputs, 0, observations.count, start_s, options)
+        | present_prediction(model, outputs, 0, observations.num_observed, start_s, options)
         for instance, outputs, (observations, start_s) in zip(
             body.instances, answers, decoded, strict=True
         )

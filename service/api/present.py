@@ -88,7 +88,7 @@ def present_reply(model: LoadedModel, reply: Reply, emit: Literal["last", "all"]
             reply.outputs,
             place,
             reply.step - count + place + 1,
-            reply.record.start_s,
+            reply.record.opening.start_s,
         )
         for place in range(count)
     ]
@@ -97,22 +97,23 @@ def present_reply(model: LoadedModel, reply: Reply, emit: Literal["last", "all"]
 
 def present_session(record: Record, layout_norms: Mapping[str, float], now: float) -> Json:
     """A session as `GET` and lists show it."""
+    opening = record.opening
     return {
-        "session": record.name,
-        "model": record.model,
-        "version": record.version,
+        "session": opening.name,
+        "model": opening.model,
+        "version": opening.version,
         "step": record.step,
-        "start": None if record.start_s is None else rfc3339(record.start_s),
-        "created_at": rfc3339(record.created_at),
+        "start": None if opening.start_s is None else rfc3339(opening.start_s),
+        "created_at": rfc3339(opening.created_at),
         "updated_at": rfc3339(record.updated_at),
         "expires_at": rfc3339(record.expires_at),
         "ttl_s": record.ttl_s,
-        "age_s": round(max(0.0, now - record.created_at), 3),
+        "age_s": round(max(0.0, now - opening.created_at), 3),
         "state_bytes": len(record.state),
         "state_norms": layout_norms,
-        "pending_chars": len(record.pending.strip()),
-        "replay": record.ring_size,
-        "metadata": record.metadata,
+        "pending_chars": len(record.cursor.pending.strip()),
+        "replay": opening.ring_size,
+        "metadata": opening.metadata,
     }
 
 

@@ -75,8 +75,8 @@ async def create_session(
     request = decode_create(model, body, context.settings)
     reply = await context.engine.submit(context.key(name), request)
     answer = _answer(context, reply, "last") | {
-        "model": reply.record.model,
-        "version": reply.record.version,
+        "model": reply.record.opening.model,
+        "version": reply.record.opening.version,
     }
     headers = {"Location": f"/v1/sessions/{name}"} | _replay_header(reply)
     return json_response(answer, 201 if reply.is_new else 200, headers)
@@ -157,7 +157,7 @@ async def list_sessions(
     now = await store.now()
     page = {
         "sessions": [_detail(context, record, now) for record in records],
-        "next_cursor": records[-1].name if len(records) == limit else None,
+        "next_cursor": records[-1].opening.name if len(records) == limit else None,
     }
     return json_response(page)
 
@@ -171,19 +171,18 @@ async def _step(context: Context, session: str, body: Observed) -> Response:
 
 def _answer(context: Context, reply: Reply, emit: str) -> Json:
     record = reply.record
-    model = context.engine.registry.get_for_session(
-        record.model, record.version, record.state_schema
-    )
+    model = context.engine.registry.get_for_session(record.opening)
     return {
-        "session": record.name,
+        "session": record.opening.name,
         "step": reply.step,
         "expires_at": rfc3339(record.expires_at),
     } | present_reply(model, reply, "all" if emit == "all" else "last")
 
 
 def _detail(context: Context, record: Record, now: float) -> Json:
-    loaded = context.engine.registry.find(record.model, record.version)
-    is_ours = loaded is not None and loaded.layout.schema_hash == record.state_schema
+    opening = record.opening
+    loaded = context.engine.registry.find(opening.model, opening.version)
+    is_ours = loaded is not None and loaded.layout.schema_hash == opening.state_schema
     norms = loaded.layout.norms(record.state) if loaded and is_ours else {}
     return present_session(record, norms, now)
 

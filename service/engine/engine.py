@@ -143,7 +143,7 @@ class Engine:
         record = self._lanes.cached(key) or await self.store.load(key)
         if record is None:
             raise session_not_found(key)
-        return self.registry.get_for_session(record.model, record.version, record.state_schema)
+        return self.registry.get_for_session(record.opening)
 
     async def _run_alone(
         self, model: LoadedModel, state: bytes, segments: list[Segment]

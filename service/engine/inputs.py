@@ -4,7 +4,7 @@ This is the one place that knows what the roles of inputs mean for the past of a
 of its next row, and the text whose tokens are not certain yet.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -37,18 +37,13 @@ def work_for(
     Raises:
         InvalidInputError: rows for a model of text or the reverse, or text that is no text.
     """
-    cursor = TextCursor(record.pending, record.num_tokens)
     if model.codec is not None:
-        return _text_work(model, cursor, observations)
+        return _text_work(model, record.cursor, observations)
     if observations.rows is None:
         raise InvalidInputError(
             f'model {model.name!r} reads rows: expected "observations", got "text"'
         )
-    return Work([_rows_segment(model, record, observations.rows, emit)], cursor)
-
-
-def with_cursor(record: Record, cursor: TextCursor) -> Record:
-    return replace(record, pending=cursor.pending, num_tokens=cursor.num_tokens)
+    return Work([_rows_segment(model, record, observations.rows, emit)], record.cursor)
 
 
 def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
@@ -70,12 +65,12 @@ def _rows_segment(
             )
         inputs[x.name] = rows.astype(x.numpy_dtype, copy=False)
     if time is not None:
-        if record.start_s is None:
+        if record.opening.start_s is None:
             raise InvalidInputError(
                 f'model {model.name!r} uses the time of each row: expected "start", the time of'
                 ' the first row, such as "2016-08-29"'
             )
-        first = row_time_s(model, record.start_s, record.step)
+        first = row_time_s(model, record.opening.start_s, record.step)
         frequency_s = row_time_s(model, 0, 1)
         inputs[time.name] = first + frequency_s * np.arange(len(rows), dtype=time.numpy_dtype)
     return Segment(inputs, len(rows), emit)

@@ -17,6 +17,7 @@ from service.contract.state import StateLayout
 from service.contract.text import TextCodec
 from service.engine.runner import Row, Runner, check_signature, open_ort_session, resolve_provider
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
+from service.stores.record import Opening
 
 log = structlog.get_logger()
 
@@ -90,14 +91,15 @@ class Registry:
     def find(self, name: str, version: str) -> LoadedModel | None:
         return self._models.get(name, {}).get(version)
 
-    def get_for_session(self, name: str, version: str, state_schema: str) -> LoadedModel:
+    def get_for_session(self, opening: Opening) -> LoadedModel:
         """The version that a session was opened with.
 
         Raises:
             VersionGoneError: it is not loaded any more, or is not the same any more.
         """
+        name, version = opening.model, opening.version
         model = self.find(name, version)
-        if model is None or model.layout.schema_hash != state_schema:
+        if model is None or model.layout.schema_hash != opening.state_schema:
             loaded = sorted(self._models.get(name, {}), key=int)
             raise VersionGoneError(
                 f"the session belongs to model {name!r} version {version}, which is not loaded with"

@@ -5,14 +5,13 @@ The digest is taken over the decoded request, so that a retry may come by anothe
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
 
 
-@dataclass(frozen=True, slots=True)
-class Observations:
+class Observations(NamedTuple):
     """Rows `[T, F]` (NaN = missing) or one chunk of text; the other is None.
 
     `final` ends a text: what was uncertain becomes certain, and the session closes.
@@ -23,7 +22,7 @@ class Observations:
     final: bool = False
 
     @property
-    def count(self) -> int:
+    def num_observed(self) -> int:
         """How many observations these are: rows, or one chunk."""
         return 1 if self.rows is None else len(self.rows)
 
@@ -33,8 +32,7 @@ class Observations:
         return [b"rows", str(self.rows.shape).encode(), self.rows.tobytes()]
 
 
-@dataclass(frozen=True, slots=True)
-class StepRequest:
+class StepRequest(NamedTuple):
     """Feed observations to a session. `step` is the count that the client believes is current."""
 
     observations: Observations

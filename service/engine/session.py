@@ -7,7 +7,8 @@ Rule 4: a decision taken from a cached record counts only if it is `Apply`, beca
         proves it; any other is taken again from the store (the caller's duty).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from service.contract.text import TextCursor
 from service.engine.registry import LoadedModel
@@ -22,26 +23,23 @@ from service.errors import (
     StepConflictError,
 )
 from service.stores.base import TOMBSTONE_S
-from service.stores.record import KeptReply, Key, Outputs, Record, new_revision
+from service.stores.record import KeptReply, Key, Opening, Outputs, Record, new_revision
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(NamedTuple):
     """Run the request on `base` and write the outcome if `expected` is still the revision."""
 
     base: Record
     expected: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Nothing is to be run: this is the reply."""
 
     reply: "Reply"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What a request came to. `record` is the session after it; `outputs` is empty without one."""
 
     record: Record
@@ -66,7 +64,7 @@ def decide(
         return _decide_delete(found, now)
     replay = _kept_reply(found, request)
     if replay is not None:
-        step = replay.from_step + replay.count
+        step = replay.from_step + replay.num_observed
         return Answer(Reply(found, step, replay.from_step, replay.outputs, is_replay=True))
     _require_live(found, now)
     if request.step is not None and request.step != found.step:
@@ -84,70 +82,87 @@ def decide_create(
     """
     if found is None or found.closed or found.expires_at <= now:
         return Apply(seed, None)
-    if request.resumes and found.model == request.model:
+    if request.resumes and found.opening.model == request.model:
         return Answer(Reply(found, found.step, found.step, {}))
-    if found.creation.digest == seed.creation.digest:
-        first = found.creation
-        return Answer(Reply(found, first.count, 0, first.outputs, is_replay=True, is_new=True))
+    if found.opening.reply.digest == seed.opening.reply.digest:
+        first = found.opening.reply
+        return Answer(
+            Reply(found, first.num_observed, 0, first.outputs, is_replay=True, is_new=True)
+        )
     raise SessionExistsError(
-        f"session {found.name!r} is open, from another request (model {found.model!r}, step"
-        f' {found.step}): choose another name, or say "if_exists": "resume" to go on with it',
+        f"session {seed.opening.name!r} is open, from another request (model"
+        f" {found.opening.model!r}, step {found.step}): choose another name, or say"
+        ' "if_exists": "resume" to go on with it',
         expected_step=found.step,
     )
 
 
 def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float) -> Record:
     """The record of a session that has not seen anything yet."""
-    return Record(
+    opening = Opening(
         tenant=key.tenant,
         name=key.name,
         model=model.name,
         version=model.version,
         state_schema=model.layout.schema_hash,
+        start_s=request.start_s,
+        ring_size=request.ring_size,
+        ttl_s=request.ttl_s,
+        created_at=now,
+        metadata=request.metadata,
+        reply=KeptReply(0, 0, request.digest, {}),
+    )
+    return Record(
+        opening=opening,
         revision=new_revision(),
         step=0,
         state=model.layout.initial_row,
-        pending=TextCursor().pending,
-        start_s=request.start_s,
-        ring_size=request.ring_size,
-        creation=KeptReply(0, 0, request.digest, {}),
+        cursor=TextCursor(),
+        ring=(),
         ttl_s=request.ttl_s,
-        created_at=now,
         updated_at=now,
-        metadata=request.metadata,
     )
 
 
-def opened(seed: Record, count: int, state: bytes, outputs: Outputs, now: float) -> Record:
+def opened(
+    seed: Record, count: int, state: bytes, cursor: TextCursor, outputs: Outputs, now: float
+) -> Record:
     """The first record of a session, after its history."""
-    creation = replace(seed.creation, count=count, outputs=outputs)
-    return replace(seed, step=count, state=state, creation=creation, updated_at=now)
+    reply = seed.opening.reply._replace(num_observed=count, outputs=outputs)
+    opening = replace(seed.opening, reply=reply)
+    return seed._replace(opening=opening, step=count, state=state, cursor=cursor, updated_at=now)
 
 
 def stepped(
-    base: Record, request: StepRequest, state: bytes, outputs: Outputs, now: float
+    base: Record,
+    request: StepRequest,
+    state: bytes,
+    cursor: TextCursor,
+    outputs: Outputs,
+    now: float,
 ) -> Record:
     """The record after a step; a final one is a tombstone that keeps its reply."""
-    count = request.observations.count
+    count = request.observations.num_observed
     kept = KeptReply(base.step, count, request.digest, outputs)
-    record = replace(
-        base,
-        revision=new_revision(),
-        step=base.step + count,
-        state=state,
-        ring=(*base.ring, kept)[-base.ring_size :],
-        updated_at=now,
+    record = Record(
+        base.opening,
+        new_revision(),
+        base.step + count,
+        state,
+        cursor,
+        (*base.ring, kept)[-base.opening.ring_size :],
+        base.ttl_s,
+        now,
     )
     return closed(record, "final", now) if request.observations.final else record
 
 
 def closed(base: Record, reason: str, now: float) -> Record:
     """A tombstone: no state, no pending text, the last replies, and a short life."""
-    return replace(
-        base,
+    return base._replace(
         revision=new_revision(),
         state=b"",
-        pending="",
+        cursor=TextCursor(),
         closed=reason,
         ttl_s=TOMBSTONE_S,
         updated_at=now,
@@ -182,8 +197,9 @@ def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
             if reply.digest == request.digest:
                 return reply
             raise DigestMismatchError(
-                f"session {found.name!r} already applied another request at step {request.step};"
-                f" it is at step {found.step} now: repeat a request as it was, or send the next",
+                f"session {found.opening.name!r} already applied another request at step"
+                f" {request.step}; it is at step {found.step} now: repeat a request as it was,"
+                " or send the next",
                 expected_step=found.step,
             )
     return None
@@ -192,27 +208,28 @@ def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
 def _require_live(found: Record, now: float) -> None:
     if found.closed:
         raise SessionClosedError(
-            f"session {found.name!r} was closed ({found.closed}) at step {found.step}:"
+            f"session {found.opening.name!r} was closed ({found.closed}) at step {found.step}:"
             " open a new one",
             expected_step=found.step,
         )
     if found.expires_at <= now:
         raise SessionExpiredError(
-            f"session {found.name!r} expired: no step came within its ttl of {found.ttl_s:g} s;"
-            " open it again"
+            f"session {found.opening.name!r} expired: no step came within its ttl of"
+            f" {found.ttl_s:g} s; open it again"
         )
 
 
 def _wrong_step(found: Record, step: int) -> StepConflictError | ReplayExpiredError:
+    name, num_kept = found.opening.name, found.opening.ring_size
     oldest_kept = found.ring[0].from_step if found.ring else found.step
     if step < oldest_kept:
         return ReplayExpiredError(
-            f"session {found.name!r} keeps the replies of its last {found.ring_size} requests;"
-            f" that of step {step} is gone: expected step {found.step}",
+            f"session {name!r} keeps the replies of its last {num_kept} requests; that of step"
+            f" {step} is gone: expected step {found.step}",
             expected_step=found.step,
         )
     return StepConflictError(
-        f"session {found.name!r} is at step {found.step}, the request names step {step}: send the"
+        f"session {name!r} is at step {found.step}, the request names step {step}: send the"
         " observation that follows the last one applied",
         expected_step=found.step,
     )

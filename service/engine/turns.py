@@ -8,12 +8,12 @@ Rule 3: each path from `begin` leads to exactly one `_end`.
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
+from service.contract.text import TextCursor
 from service.engine.committer import Committer
 from service.engine.events import Observer
-from service.engine.inputs import Work, with_cursor, work_for
+from service.engine.inputs import Work, work_for
 from service.engine.job import Job
 from service.engine.lanes import Lane, Lanes, Turn
 from service.engine.registry import Registry
@@ -111,10 +111,10 @@ class Turns:
         turn, base = lane.turns[0], decision.base
         observations, emit = _to_run(turn.request)
         if observations is None:
-            self._commit(lane, decision, _written(turn.request, base, base.state, {}))
+            self._commit(lane, decision, _written(turn.request, base, base.state, base.cursor, {}))
             return
         try:
-            model = self._registry.get_for_session(base.model, base.version, base.state_schema)
+            model = self._registry.get_for_session(base.opening)
             work = work_for(model, base, observations, emit)
             job = self._job(turn, lane, decision, work)
             self._workers[model.name, model.version].submit(job)
@@ -126,9 +126,7 @@ class Turns:
             if error is not None:
                 self._end(lane, error)
                 return
-            record = _written(turn.request, decision.base, job.state, job.outputs)
-            if not record.closed:
-                record = with_cursor(record, work.cursor)
+            record = _written(turn.request, decision.base, job.state, work.cursor, job.outputs)
             if isinstance(turn.request, StepRequest) and turn.request.is_preview:
                 base = decision.base
                 self._end(lane, Reply(base, record.step, base.step, job.outputs))
@@ -151,7 +149,7 @@ class Turns:
             elif not outcome.committed:
                 self._race_lost(lane)
             else:
-                written = replace(record, expires_at=outcome.expires_at)
+                written = record._replace(expires_at=outcome.expires_at)
                 self._lanes.remember(lane, None if written.closed else written)
                 self._observe(lane.turns[0].request, decision.base, written)
                 self._end(lane, _reply(lane.turns[0].request, decision, written, outputs))
@@ -185,7 +183,7 @@ class Turns:
             self._observer.cache_changed(len(self._lanes), self._lanes.state_bytes)
 
     def _observe(self, request: SessionRequest, base: Record, written: Record) -> None:
-        model, version = written.model, written.version
+        model, version = written.opening.model, written.opening.version
         if isinstance(request, CreateRequest):
             self._observer.session_created(model, version)
             self._observer.steps_committed(model, version, written.step)
@@ -212,14 +210,16 @@ def _to_run(request: SessionRequest) -> tuple[Observations | None, Literal["last
     return None, "last"
 
 
-def _written(request: SessionRequest, base: Record, state: bytes, outputs: Outputs) -> Record:
+def _written(
+    request: SessionRequest, base: Record, state: bytes, cursor: TextCursor, outputs: Outputs
+) -> Record:
     """The record that follows `base`."""
     now = time.time()
     if isinstance(request, StepRequest):
-        return stepped(base, request, state, outputs, now)
+        return stepped(base, request, state, cursor, outputs, now)
     if isinstance(request, CreateRequest):
-        count = request.history.count if request.history else 0
-        return opened(base, count, state, outputs, now)
+        count = request.history.num_observed if request.history else 0
+        return opened(base, count, state, cursor, outputs, now)
     return closed(base, "deleted", now)
 
 

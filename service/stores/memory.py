@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from heapq import nsmallest
 
 from service.stores.base import TOMBSTONE_S, Outcome, Swept, Write
@@ -30,7 +29,7 @@ class MemoryStore:
         if (live.revision if live else None) != write.expected:
             return Outcome(False, 0.0)
         expires_at = now + record.ttl_s
-        self._records[record.key] = replace(record, expires_at=expires_at)
+        self._records[record.key] = record._replace(expires_at=expires_at)
         return Outcome(True, expires_at)
 
     async def list_live(
@@ -40,20 +39,20 @@ class MemoryStore:
         found = (
             record
             for record in self._records.values()
-            if record.tenant == tenant
-            and record.name > after
-            and model in (None, record.model)
+            if record.opening.tenant == tenant
+            and record.opening.name > after
+            and model in (None, record.opening.model)
             and not record.closed
             and record.expires_at > now
         )
-        return nsmallest(limit, found, key=lambda record: record.name)
+        return nsmallest(limit, found, key=lambda record: record.opening.name)
 
     async def sweep(self, limit: int) -> list[Swept]:
         before = self._clock() - TOMBSTONE_S
         over = [record for record in self._records.values() if record.expires_at <= before]
         for record in over[:limit]:
             del self._records[record.key]
-        return [Swept(r.key, r.model, r.version, r.closed) for r in over[:limit]]
+        return [Swept(r.key, r.opening.model, r.opening.version, r.closed) for r in over[:limit]]
 
     async def now(self) -> float:
         return self._clock()

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from service.contract.text import TextCursor
+
 RECORD_FORMAT = 1
 _MAGIC = b"CS"
 _HEAD = struct.Struct("<2sBxI")  # magic, format, pad, header bytes
@@ -32,22 +34,20 @@ class Key(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class KeptReply:
+class KeptReply(NamedTuple):
     """One entry of the reply ring: the request that began at `from_step`, and its answer."""
 
     from_step: int
-    count: int
+    num_observed: int
     digest: bytes
     outputs: Outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A session as the store keeps it. Times are seconds since the epoch, UTC.
+class Opening:
+    """What is fixed when a session is opened, with the reply to that.
 
-    `expires_at` is the store's to set, when it commits. `start_s` is the time of row 0 where the
-    model uses time. A closed record is a tombstone: no state, only the last reply.
+    `start_s` is the time of row 0 where the model uses time, in seconds since the epoch.
     """
 
     tenant: str
@@ -55,25 +55,35 @@ class Record:
     model: str
     version: str
     state_schema: str
+    start_s: int | None = None
+    ring_size: int = 1
+    ttl_s: float
+    created_at: float
+    metadata: dict[str, Any] = field(default_factory=dict)
+    reply: KeptReply
+
+
+class Record(NamedTuple):
+    """A session as the store keeps it. Times are seconds since the epoch, UTC.
+
+    A tuple, because one is made for every step. `expires_at` is the store's to set, when it
+    commits. A closed record is a tombstone: no state, only the last replies.
+    """
+
+    opening: Opening
     revision: bytes
     step: int
     state: bytes
-    pending: str = ""
-    num_tokens: int = 0
-    start_s: int | None = None
-    ring: tuple[KeptReply, ...] = ()
-    ring_size: int = 1
-    creation: KeptReply
+    cursor: TextCursor
+    ring: tuple[KeptReply, ...]
     ttl_s: float
-    created_at: float
     updated_at: float
     expires_at: float = 0.0
     closed: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
-        return Key(self.tenant, self.name)
+        return Key(self.opening.tenant, self.opening.name)
 
 
 def new_revision() -> bytes:
@@ -83,26 +93,29 @@ def new_revision() -> bytes:
 def encode_record(record: Record) -> bytes:
     """Header as JSON, then the state and the arrays of the replies, end to end."""
     blobs: list[bytes] = [record.state]
+    opening = record.opening
     header = {
-        "tenant": record.tenant,
-        "name": record.name,
-        "model": record.model,
-        "version": record.version,
-        "state_schema": record.state_schema,
+        "opening": {
+            "tenant": opening.tenant,
+            "name": opening.name,
+            "model": opening.model,
+            "version": opening.version,
+            "state_schema": opening.state_schema,
+            "start_s": opening.start_s,
+            "ring_size": opening.ring_size,
+            "ttl_s": opening.ttl_s,
+            "created_at": opening.created_at,
+            "metadata": opening.metadata,
+            "reply": _describe_reply(opening.reply, blobs),
+        },
         "revision": record.revision.hex(),
         "step": record.step,
         "state_bytes": len(record.state),
-        "pending": record.pending,
-        "num_tokens": record.num_tokens,
-        "start_s": record.start_s,
+        "cursor": [record.cursor.pending, record.cursor.num_tokens],
         "ring": [_describe_reply(reply, blobs) for reply in record.ring],
-        "ring_size": record.ring_size,
-        "creation": _describe_reply(record.creation, blobs),
         "ttl_s": record.ttl_s,
-        "created_at": record.created_at,
         "updated_at": record.updated_at,
         "closed": record.closed,
-        "metadata": record.metadata,
     }
     head = orjson.dumps(header)
     return b"".join([_HEAD.pack(_MAGIC, RECORD_FORMAT, len(head)), head, *blobs])
@@ -125,15 +138,20 @@ def decode_record(data: bytes, expires_at: float) -> Record:
     try:
         header = orjson.loads(data[_HEAD.size : _HEAD.size + head_bytes])
         blobs = _Blobs(memoryview(data)[_HEAD.size + head_bytes :])
-        state = blobs.take(header.pop("state_bytes"))
-        ring = tuple(_read_reply(reply, blobs) for reply in header.pop("ring"))
-        creation = _read_reply(header.pop("creation"), blobs)
+        state = blobs.take(header["state_bytes"])
+        opening = header["opening"]
+        opening["reply"] = _read_reply(opening["reply"], blobs)
         return Record(
-            **header | {"revision": bytes.fromhex(header["revision"])},
+            opening=Opening(**opening),
+            revision=bytes.fromhex(header["revision"]),
+            step=header["step"],
             state=state,
-            ring=ring,
-            creation=creation,
+            cursor=TextCursor(*header["cursor"]),
+            ring=tuple(_read_reply(reply, blobs) for reply in header["ring"]),
+            ttl_s=header["ttl_s"],
+            updated_at=header["updated_at"],
             expires_at=expires_at,
+            closed=header["closed"],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RecordFormatError(f"session record is damaged: {error}") from None
@@ -144,13 +162,13 @@ def _describe_reply(reply: KeptReply, blobs: list[bytes]) -> list[Any]:
     for name, value in reply.outputs.items():
         arrays.append([name, value.dtype.str, value.shape])
         blobs.append(value.tobytes())
-    return [reply.from_step, reply.count, reply.digest.hex(), arrays]
+    return [reply.from_step, reply.num_observed, reply.digest.hex(), arrays]
 
 
 def _read_reply(described: list[Any], blobs: "_Blobs") -> KeptReply:
-    from_step, count, digest, arrays = described
+    from_step, num_observed, digest, arrays = described
     outputs = {name: blobs.take_array(dtype, shape) for name, dtype, shape in arrays}
-    return KeptReply(from_step, count, bytes.fromhex(digest), outputs)
+    return KeptReply(from_step, num_observed, bytes.fromhex(digest), outputs)
 
 
 class _Blobs:

@@ -171,9 +171,10 @@ class SqliteStore:
     def _commit_one(self, write: Write, now: float) -> Outcome:
         record, expected = write
         expires_at = now + record.ttl_s
-        values = (record.version, record.revision, expires_at, record.closed, encode_record(record))
+        version, data = record.opening.version, encode_record(record)
+        values = (version, record.revision, expires_at, record.closed, data)
         if expected is None:
-            row = (*values, *record.key, record.model, now)
+            row = (*values, *record.key, record.opening.model, now)
             cursor = self._db.execute(_CREATE, row)
         else:
             cursor = self._db.execute(_STEP, (*values, *record.key, expected, now))

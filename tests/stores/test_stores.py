@@ -1,14 +1,15 @@
 """One behavioural suite: every store passes the same tests."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
+from service.contract.text import TextCursor
 from service.stores.base import TOMBSTONE_S, Write
 from service.stores.memory import MemoryStore
-from service.stores.record import KeptReply, Key, Record, new_revision
+from service.stores.record import KeptReply, Key, Opening, Record, new_revision
 from service.stores.sqlite import SqliteStore
 
 NOW = 1_000_000.0
@@ -38,31 +39,37 @@ async def store(request, clock, tmp_path):
     await opened.close()
 
 
-def record_named(name="a", tenant="t", **fields):
+OPENING_FIELDS = {field.name for field in fields(Opening)}
+
+
+def record_named(name="a", tenant="t", **changes):
     outputs = {"y": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    defaults = {
+    opening = {
         "model": "load",
         "version": "1",
         "state_schema": "s",
-        "revision": new_revision(),
-        "step": 0,
-        "state": b"\x00\x01state",
-        "pending": " 최고👍",
-        "num_tokens": 3,
         "start_s": 86400,
-        "ring": (KeptReply(0, 2, b"d" * 16, outputs), KeptReply(2, 1, b"e" * 16, {})),
         "ring_size": 2,
-        "creation": KeptReply(0, 0, b"c" * 16, {}),
         "ttl_s": 100.0,
         "created_at": NOW,
-        "updated_at": NOW,
         "metadata": {"place": "Clark/Lake", "n": [1, None]},
+        "reply": KeptReply(0, 0, b"c" * 16, {}),
     }
-    return Record(tenant=tenant, name=name, **defaults | fields)
+    opening |= {k: v for k, v in changes.items() if k in OPENING_FIELDS}
+    return Record(
+        opening=Opening(tenant=tenant, name=name, **opening),
+        revision=new_revision(),
+        step=changes.get("step", 0),
+        state=b"\x00\x01state",
+        cursor=TextCursor(" 최고👍", 3),
+        ring=(KeptReply(0, 2, b"d" * 16, outputs), KeptReply(2, 1, b"e" * 16, {})),
+        ttl_s=opening["ttl_s"],
+        updated_at=NOW,
+    )
 
 
-def after(record, **fields):
-    return replace(record, revision=new_revision(), step=record.step + 1, **fields)
+def after(record, **changes):
+    return record._replace(revision=new_revision(), step=record.step + 1, **changes)
 
 
 async def commit(store, record, expected):
@@ -81,16 +88,16 @@ async def test_a_record_comes_back_as_it_was_written(store):
     assert outcome.committed
     assert outcome.expires_at == found.expires_at == NOW + 100.0
     for kept, read in zip(record.ring, found.ring, strict=True):
-        assert (kept.from_step, kept.count, kept.digest) == (
+        assert (kept.from_step, kept.num_observed, kept.digest) == (
             read.from_step,
-            read.count,
+            read.num_observed,
             read.digest,
         )
         assert kept.outputs.keys() == read.outputs.keys()
         for name, value in kept.outputs.items():
             np.testing.assert_array_equal(value, read.outputs[name])
             assert value.dtype == read.outputs[name].dtype
-    assert replace(found, ring=(), expires_at=0.0) == replace(record, ring=())
+    assert found._replace(ring=(), expires_at=0.0) == record._replace(ring=())
 
 
 async def test_a_write_needs_the_revision_it_was_computed_from(store):
@@ -112,7 +119,7 @@ async def test_a_live_record_is_not_created_again(store):
     first, other = record_named(), record_named(model="mood")
     assert await commit(store, first, None)
     assert not await commit(store, other, None)
-    assert (await store.load(first.key)).model == "load"
+    assert (await store.load(first.key)).opening.model == "load"
 
 
 async def test_one_lost_write_of_a_group_does_not_touch_the_others(store):
@@ -169,9 +176,9 @@ async def test_lists_hold_live_records_page_by_page(store, clock):
     gone = await store.load(Key("t", "b"))
     await commit(store, after(gone, closed="deleted"), gone.revision)
     first = await store.list_live("t", None, "", 2)
-    second = await store.list_live("t", None, first[-1].name, 9)
-    assert [r.name for r in first + second] == ["a", "c", "d", "e"]
-    assert [r.name for r in await store.list_live("t", "mood", "", 9)] == ["c"]
+    second = await store.list_live("t", None, first[-1].opening.name, 9)
+    assert [r.opening.name for r in first + second] == ["a", "c", "d", "e"]
+    assert [r.opening.name for r in await store.list_live("t", "mood", "", 9)] == ["c"]
     clock.now += 101
     assert await store.list_live("t", None, "", 9) == []
 
