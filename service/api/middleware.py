@@ -43,7 +43,8 @@ class Observe:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unmatched")
             self._on_answered(scope["method"], route, status, seconds)
-            if seconds > self._slow_s or status >= 500:
+            # A probe that is answered "not ready" is no failure, and comes every few seconds.
+            if seconds > self._slow_s or (status >= 500 and route != "/readyz"):
                 log.warning(
                     "slow or failed request",
                     method=scope["method"],

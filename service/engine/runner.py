@@ -102,14 +102,17 @@ def resolve_provider(wanted: str) -> str:
     """
     available = ort.get_available_providers()
     offered = [name for name, full_name in _PROVIDERS.items() if full_name in available]
+    chosen = wanted
     if wanted == "auto":
-        return "cuda" if "cuda" in offered else "cpu"
-    if wanted not in offered:
+        chosen = "cuda" if "cuda" in offered else "cpu"
+    if chosen not in offered:
         raise StartUpError(
             f"CARRY_PROVIDER is {wanted!r}: the installed ONNX Runtime offers {offered};"
             " install the extra `cuda` in place of `cpu`, or choose another provider"
         )
-    return wanted
+    if chosen == "cuda":
+        ort.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
+    return chosen
 
 
 def check_signature(ort_session: ort.InferenceSession, graph: GraphSpec) -> None:
