@@ -20,7 +20,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    models: Path = Field(Path("models"), description="Folder of bundles <name>/<version>/.")
+    models: Path = Field(Path("models"), description="Folder of bundles, NAME/VERSION/ each.")
     store: str = Field(
         "sqlite:///var/carry.db",
         description="Where sessions live: memory:// or sqlite:///PATH (sqlite:////PATH: absolute).",

@@ -1,0 +1,70 @@
+"""The README's tour: its commands and the answers printed under them.
+
+python -m tests.e2e.readme_tour     runs the tour against a server of its own and writes the
+                                    answers into README.md
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.e2e.server import ROOT, running_server
+
+README = ROOT / "README.md"
+ADDRESS = "http://localhost:8000"
+_STOP = re.compile(r"```sh\n(curl .*?)```\n\n```json\n(.*?)```", re.DOTALL)
+
+
+def tour_stops(text: str) -> list[tuple[str, str]]:
+    """Each `curl` command with the JSON that is printed under it."""
+    return _STOP.findall(text)
+
+
+def run_stop(command: str, url: str) -> object:
+    """Run one command in a shell, as a reader would, against `url`."""
+    run = subprocess.run(
+        ["bash", "-ec", command.replace(ADDRESS, url)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(run.stdout)
+
+
+def pretty(value: object, indent: str = "") -> str:
+    """JSON for people: numbers of one list stay on one line."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{inner}{json.dumps(key)}: {pretty(v, inner)}" for key, v in value.items()]
+        flat = "{" + ", ".join(line.strip() for line in lines) + "}"
+        if len(flat) + len(indent) <= 88 and "\n" not in flat:
+            return flat
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "[\n" + ",\n".join(inner + pretty(v, inner) for v in value) + f"\n{indent}]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(pretty(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), store=f"sqlite:///{folder}/carry.db") as server,
+    ):
+        for command, printed in tour_stops(text):
+            answer = pretty(run_stop(command, server.url)) + "\n"
+            text = text.replace(
+                f"{command}```\n\n```json\n{printed}```", f"{command}```\n\n```json\n{answer}```"
+            )
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
