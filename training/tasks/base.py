@@ -4,7 +4,8 @@ A task is one module that `tasks/registry.py` names. The rest of the frame (`fit
 card) knows nothing of forecasts or texts; it talks to this protocol only.
 
 Order of calls: `network` → (`train_batches`, `loss`)* with (`validation_batches`,
-`validation_loss`)* between → `finish` → `graph_parts`, `example_inputs` → `evaluate` → `manifest_parts`.
+`validation_loss`)* between → `finish` → `graph_parts`, `example_inputs` → `evaluate` →
+`manifest_parts`.
 """
 
 from abc import ABC, abstractmethod
