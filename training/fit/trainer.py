@@ -10,6 +10,7 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from training.fit.lightning_fit import LightningFit
 from training.fit.run_folder import RunFolder
-from training.tasks.base import Task
+from training.tasks.base import StreamNetwork, Task
 
 _PREFIX = "network."
 
@@ -57,22 +58,27 @@ def fit(task: Task, run: RunFolder, options: FitOptions) -> bool:
     _quieten_lightning()
     config = run.recipe.fit
     torch.set_num_threads(config.num_threads)
-    phase = _Phase(run.path / "search", config.max_epochs, with_validation=False)
-    is_first = _run_phase(task, run, phase, options)
+    search = final = _Phase(run.path / "search", config.max_epochs, with_validation=False)
+    is_first = _run_phase(task, run, search, options)
     if config.refit_on_validation:
-        best = json.loads((phase.folder / "result.json").read_text())["num_epochs"]
-        phase = _Phase(run.path / "refit", best, with_validation=True)
-        is_first = _run_phase(task, run, phase, options)
+        best = _read_result(search)["num_epochs"]
+        final = _Phase(run.path / "refit", best, with_validation=True)
+        is_first = _run_phase(task, run, final, options)
     if is_first:
-        result = json.loads((phase.folder / "result.json").read_text())
-        checkpoint = torch.load(phase.folder / "checkpoints" / result["file"], weights_only=True)
-        weights: dict[str, Tensor] = checkpoint["state_dict"]
-        own = {k.removeprefix(_PREFIX): v for k, v in weights.items() if k.startswith(_PREFIX)}
-        network = task.network()
-        network.load_state_dict(own)
-        task.finish(network.eval())
+        network = _load_network(task, final)
+        task.finish(network, _load_network(task, search))
         torch.save(network.state_dict(), run.weights)
     return is_first
+
+
+def _load_network(task: Task, phase: _Phase) -> StreamNetwork:
+    file = phase.folder / "checkpoints" / _read_result(phase)["file"]
+    weights: dict[str, Tensor] = torch.load(file, weights_only=True)["state_dict"]
+    network = task.network()
+    network.load_state_dict(
+        {k.removeprefix(_PREFIX): v for k, v in weights.items() if k.startswith(_PREFIX)}
+    )
+    return network.eval()
 
 
 def _run_phase(task: Task, run: RunFolder, phase: _Phase, options: FitOptions) -> bool:
@@ -121,6 +127,7 @@ def _run_phase(task: Task, run: RunFolder, phase: _Phase, options: FitOptions) -
     )
     if trainer.is_global_zero:
         _write_result(phase, best)
+    trainer.strategy.barrier()  # every process reads the result of the search
     return trainer.is_global_zero
 
 
@@ -133,6 +140,11 @@ def _write_result(phase: _Phase, best: ModelCheckpoint) -> None:
         "val_loss": None if best.best_model_score is None else float(best.best_model_score),
     }
     (phase.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _read_result(phase: _Phase) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((phase.folder / "result.json").read_text())
+    return result
 
 
 def _quieten_lightning() -> None:

@@ -117,8 +117,13 @@ class Task(ABC):
         """What early stopping looks at."""
         return self.loss(network, batch)
 
-    def finish(self, network: StreamNetwork) -> None:  # noqa: B027 - most tasks have nothing to do
-        """Called once with the trained network, in evaluation mode, before it is saved."""
+    def finish(self, network: StreamNetwork, searched: StreamNetwork) -> None:  # noqa: B027 - may do nothing
+        """Called once with the trained network, in evaluation mode, before it is saved.
+
+        `searched` is the network of the search phase, which has never trained on validation rows:
+        what must be measured on unseen rows, such as calibration, is measured on it. Without a
+        refit the two are equal.
+        """
 
     @abstractmethod
     def graph_parts(self) -> GraphParts:

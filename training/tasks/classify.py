@@ -86,7 +86,7 @@ class ClassifyTask(Task):
         logits, _ = network.logits(tokens, length, (length - 1).unsqueeze(1))
         return nn.functional.cross_entropy(logits[:, 0], label)
 
-    def finish(self, network: StreamNetwork) -> None:
+    def finish(self, network: StreamNetwork, searched: StreamNetwork) -> None:
         assert isinstance(network, ClassifyNetwork)
         fit_calibration(network, self.validation_batches())
 

@@ -27,7 +27,7 @@ from training.tasks.base import Arrays, Batch, GraphParts, ManifestParts, Stream
 from training.tasks.calendar import FIRST_YEAR, LAST_YEAR
 from training.tasks.forecast_network import ForecastNetwork
 from training.tasks.forecast_options import ForecastOptions
-from training.tasks.quantiles import forecast_loss
+from training.tasks.quantiles import fit_widening, forecast_loss
 
 _EXAMPLE_SEED = 20
 
@@ -94,6 +94,18 @@ class ForecastTask(Task):
 
     def validation_loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
         return self._loss(network, *batch)
+
+    def finish(self, network: StreamNetwork, searched: StreamNetwork) -> None:
+        """Widen the intervals by what the validation rows ask of a network that never saw them."""
+        assert isinstance(network, ForecastNetwork)
+        assert isinstance(searched, ForecastNetwork)
+        [(x, time, truth)] = self.validation_batches()
+        state = torch.zeros(1, searched.state_size)
+        with torch.no_grad():
+            _, quantiles, location, scale, _ = searched.scaled(x, time, None, state)
+        scaled_truth = (truth - location) / scale
+        factor = fit_widening(scaled_truth.flatten(), quantiles.flatten(0, 2), self._levels)
+        network.widening.copy_(factor)
 
     def graph_parts(self) -> GraphParts:
         options = self.options

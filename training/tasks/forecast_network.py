@@ -36,6 +36,7 @@ class ForecastNetwork(StreamNetwork):
     spread: Tensor
     lead_s: Tensor
     window_index: Tensor
+    widening: Tensor
 
     def __init__(
         self, options: ForecastOptions, cell: CellConfig, center: Tensor, spread: Tensor
@@ -61,6 +62,8 @@ class ForecastNetwork(StreamNetwork):
         self.hidden = nn.Linear(options.decoder_size, options.decoder_size)
         self.head = QuantileHead(options.decoder_size, options.quantiles)
         self.dropout = nn.Dropout(options.dropout)
+        # Intervals come out too narrow on rows that were not trained on; see `fit_widening`.
+        self.register_buffer("widening", torch.ones(()))
 
     @property
     def state_size(self) -> int:
@@ -136,6 +139,8 @@ class ForecastNetwork(StreamNetwork):
         decoded = functional.gelu(decoded)
         decoded = decoded + functional.gelu(self.hidden(self.dropout(decoded)))
         mean, quantiles = self.head(decoded)
+        middle = quantiles[..., self.head.middle : self.head.middle + 1]
+        quantiles = middle + self.widening * (quantiles - middle)
         base = profile[..., 0]
 
         new_state = torch.cat(

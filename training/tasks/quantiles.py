@@ -39,6 +39,22 @@ class QuantileHead(nn.Module):
         return mean.squeeze(-1), torch.cat(parts, dim=-1)
 
 
+def fit_widening(truth: Tensor, quantiles: Tensor, levels: Tensor) -> Tensor:
+    """The factor on all distances from the median at which the outermost interval holds its share.
+
+    `truth[N]` and `quantiles[N, Q]` are of rows that the network did not train on; this is split
+    conformal prediction (Romano et al., 2019) with one score: how many half-widths off a truth is.
+    NaN truths do not count.
+    """
+    known = torch.isfinite(truth)
+    truth, quantiles = truth[known], quantiles[known]
+    middle = quantiles[:, int((levels - 0.5).abs().argmin())]
+    distance = truth - middle
+    half_width = torch.where(distance > 0, quantiles[:, -1] - middle, middle - quantiles[:, 0])
+    scores = distance.abs() / half_width.clamp(min=1e-6)
+    return torch.quantile(scores, float(levels[-1] - levels[0]))
+
+
 def pinball(errors: Tensor, levels: Tensor) -> Tensor:
     """Quantile loss of `errors[…, Q]` = truth − forecast (Koenker & Bassett, 1978)."""
     return torch.maximum(levels * errors, (levels - 1) * errors)

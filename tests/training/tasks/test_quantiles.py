@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.tasks.quantiles import QuantileHead, forecast_loss, pinball
+from training.tasks.quantiles import QuantileHead, fit_widening, forecast_loss, pinball
 
 
 @settings(max_examples=50, deadline=None)
@@ -43,3 +43,15 @@ def test_missing_truths_change_neither_loss_nor_gradient() -> None:
     (gradient,) = torch.autograd.grad(loss, quantiles)
     assert torch.isfinite(gradient).all()
     assert (gradient[:, 2:] == 0).all()
+
+
+def test_widened_intervals_hold_their_share() -> None:
+    torch.manual_seed(0)
+    truth = torch.randn(5000) * 3
+    truth[::7] = torch.nan
+    quantiles = torch.tensor([-1.6, -0.7, 0.0, 0.7, 1.6]).expand(5000, 5)
+    levels = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
+    factor = fit_widening(truth, quantiles, levels)
+    torch.testing.assert_close(factor, torch.tensor(3.0), atol=0.15, rtol=0)
+    known = truth[torch.isfinite(truth)]
+    assert abs((known.abs() <= 1.6 * factor).float().mean() - 0.9) < 0.002
