@@ -50,5 +50,5 @@ def tiny_network(cell: str = "gru", num_layers: int = 1) -> ClassifyNetwork:
     with torch.no_grad():
         for table in network.bag.tables:
             table.weight.mul_(50)  # a new bag hardly speaks; here it must be heard
-        network.calibration.copy_(torch.tensor([-0.3, 0.2, 3.0]))
+        network.calibration.copy_(torch.tensor([-0.3, 0.2, -0.1, 3.0]))
     return network

@@ -81,7 +81,9 @@ def evaluate_classifier(
         tables=(_whole_table(scores, split), _prefix_table(truth, answers)),
         plots=(
             plot_prefixes(truth, answers.prefixes, rival.accuracy),
-            plot_calibration(_bins(truth, answers.whole), _bins(truth, rivals[_REGRESSION])),
+            plot_calibration(
+                _bins(truth, answers.whole)[:2], _bins(truth, rivals[_REGRESSION])[:2]
+            ),
             plot_confusion(confusion_matrix(truth, answers.whole.argmax(axis=1)), labels),
         ),
         caveats=(
@@ -108,12 +110,12 @@ class Scores:
         """truth[N], probabilities[N, C]."""
         guess = probabilities.argmax(axis=1)
         given = probabilities[np.arange(len(truth)), truth]
-        confidence, right = _bins(truth, probabilities)
+        confidence, right, share = _bins(truth, probabilities)
         return cls(
             accuracy=float((guess == truth).mean()),
             f1=float(f1_score(truth, guess, average="macro")),
             log_loss=float(-np.log(given.clip(min=_MIN_PROBABILITY)).mean()),
-            calibration_error=float(np.abs(confidence - right).mean()),
+            calibration_error=float((np.abs(confidence - right) * share).sum()),
         )
 
 
@@ -135,15 +137,23 @@ def ask(model: ServedModel, texts: LabelledTexts) -> Answers:
     return Answers(found[longest], {n: found[n] for n in cuts}, rows.length)
 
 
-def _bins(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean confidence and accuracy of each of the equally full bins, least confident first."""
+def _bins(
+    truth: np.ndarray, probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence, accuracy and share of answers of each bin, least confident first.
+
+    Bins are equally full, but equal confidences are never parted: their order would decide.
+    """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
-    groups = np.array_split(np.argsort(confidence, kind="stable"), min(_NUM_BINS, len(truth)))
-    return (
-        np.array([confidence[group].mean() for group in groups]),
-        np.array([right[group].mean() for group in groups]),
+    edges = np.unique(np.quantile(confidence, np.linspace(0, 1, _NUM_BINS + 1)[1:-1]))
+    place = np.searchsorted(edges, confidence, side="right")
+    count = np.bincount(place)
+    used = count > 0
+    mean_confidence, accuracy = (
+        np.bincount(place, weights=values)[used] / count[used] for values in (confidence, right)
     )
+    return mean_confidence, accuracy, count[used] / len(truth)
 
 
 def _whole_table(scores: dict[str, Scores], split: str) -> Table:

@@ -27,7 +27,7 @@ class ClassifyNetwork(StreamNetwork):
     """`(tokens[B,T], length[B], state[B,S]) → (probabilities[B,T,C], state[B,S])`."""
 
     calibration: Tensor
-    """a, b, c: logits are multiplied by exp(a + b · min(log count, c)); set after training."""
+    """a, b, c and the longest l: see `training/tasks/calibration.py`, which sets them."""
 
     def __init__(self, options: ClassifyOptions, cell: CellConfig, num_classes: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ClassifyNetwork(StreamNetwork):
             nn.Linear(options.head_size, num_classes),
         )
         self.shortcut = nn.Linear(counted, num_classes)
-        self.register_buffer("calibration", torch.zeros(3))
+        self.register_buffer("calibration", torch.zeros(4))
         self._parts = [
             self.stack.state_size,
             hidden,
@@ -117,5 +117,6 @@ class ClassifyNetwork(StreamNetwork):
         return logits
 
     def _calibrated(self, logits: Tensor, counts: Tensor) -> Tensor:
-        base, slope, longest = self.calibration.unbind()
-        return logits * torch.exp(base + slope * torch.minimum(counts.clamp(min=1).log(), longest))
+        a, b, c, longest = self.calibration.unbind()
+        read = torch.minimum(counts.clamp(min=1).log(), longest)
+        return logits * torch.exp(a + b * read + c * read.square())

@@ -131,6 +131,12 @@ def test_scores_of_known_answers():
     assert scores.f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
 
 
+def test_equal_confidences_are_judged_together_whatever_their_order():
+    answers = np.tile([0.6, 0.4], (1000, 1))
+    truth = np.sort(np.arange(1000) % 5 < 2).astype(int)
+    assert Scores.of(truth, answers).calibration_error == pytest.approx(0, abs=1e-12)
+
+
 def test_confidence_that_comes_true_has_no_calibration_error():
     answers = np.tile([0.25, 0.75], (1500, 1))
     truth = np.tile([1, 1, 1, 0], 375)
