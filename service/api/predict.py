@@ -78,10 +78,11 @@ async def _predict(
         for index, instance in enumerate(body.instances)
     ]
     answers = await context.engine.predict(model, decoded)
+    unpack = model.runner.outputs.unpack
     predictions = [
         ({} if instance.id is None else {"id": instance.id})
-        | present_prediction(model, outputs, 0, observations.num_observed, start_s, options)
-        for instance, outputs, (observations, start_s) in zip(
+        | present_prediction(model, unpack(packed), 0, observations.num_observed, start_s, options)
+        for instance, packed, (observations, start_s) in zip(
             body.instances, answers, decoded, strict=True
         )
     ]

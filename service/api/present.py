@@ -14,7 +14,7 @@ from service.engine.inputs import row_time_s
 from service.engine.registry import LoadedModel
 from service.engine.session import Reply
 from service.errors import InvalidInputError
-from service.stores.record import Outputs, Record
+from service.stores.record import Record
 
 Json = dict[str, Any]
 
@@ -56,7 +56,7 @@ class ForecastOptions:
 
 def present_prediction(
     model: LoadedModel,
-    outputs: Outputs,
+    outputs: Mapping[str, np.ndarray],
     place: int,
     after_step: int,
     start_s: int | None,
@@ -81,11 +81,12 @@ def present_reply(model: LoadedModel, reply: Reply, emit: Literal["last", "all"]
     """The prediction after a request's last observation, or one after each of them."""
     if not reply.outputs:
         return {}
-    count = len(next(iter(reply.outputs.values())))
+    outputs = model.runner.outputs.unpack(reply.outputs)
+    count = len(next(iter(outputs.values())))
     predictions = [
         present_prediction(
             model,
-            reply.outputs,
+            outputs,
             place,
             reply.step - count + place + 1,
             reply.record.opening.start_s,

@@ -1,7 +1,8 @@
 """Group commit: whatever became ready while the store was busy is its next transaction.
 
 Rule 1: one group is in flight at a time; there is no timer.
-Rule 2: `on_done` is called exactly once for each write, with its outcome or with the store's error.
+Rule 2: `on_group` is called once for each group, with an outcome or the store's error for each
+        write, in order.
 Rule 3: the number of waiting writes is bounded by the number of sessions with a request in flight.
 
 The task is owned by the engine, which cancels it when it closes.
@@ -10,42 +11,51 @@ The task is owned by the engine, which cancels it when it closes.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from service.engine.events import Observer
 from service.errors import CarryError, StoreUnavailableError
 from service.stores.base import Outcome, Store, Write
 
-OnCommitted = Callable[[Outcome | CarryError], None]
+Owner = TypeVar("Owner")
 
 _MAX_GROUP = 1024
 
 
-class Committer:
-    """Writes records to the store in groups."""
+class Committer(Generic[Owner]):
+    """Writes records to the store in groups; `Owner` is what a write is answered to."""
 
-    def __init__(self, store: Store, observer: Observer) -> None:
+    def __init__(
+        self,
+        store: Store,
+        observer: Observer,
+        on_group: Callable[[list[Owner], Sequence[Outcome | CarryError]], None],
+    ) -> None:
         self._store = store
         self._observer = observer
-        self._waiting: list[tuple[Write, OnCommitted]] = []
+        self._on_group = on_group
+        self._writes: list[Write] = []
+        self._owners: list[Owner] = []
         self._wake = asyncio.Event()
 
-    def put(self, write: Write, on_done: OnCommitted) -> None:
+    def put(self, write: Write, owner: Owner) -> None:
         """Queue one write for the next group."""
-        self._waiting.append((write, on_done))
+        self._writes.append(write)
+        self._owners.append(owner)
         self._wake.set()
 
     async def run(self) -> None:
         """Commit group after group, for as long as the task lives."""
         while True:
             await self._wake.wait()
-            group, self._waiting = self._waiting[:_MAX_GROUP], self._waiting[_MAX_GROUP:]
-            if not self._waiting:
+            writes, self._writes = self._writes[:_MAX_GROUP], self._writes[_MAX_GROUP:]
+            owners, self._owners = self._owners[:_MAX_GROUP], self._owners[_MAX_GROUP:]
+            if not self._writes:
                 self._wake.clear()
             started = time.perf_counter()
-            outcomes = await self._commit([write for write, _ in group])
-            for (_, on_done), outcome in zip(group, outcomes, strict=True):
-                on_done(outcome)
-            self._observer.group_committed(len(group), time.perf_counter() - started)
+            outcomes = await self._commit(writes)
+            self._observer.group_committed(len(writes), time.perf_counter() - started)
+            self._on_group(owners, outcomes)
 
     async def _commit(self, writes: list[Write]) -> Sequence[Outcome | CarryError]:
         try:

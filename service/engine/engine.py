@@ -7,18 +7,16 @@ Everything runs on the event loop; only the graph and the store leave it.
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
 
 from service.engine.batcher import BatchLimits
-from service.engine.committer import Committer
 from service.engine.events import NullObserver, Observer
 from service.engine.inputs import work_for
 from service.engine.job import Job, Segment
-from service.engine.lanes import Lanes, Turn
+from service.engine.lanes import Lanes
 from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import CreateRequest, Observations, SessionRequest, StepRequest
 from service.engine.session import Reply, decide, seed_record, session_not_found
@@ -26,7 +24,7 @@ from service.engine.turns import Turns
 from service.engine.worker import Worker
 from service.errors import CarryError, DrainingError, ModelFailedError
 from service.stores.base import Store
-from service.stores.record import Key, Outputs, Record
+from service.stores.record import Key, PackedOutputs, Record
 
 log = structlog.get_logger()
 
@@ -64,11 +62,8 @@ class Engine:
         self._observer = observer or NullObserver()
         self._executors: list[ThreadPoolExecutor] = []
         self._workers = {(m.name, m.version): self._new_worker(m) for m in registry.all()}
-        self._committer = Committer(store, self._observer)
         self._lanes = Lanes(self.limits.cache_sessions)
-        self._turns = Turns(
-            registry, self._workers, store, self._committer, self._lanes, self._observer
-        )
+        self._turns = Turns(registry, self._workers, store, self._lanes, self._observer)
         self._tasks: list[asyncio.Task[None]] = []
         self._num_open_requests = 0
         self._all_answered = asyncio.Event()
@@ -77,7 +72,7 @@ class Engine:
     async def start(self) -> None:
         """Begin to serve."""
         endless = [worker.run() for worker in self._workers.values()]
-        endless += [self._committer.run(), self._sweep_forever()]
+        endless += [self._turns.committer.run(), self._sweep_forever()]
         self._tasks = [asyncio.create_task(coroutine) for coroutine in endless]
         for task in self._tasks:
             task.add_done_callback(self._on_task_ended)
@@ -100,28 +95,33 @@ class Engine:
         Raises:
             CarryError: with nothing of the request applied, unless it says that this is unknown.
         """
-        with self._accepted():
+        self._accept()
+        try:
+            future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             deadline = time.monotonic() + self.limits.request_timeout_s
-            turn = Turn(request, asyncio.get_running_loop().create_future(), deadline)
-            lane = self._lanes.join(key, turn)
-            if len(lane.turns) == 1:
-                self._turns.begin(lane)
-            return await turn.future
+            turn = self._lanes.join(key, request, future, deadline)
+            if turn is turn.lane.turns[0]:
+                self._turns.begin(turn)
+            return await future
+        finally:
+            self._answered()
 
     async def predict(
         self, model: LoadedModel, instances: list[tuple[Observations, int | None]]
-    ) -> list[Outputs]:
+    ) -> list[PackedOutputs]:
         """Answer each instance (observations, start) from a fresh state; nothing is kept."""
-        with self._accepted():
-            jobs = []
-            for observations, start_s in instances:
-                request = CreateRequest(model.name, model.version, ttl_s=0, start_s=start_s)
-                seed = seed_record(Key("", "predict"), model, request, now=0)
-                segments = work_for(model, seed, observations, "last").segments
-                jobs.append(self._run_alone(model, seed.state, segments))
-            outputs = await asyncio.gather(*jobs)
-            self._observer.predicted(model.name, model.version, len(instances))
-            return outputs
+        work = []
+        for observations, start_s in instances:
+            request = CreateRequest(model.name, model.version, ttl_s=0, start_s=start_s)
+            seed = seed_record(Key("", "predict"), model, request, now=0)
+            work.append(work_for(model, seed, observations, "last").segments)
+        self._accept()
+        try:
+            outputs = await asyncio.gather(*(self._run_alone(model, each) for each in work))
+        finally:
+            self._answered()
+        self._observer.predicted(model.name, model.version, len(instances))
+        return outputs
 
     async def read(self, key: Key) -> Record:
         """The session as the store holds it now.
@@ -145,10 +145,8 @@ class Engine:
             raise session_not_found(key)
         return self.registry.get_for_session(record.opening)
 
-    async def _run_alone(
-        self, model: LoadedModel, state: bytes, segments: list[Segment]
-    ) -> Outputs:
-        future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+    async def _run_alone(self, model: LoadedModel, segments: list[Segment]) -> PackedOutputs:
+        future: asyncio.Future[PackedOutputs] = asyncio.get_running_loop().create_future()
 
         def on_done(job: Job, error: CarryError | None) -> None:
             if future.done():
@@ -159,7 +157,7 @@ class Engine:
                 future.set_result(job.outputs)
 
         deadline = time.monotonic() + self.limits.request_timeout_s
-        job = Job(segments, state, on_done, lambda: not future.done(), deadline)
+        job = Job(segments, model.layout.initial_row, future, deadline, on_done)
         self._workers[model.name, model.version].submit(job)
         return await future
 
@@ -195,9 +193,8 @@ class Engine:
         log.critical("engine stopped", exc_info=self.failure)
         self._lanes.fail_all(ModelFailedError("the server failed and must be restarted"))
 
-    @contextlib.contextmanager
-    def _accepted(self) -> Iterator[None]:
-        """Count a request from its acceptance to its answer; refuse it when shutting down."""
+    def _accept(self) -> None:
+        """Count a request until `_answered`; refuse it when shutting down."""
         if self.is_draining:
             raise DrainingError(
                 "this server is shutting down; nothing was applied: repeat the request",
@@ -205,9 +202,8 @@ class Engine:
             )
         self._num_open_requests += 1
         self._all_answered.clear()
-        try:
-            yield
-        finally:
-            self._num_open_requests -= 1
-            if not self._num_open_requests:
-                self._all_answered.set()
+
+    def _answered(self) -> None:
+        self._num_open_requests -= 1
+        if not self._num_open_requests:
+            self._all_answered.set()

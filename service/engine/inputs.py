@@ -4,8 +4,7 @@ This is the one place that knows what the roles of inputs mean for the past of a
 of its next row, and the text whose tokens are not certain yet.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,8 +17,7 @@ from service.errors import InvalidInputError
 from service.stores.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """Segments to run from the record's state, and the record's text position behind them."""
 
     segments: list[Segment]
@@ -48,22 +46,20 @@ def work_for(
 
 def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
     """The time of row `step` (from 0) of a series that begins at `start_s`."""
-    forecast = model.manifest.forecast
-    return start_s + step * (forecast.frequency_s if forecast else 0)
+    return start_s + step * model.frequency_s
 
 
 def _rows_segment(
     model: LoadedModel, record: Record, rows: np.ndarray, emit: Literal["last", "all"]
 ) -> Segment:
     inputs = {}
-    graph = model.manifest.graph
-    x, time = graph.input_with("x"), graph.input_with("time")
+    x, time = model.x, model.time
     if x is not None:
         if rows.shape[1] != x.shape[-1]:
             raise InvalidInputError(
                 f"rows have {rows.shape[1]} values, model {model.name!r} reads {x.shape[-1]}"
             )
-        inputs[x.name] = rows.astype(x.numpy_dtype, copy=False)
+        inputs[x.name] = rows.astype(x.dtype, copy=False)
     if time is not None:
         if record.opening.start_s is None:
             raise InvalidInputError(
@@ -71,8 +67,7 @@ def _rows_segment(
                 ' the first row, such as "2016-08-29"'
             )
         first = row_time_s(model, record.opening.start_s, record.step)
-        frequency_s = row_time_s(model, 0, 1)
-        inputs[time.name] = first + frequency_s * np.arange(len(rows), dtype=time.numpy_dtype)
+        inputs[time.name] = first + model.frequency_s * np.arange(len(rows), dtype=time.dtype)
     return Segment(inputs, len(rows), emit)
 
 
@@ -96,6 +91,6 @@ def _text_work(model: LoadedModel, cursor: TextCursor, observations: Observation
 def _tokens_segment(
     model: LoadedModel, tokens: list[int], emit: Literal["none", "last"], *, keeps_state: bool
 ) -> Segment:
-    spec = model.manifest.graph.input_with("tokens")
+    spec = model.tokens
     assert spec is not None, "the manifest of a model of text has an input with role 'tokens'"
-    return Segment({spec.name: np.array(tokens, spec.numpy_dtype)}, len(tokens), emit, keeps_state)
+    return Segment({spec.name: np.array(tokens, spec.dtype)}, len(tokens), emit, keeps_state)

@@ -5,21 +5,18 @@ Rule 2: its state is its own until its owner commits it; slices of a job are nev
 Rule 3: a segment that does not keep its state is the last one (the uncertain tail of a text).
 """
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from service.engine.runner import BatchResult, Inputs, Row
+from service.engine.runner import BatchResult, Inputs, Row, Runner
 from service.errors import CarryError
-from service.stores.record import Outputs
+from service.stores.record import PackedOutputs
 
 Emit = Literal["none", "last", "all"]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A run of steps of one row. `keeps_state` is False for steps tried on a copy of the state."""
 
     inputs: Inputs
@@ -28,72 +25,80 @@ class Segment:
     keeps_state: bool = True
 
 
-@dataclass(slots=True)
 class Job:
-    """Segments to run one after another from `state`; empty segments are left out beforehand."""
+    """Segments to run one after another from `state`; none of them is empty.
 
-    segments: list[Segment]
-    state: bytes
-    on_done: Callable[["Job", CarryError | None], None]
-    is_wanted: Callable[[], bool]
-    deadline: float
-    outputs: Outputs = field(default_factory=dict)
-    _running_state: bytes = b""
-    _segment: int = 0
-    _position: int = 0
-    _emitted: list[dict[str, np.ndarray]] = field(default_factory=list)
+    `future` is the client's: when it is done, nobody wants the job any more. `owner` is for
+    `on_done` to find its way back.
+    """
 
-    @property
-    def segment(self) -> Segment:
-        return self.segments[self._segment]
+    __slots__ = (
+        "_emitted",
+        "_later",
+        "_position",
+        "_running_state",
+        "deadline",
+        "future",
+        "on_done",
+        "outputs",
+        "owner",
+        "segment",
+        "state",
+        "steps_left",
+    )
+
+    def __init__(
+        self,
+        segments: list[Segment],
+        state: bytes,
+        future: "asyncio.Future[Any]",
+        deadline: float,
+        on_done: Callable[["Job", CarryError | None], None],
+        owner: Any = None,  # noqa: ANN401 -- opaque here
+    ) -> None:
+        self.segment, *self._later = segments
+        self.state = state
+        self.future = future
+        self.deadline = deadline
+        self.on_done = on_done
+        self.owner = owner
+        self.outputs: PackedOutputs = b""
+        self.steps_left = sum(segment.num_steps for segment in segments)
+        self._running_state = state
+        self._position = 0
+        self._emitted: list[bytes] = []
 
     @property
     def remaining_steps(self) -> int:
         """Of the current segment."""
         return self.segment.num_steps - self._position
 
-    @property
-    def steps_left(self) -> int:
-        """Of this segment and those behind it."""
-        return sum(s.num_steps for s in self.segments[self._segment :]) - self._position
-
     def row(self, num_steps: int) -> Row:
         """The next `num_steps` steps of the current segment."""
-        start = self._position
-        state = self._running_state if start else self.state
-        if start == 0 and num_steps == self.segment.num_steps:
-            return Row(self.segment.inputs, num_steps, state)
-        sliced = {k: v[start : start + num_steps] for k, v in self.segment.inputs.items()}
-        return Row(sliced, num_steps, state)
+        segment, start = self.segment, self._position
+        if num_steps == segment.num_steps:
+            return Row(segment.inputs, num_steps, self._running_state)
+        sliced = {k: v[start : start + num_steps] for k, v in segment.inputs.items()}
+        return Row(sliced, num_steps, self._running_state)
 
-    def advance(self, num_steps: int, result: BatchResult, row: int) -> bool:
+    def advance(self, num_steps: int, result: BatchResult, row: int, runner: Runner) -> bool:
         """Take this job's share of a batch; True when the last segment is through."""
         segment = self.segment
-        self._position += num_steps
-        ended = self._position == segment.num_steps
-        if segment.emit == "all":
-            self._emit(result, row, 0, num_steps)
-        elif segment.emit == "last" and ended:
-            self._emit(result, row, num_steps - 1, num_steps)
         self._running_state = result.states[row]
-        if not ended:
+        self._position += num_steps
+        self.steps_left -= num_steps
+        has_ended = self._position == segment.num_steps
+        if segment.emit == "all":
+            self._emitted.append(runner.outputs.pack_row(result.outputs, row, num_steps))
+        elif has_ended and segment.emit == "last":
+            self._emitted.append(result.last[row])
+        if not has_ended:
             return False
         if segment.keeps_state:
             self.state = self._running_state
-        self._segment += 1
-        self._position = 0
-        if self._segment < len(self.segments):
+        if self._later:
+            self.segment = self._later.pop(0)
+            self._position = 0
             return False
-        self._gather_outputs()
+        self.outputs = b"".join(self._emitted)
         return True
-
-    def _emit(self, result: BatchResult, row: int, start: int, stop: int) -> None:
-        # Copied, so that a kept reply does not keep its whole batch.
-        self._emitted.append({k: v[row, start:stop].copy() for k, v in result.outputs.items()})
-
-    def _gather_outputs(self) -> None:
-        if len(self._emitted) == 1:
-            self.outputs = self._emitted[0]
-        elif self._emitted:
-            names = self._emitted[0]
-            self.outputs = {k: np.concatenate([part[k] for part in self._emitted]) for k in names}

@@ -10,34 +10,13 @@ import asyncio
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from service.contract.text import TextCursor
 from service.engine.requests import SessionRequest
-from service.engine.session import Reply
+from service.engine.session import Apply, Reply
 from service.errors import CarryError, QueueFullError
-from service.stores.record import Key, Record
+from service.stores.record import Key, PackedOutputs, Record
 
 _MAX_WAITING_TURNS = 1024
-
-
-@dataclass(slots=True, eq=False)
-class Turn:
-    """One request of a session and the client that waits for it."""
-
-    request: SessionRequest
-    future: "asyncio.Future[Reply]"
-    deadline: float
-    num_lost_races: int = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        return not self.future.done()
-
-    def end(self, outcome: Reply | CarryError) -> None:
-        if self.future.done():  # the client left; what was committed stays committed
-            return
-        if isinstance(outcome, CarryError):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +25,30 @@ class Lane:
 
     key: Key
     record: Record | None = None
-    turns: deque[Turn] = field(default_factory=deque)
+    turns: "deque[Turn]" = field(default_factory=deque)
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One request of a session, the client that waits for it, and how far it has come."""
+
+    lane: Lane
+    request: SessionRequest
+    future: "asyncio.Future[Reply]"
+    deadline: float
+    apply: Apply | None = None
+    cursor: TextCursor | None = None
+    written: Record | None = None
+    outputs: PackedOutputs = b""
+    num_lost_races: int = 0
+
+    def end(self, outcome: Reply | CarryError) -> None:
+        if self.future.done():  # the client left; what was committed stays committed
+            return
+        if isinstance(outcome, CarryError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
 
 
 class Lanes:
@@ -71,8 +73,10 @@ class Lanes:
             for turn in lane.turns:
                 turn.end(error)
 
-    def join(self, key: Key, turn: Turn) -> Lane:
-        """Put `turn` behind the others of its session.
+    def join(
+        self, key: Key, request: SessionRequest, future: "asyncio.Future[Reply]", deadline: float
+    ) -> Turn:
+        """Put a request behind the others of its session.
 
         Raises:
             QueueFullError: too many requests of this session wait already.
@@ -86,8 +90,9 @@ class Lanes:
                 " applied: send fewer at once",
                 retry_after_s=1,
             )
+        turn = Turn(lane, request, future, deadline)
         lane.turns.append(turn)
-        return lane
+        return turn
 
     def remember(self, lane: Lane, record: Record | None) -> None:
         """Set what the lane believes the store holds."""

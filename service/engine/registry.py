@@ -3,7 +3,7 @@
 A bundle that fails any check is refused with its reason; the others go on serving.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from service.contract.errors import ContractError
 from service.contract.golden import check_golden
 from service.contract.manifest import Manifest
 from service.contract.state import StateLayout
+from service.contract.tensors import InputSpec
 from service.contract.text import TextCodec
 from service.engine.runner import Row, Runner, check_signature, open_ort_session, resolve_provider
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
@@ -26,20 +27,30 @@ _WARM_UP_ROWS = (1, 8, 32, 128)
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """One version of a model, ready to run."""
+    """One version of a model, ready to run, with what every step needs of its manifest."""
 
     manifest: Manifest
     layout: StateLayout
     runner: Runner
     codec: TextCodec | None
+    name: str = field(init=False)
+    version: str = field(init=False)
+    x: InputSpec | None = field(init=False)
+    time: InputSpec | None = field(init=False)
+    tokens: InputSpec | None = field(init=False)
+    frequency_s: int = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return self.manifest.name
-
-    @property
-    def version(self) -> str:
-        return self.manifest.version
+    def __post_init__(self) -> None:
+        graph, forecast = self.manifest.graph, self.manifest.forecast
+        for name, value in (
+            ("name", self.manifest.name),
+            ("version", self.manifest.version),
+            ("x", graph.input_with("x")),
+            ("time", graph.input_with("time")),
+            ("tokens", graph.input_with("tokens")),
+            ("frequency_s", forecast.frequency_s if forecast else 0),
+        ):
+            object.__setattr__(self, name, value)
 
 
 class Registry:

@@ -74,8 +74,5 @@ SessionRequest = StepRequest | CreateRequest | DeleteRequest
 
 
 def _digest(parts: list[bytes]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
+    lengths = b",".join([b"%d" % len(part) for part in parts])
+    return hashlib.blake2b(b"".join([lengths, b";", *parts]), digest_size=16).digest()

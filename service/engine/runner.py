@@ -8,13 +8,14 @@ Rule 3: `run` is called from one thread at a time and keeps nothing between call
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no types
 
 from service.contract.errors import BundleError
 from service.contract.manifest import GraphSpec
+from service.contract.outputs import OutputLayout
 from service.contract.state import StateLayout
 from service.contract.tensors import ONNX_TYPES, Axis, describe_shape
 from service.errors import StartUpError
@@ -25,8 +26,7 @@ Inputs = Mapping[str, np.ndarray]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of a batch: `num_steps` ≥ 1 steps of inputs, and the packed state before them."""
 
     inputs: Inputs
@@ -34,12 +34,15 @@ class Row:
     state: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """Outputs `[B, T, …]` (past a row's length: undefined), states after it, time in the graph."""
+class BatchResult(NamedTuple):
+    """What a batch came to: `states` and `last` (packed outputs of its last step) of each row.
 
-    outputs: dict[str, np.ndarray]
+    `outputs` are all steps, `[B, T, …]`; past a row's length they are undefined.
+    """
+
     states: list[bytes]
+    last: list[bytes]
+    outputs: dict[str, np.ndarray]
     ort_s: float
 
 
@@ -55,6 +58,7 @@ class Runner:
         self._output_names = [spec.name for spec in graph.outputs]
         self._fetches = self._output_names + [spec.output for spec in graph.states]
         self._layout = layout
+        self.outputs = OutputLayout(graph.outputs)
 
     @property
     def provider(self) -> str:
@@ -62,18 +66,19 @@ class Runner:
 
     def run(self, rows: Sequence[Row]) -> BatchResult:
         """Run `rows` as one batch."""
-        num_steps = max(row.num_steps for row in rows)
+        lengths = np.array([row.num_steps for row in rows])
+        num_steps = int(lengths.max())
         feeds = self._layout.gather([row.state for row in rows])
         for spec in self._inputs:
             feeds[spec.name] = _pad([row.inputs[spec.name] for row in rows], num_steps)
         if self._length is not None:
-            lengths = [row.num_steps for row in rows]
-            feeds[self._length.name] = np.array(lengths, self._length.numpy_dtype)
+            feeds[self._length.name] = lengths.astype(self._length.dtype, copy=False)
         started = time.perf_counter()
         answers = self.call(feeds)
         ort_s = time.perf_counter() - started
         outputs = {name: answers[name] for name in self._output_names}
-        return BatchResult(outputs, self._layout.scatter(answers), ort_s)
+        last = self.outputs.pack_last(outputs, lengths)
+        return BatchResult(self._layout.scatter(answers), last, outputs, ort_s)
 
     def call(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One bare call of the graph: all inputs by name → all outputs by name."""
@@ -167,7 +172,7 @@ def _pad(values: Sequence[np.ndarray], num_steps: int) -> np.ndarray:
     if len(values) == 1:
         return np.ascontiguousarray(first)[None]
     if all(len(value) == num_steps for value in values):
-        return np.stack(values)
+        return np.concatenate(values).reshape(len(values), num_steps, *first.shape[1:])
     padded = np.zeros((len(values), num_steps, *first.shape[1:]), first.dtype)
     for row, value in zip(padded, values, strict=True):
         row[: len(value)] = value

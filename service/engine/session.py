@@ -23,7 +23,7 @@ from service.errors import (
     StepConflictError,
 )
 from service.stores.base import TOMBSTONE_S
-from service.stores.record import KeptReply, Key, Opening, Outputs, Record, new_revision
+from service.stores.record import KeptReply, Key, Opening, PackedOutputs, Record, new_revision
 
 
 class Apply(NamedTuple):
@@ -45,7 +45,7 @@ class Reply(NamedTuple):
     record: Record
     step: int
     from_step: int
-    outputs: Outputs
+    outputs: PackedOutputs
     is_replay: bool = False
     is_new: bool = False
 
@@ -83,7 +83,7 @@ def decide_create(
     if found is None or found.closed or found.expires_at <= now:
         return Apply(seed, None)
     if request.resumes and found.opening.model == request.model:
-        return Answer(Reply(found, found.step, found.step, {}))
+        return Answer(Reply(found, found.step, found.step, b""))
     if found.opening.reply.digest == seed.opening.reply.digest:
         first = found.opening.reply
         return Answer(
@@ -110,7 +110,7 @@ def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float
         ttl_s=request.ttl_s,
         created_at=now,
         metadata=request.metadata,
-        reply=KeptReply(0, 0, request.digest, {}),
+        reply=KeptReply(0, 0, request.digest, b""),
     )
     return Record(
         opening=opening,
@@ -125,7 +125,7 @@ def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float
 
 
 def opened(
-    seed: Record, count: int, state: bytes, cursor: TextCursor, outputs: Outputs, now: float
+    seed: Record, count: int, state: bytes, cursor: TextCursor, outputs: PackedOutputs, now: float
 ) -> Record:
     """The first record of a session, after its history."""
     reply = seed.opening.reply._replace(num_observed=count, outputs=outputs)
@@ -138,7 +138,7 @@ def stepped(
     request: StepRequest,
     state: bytes,
     cursor: TextCursor,
-    outputs: Outputs,
+    outputs: PackedOutputs,
     now: float,
 ) -> Record:
     """The record after a step; a final one is a tombstone that keeps its reply."""
@@ -183,7 +183,7 @@ def is_fresh_needed(request: SessionRequest) -> bool:
 
 def _decide_delete(found: Record, now: float) -> Apply | Answer:
     if found.closed:
-        return Answer(Reply(found, found.step, found.step, {}, is_replay=True))
+        return Answer(Reply(found, found.step, found.step, b"", is_replay=True))
     _require_live(found, now)
     return Apply(found, found.revision)
 

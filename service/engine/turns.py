@@ -7,15 +7,16 @@ Rule 3: each path from `begin` leads to exactly one `_end`.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from service.contract.text import TextCursor
 from service.engine.committer import Committer
 from service.engine.events import Observer
-from service.engine.inputs import Work, work_for
+from service.engine.inputs import work_for
 from service.engine.job import Job
-from service.engine.lanes import Lane, Lanes, Turn
+from service.engine.lanes import Lanes, Turn
 from service.engine.registry import Registry
 from service.engine.requests import CreateRequest, Observations, SessionRequest, StepRequest
 from service.engine.session import (
@@ -33,7 +34,7 @@ from service.engine.session import (
 from service.engine.worker import Worker
 from service.errors import CarryError, ContentionError, StoreUnavailableError
 from service.stores.base import Outcome, Store, Write
-from service.stores.record import Outputs, Record
+from service.stores.record import PackedOutputs, Record
 
 _MAX_LOST_RACES = 50
 
@@ -49,148 +50,162 @@ class Turns:
         registry: Registry,
         workers: Workers,
         store: Store,
-        committer: Committer,
         lanes: Lanes,
         observer: Observer,
     ) -> None:
         self._registry = registry
         self._workers = workers
         self._store = store
-        self._committer = committer
         self._lanes = lanes
         self._observer = observer
+        self.committer = Committer[Turn](store, observer, self._on_group)
         self._loads: set[asyncio.Task[None]] = set()
 
     # A turn begins: decide, from the cache if that may be enough, else from the store.
 
-    def begin(self, lane: Lane) -> None:
-        request = lane.turns[0].request
-        if lane.record is None or is_fresh_needed(request):
-            self._decide_from_store(lane)
+    def begin(self, turn: Turn) -> None:
+        """`turn` has come to the head of its lane."""
+        cached = turn.lane.record
+        if cached is None or is_fresh_needed(turn.request):
+            self._decide_from_store(turn)
             return
         try:
-            decision = self._decide(lane, lane.record, 0.0)
+            decision = self._decide(turn, cached, 0.0)
         except CarryError:
             decision = None
         if isinstance(decision, Apply):
-            self._run(lane, decision)
+            self._run(turn, decision)
         else:
-            self._decide_from_store(lane)
+            self._decide_from_store(turn)
 
-    def _decide_from_store(self, lane: Lane) -> None:
-        task = asyncio.create_task(self._load_and_decide(lane))
+    def _decide_from_store(self, turn: Turn) -> None:
+        task = asyncio.create_task(self._load_and_decide(turn))
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
-    async def _load_and_decide(self, lane: Lane) -> None:
+    async def _load_and_decide(self, turn: Turn) -> None:
         try:
-            found = await self._store.load(lane.key)
-            decision = self._decide(lane, found, await self._store.now())
+            found = await self._store.load(turn.lane.key)
+            decision = self._decide(turn, found, await self._store.now())
         except Exception as error:  # a task's boundary: the client must get an answer
-            self._lanes.remember(lane, None)
-            self._end(lane, error if isinstance(error, CarryError) else _unexpected(error))
+            self._lanes.remember(turn.lane, None)
+            self._end(turn, error if isinstance(error, CarryError) else _unexpected(error))
             return
-        self._lanes.remember(lane, None if found is None or found.closed else found)
+        self._lanes.remember(turn.lane, None if found is None or found.closed else found)
         if isinstance(decision, Answer):
-            self._end(lane, decision.reply)
+            self._end(turn, decision.reply)
         else:
-            self._run(lane, decision)
+            self._run(turn, decision)
 
-    def _decide(self, lane: Lane, found: Record | None, now: float) -> Apply | Answer:
-        request = lane.turns[0].request
+    def _decide(self, turn: Turn, found: Record | None, now: float) -> Apply | Answer:
+        request, key = turn.request, turn.lane.key
         if not isinstance(request, CreateRequest):
-            return decide(request, lane.key, found, now)
+            return decide(request, key, found, now)
         model = self._registry.get(request.model, request.version)
-        return decide_create(
-            request, found, seed_record(lane.key, model, request, time.time()), now
-        )
+        return decide_create(request, found, seed_record(key, model, request, time.time()), now)
 
     # Run what was decided.
 
-    def _run(self, lane: Lane, decision: Apply) -> None:
-        turn, base = lane.turns[0], decision.base
+    def _run(self, turn: Turn, decision: Apply) -> None:
+        turn.apply = decision
+        base = decision.base
         observations, emit = _to_run(turn.request)
         if observations is None:
-            self._commit(lane, decision, _written(turn.request, base, base.state, base.cursor, {}))
+            self._commit(turn, decision, base.state, base.cursor, b"")
             return
         try:
             model = self._registry.get_for_session(base.opening)
-            work = work_for(model, base, observations, emit)
-            job = self._job(turn, lane, decision, work)
+            segments, turn.cursor = work_for(model, base, observations, emit)
+            job = Job(segments, base.state, turn.future, turn.deadline, self._on_job_done, turn)
             self._workers[model.name, model.version].submit(job)
         except CarryError as error:
-            self._end(lane, error)
+            self._end(turn, error)
 
-    def _job(self, turn: Turn, lane: Lane, decision: Apply, work: Work) -> Job:
-        def on_done(job: Job, error: CarryError | None) -> None:
-            if error is not None:
-                self._end(lane, error)
-                return
-            record = _written(turn.request, decision.base, job.state, work.cursor, job.outputs)
-            if isinstance(turn.request, StepRequest) and turn.request.is_preview:
-                base = decision.base
-                self._end(lane, Reply(base, record.step, base.step, job.outputs))
-            else:
-                self._commit(lane, decision, record, job.outputs)
-
-        return Job(
-            work.segments, decision.base.state, on_done, lambda: turn.is_wanted, turn.deadline
-        )
+    def _on_job_done(self, job: Job, error: CarryError | None) -> None:
+        turn: Turn = job.owner
+        decision, cursor = turn.apply, turn.cursor
+        assert decision is not None, "set by _run, before the job"
+        assert cursor is not None, "set by _run, before the job"
+        request = turn.request
+        if error is not None:
+            self._end(turn, error)
+        elif isinstance(request, StepRequest) and request.is_preview:
+            base = decision.base
+            step = base.step + request.observations.num_observed
+            self._end(turn, Reply(base, step, base.step, job.outputs))
+        else:
+            self._commit(turn, decision, job.state, cursor, job.outputs)
 
     # Commit what was run, and answer.
 
     def _commit(
-        self, lane: Lane, decision: Apply, record: Record, outputs: Outputs | None = None
+        self,
+        turn: Turn,
+        decision: Apply,
+        state: bytes,
+        cursor: TextCursor,
+        outputs: PackedOutputs,
     ) -> None:
-        def on_done(outcome: Outcome | CarryError) -> None:
+        turn.outputs = outputs
+        turn.written = _written(turn.request, decision.base, state, cursor, outputs)
+        self.committer.put(Write(turn.written, decision.expected), turn)
+
+    def _on_group(self, turns: list[Turn], outcomes: Sequence[Outcome | CarryError]) -> None:
+        num_steps: Counter[tuple[str, str]] = Counter()
+        for turn, outcome in zip(turns, outcomes, strict=True):
             if isinstance(outcome, CarryError):
-                self._lanes.remember(lane, None)
-                self._end(lane, outcome)
+                self._lanes.remember(turn.lane, None)
+                self._end(turn, outcome)
             elif not outcome.committed:
-                self._race_lost(lane)
+                self._race_lost(turn)
             else:
-                written = record._replace(expires_at=outcome.expires_at)
-                self._lanes.remember(lane, None if written.closed else written)
-                self._observe(lane.turns[0].request, decision.base, written)
-                self._end(lane, _reply(lane.turns[0].request, decision, written, outputs))
+                num_steps.update(self._committed(turn, outcome.expires_at))
+        for (model, version), count in num_steps.items():
+            self._observer.steps_committed(model, version, count)
+        self._observer.cache_changed(len(self._lanes), self._lanes.state_bytes)
 
-        self._committer.put(Write(record, decision.expected), on_done)
+    def _committed(self, turn: Turn, expires_at: float) -> dict[tuple[str, str], int]:
+        """Answer a committed turn; the steps that it made, by model and version."""
+        decision, written = turn.apply, turn.written
+        assert decision is not None, "set by _run, before the commit"
+        assert written is not None, "set by _commit"
+        record = written._replace(expires_at=expires_at)
+        is_new = isinstance(turn.request, CreateRequest)
+        from_step = 0 if is_new else decision.base.step
+        model = (record.opening.model, record.opening.version)
+        if is_new:
+            self._observer.session_created(*model)
+        if record.closed:
+            self._observer.session_ended(*model, record.closed)
+        self._lanes.remember(turn.lane, None if record.closed else record)
+        self._end(turn, Reply(record, record.step, from_step, turn.outputs, is_new=is_new))
+        return {model: record.step - from_step}
 
-    def _race_lost(self, lane: Lane) -> None:
-        turn = lane.turns[0]
+    def _race_lost(self, turn: Turn) -> None:
         turn.num_lost_races += 1
         self._observer.commit_conflicted()
-        self._lanes.remember(lane, None)
-        if turn.num_lost_races > _MAX_LOST_RACES:
-            self._end(
-                lane,
-                ContentionError(
-                    f"session {lane.key.name!r}: {turn.num_lost_races} other writers were first;"
-                    " nothing was applied: step a session from one client at a time",
-                    retry_after_s=1,
-                ),
-            )
-        else:
-            self._decide_from_store(lane)
+        self._lanes.remember(turn.lane, None)
+        if turn.num_lost_races <= _MAX_LOST_RACES:
+            self._decide_from_store(turn)
+            return
+        self._end(
+            turn,
+            ContentionError(
+                f"session {turn.lane.key.name!r}: {turn.num_lost_races} other writers were first;"
+                " nothing was applied: step a session from one client at a time",
+                retry_after_s=1,
+            ),
+        )
 
-    def _end(self, lane: Lane, outcome: Reply | CarryError) -> None:
-        lane.turns.popleft().end(outcome)
+    def _end(self, turn: Turn, outcome: Reply | CarryError) -> None:
+        turn.end(outcome)
+        lane = turn.lane
+        lane.turns.popleft()
         if lane.turns:
             # Not called from here, so that a long lane of refusals does not nest.
-            asyncio.get_running_loop().call_soon(self.begin, lane)
+            asyncio.get_running_loop().call_soon(self.begin, lane.turns[0])
         else:
             self._lanes.rest(lane)
-            self._observer.cache_changed(len(self._lanes), self._lanes.state_bytes)
-
-    def _observe(self, request: SessionRequest, base: Record, written: Record) -> None:
-        model, version = written.opening.model, written.opening.version
-        if isinstance(request, CreateRequest):
-            self._observer.session_created(model, version)
-            self._observer.steps_committed(model, version, written.step)
-        else:
-            self._observer.steps_committed(model, version, written.step - base.step)
-        if written.closed:
-            self._observer.session_ended(model, version, written.closed)
 
 
 def _unexpected(error: Exception) -> CarryError:
@@ -211,7 +226,7 @@ def _to_run(request: SessionRequest) -> tuple[Observations | None, Literal["last
 
 
 def _written(
-    request: SessionRequest, base: Record, state: bytes, cursor: TextCursor, outputs: Outputs
+    request: SessionRequest, base: Record, state: bytes, cursor: TextCursor, outputs: PackedOutputs
 ) -> Record:
     """The record that follows `base`."""
     now = time.time()
@@ -221,10 +236,3 @@ def _written(
         count = request.history.num_observed if request.history else 0
         return opened(base, count, state, cursor, outputs, now)
     return closed(base, "deleted", now)
-
-
-def _reply(
-    request: SessionRequest, decision: Apply, written: Record, outputs: Outputs | None
-) -> Reply:
-    is_new = isinstance(request, CreateRequest)
-    return Reply(written, written.step, decision.base.step, outputs or {}, is_new=is_new)

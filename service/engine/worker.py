@@ -4,7 +4,7 @@ Rule 1: no timer. An idle worker runs a job at once; a busy one batches what gat
 Rule 2: the queue is bounded in jobs and in steps; a job that does not fit is refused at once.
 Rule 3: a job is finished exactly once, by `on_done`, with its outputs or with an error; a failed
         batch fails its own jobs and no others, and the worker goes on.
-Rule 4: a job whose client left (`is_wanted`) or whose deadline passed is dropped between slices.
+Rule 4: a job whose client left or whose deadline passed is dropped before its next slice.
 
 The task is owned by the engine, which cancels it when it closes.
 """
@@ -62,7 +62,6 @@ class Worker:
             )
         self._waiting.append(job)
         self._num_steps = num_steps
-        self._report_queue()
         self._wake.set()
 
     async def run(self) -> None:
@@ -70,12 +69,14 @@ class Worker:
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            self._drop_unwanted()
+            self._report_queue()
             slices = plan([job.remaining_steps for job in self._waiting], self._limits)
             if not slices:
                 self._wake.clear()
                 continue
-            jobs = [self._waiting[index] for index, _ in slices]
+            jobs = [self._waiting[place] for place, _ in slices]
+            if self._drop_unwanted(jobs):
+                continue
             sizes = [num_steps for _, num_steps in slices]
             rows = [job.row(size) for job, size in zip(jobs, sizes, strict=True)]
             try:
@@ -86,17 +87,15 @@ class Worker:
                 self._apply(jobs, sizes, result)
 
     def _apply(self, jobs: list[Job], sizes: list[int], result: BatchResult) -> None:
-        name, version = self._model.name, self._model.version
-        self._observer.batch_ran(name, version, len(jobs), result.ort_s)
-        batch = set(map(id, jobs))
-        self._waiting = [job for job in self._waiting if id(job) not in batch]
-        self._num_steps -= sum(sizes)
+        self._observer.batch_ran(self._model.name, self._model.version, len(jobs), result.ort_s)
+        self._take_out(jobs)
+        runner = self._model.runner
         for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
-            if job.advance(size, result, row):
+            if job.advance(size, result, row, runner):
                 job.on_done(job, None)
             else:
                 self._waiting.append(job)
-        self._report_queue()
+                self._num_steps += job.steps_left
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         problem = ModelFailedError(
@@ -104,27 +103,34 @@ class Worker:
             f" ({type(error).__name__}); nothing was applied"
         )
         problem.__cause__ = error
-        self._remove(jobs, problem)
+        self._refuse(jobs, problem)
 
-    def _drop_unwanted(self) -> None:
+    def _drop_unwanted(self, jobs: list[Job]) -> bool:
+        """Drop those whose client left or whose deadline passed; False if there are none."""
         now = time.monotonic()
-        late = [job for job in self._waiting if now > job.deadline or not job.is_wanted()]
+        late = [job for job in jobs if now > job.deadline or job.future.done()]
         if late:
-            self._remove(
+            self._refuse(
                 late,
                 DeadlineError(
                     "the request waited longer than its deadline; nothing was applied: try again",
                     retry_after_s=1,
                 ),
             )
+        return bool(late)
 
-    def _remove(self, jobs: list[Job], problem: CarryError) -> None:
-        gone = set(map(id, jobs))
-        self._waiting = [job for job in self._waiting if id(job) not in gone]
-        self._num_steps = sum(job.steps_left for job in self._waiting)
-        self._report_queue()
+    def _refuse(self, jobs: list[Job], problem: CarryError) -> None:
+        self._take_out(jobs)
         for job in jobs:
             job.on_done(job, problem)
+
+    def _take_out(self, jobs: list[Job]) -> None:
+        if len(jobs) == len(self._waiting):
+            self._waiting = []
+        else:
+            gone = set(map(id, jobs))
+            self._waiting = [job for job in self._waiting if id(job) not in gone]
+        self._num_steps -= sum(job.steps_left for job in jobs)
 
     def _report_queue(self) -> None:
         self._observer.queue_changed(self._model.name, self._model.version, len(self._waiting))

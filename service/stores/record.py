@@ -3,7 +3,7 @@
 Rule 1: a record is immutable; every write carries a new one with a fresh random `revision`.
 Rule 2: the byte format names its version; a service reads every version up to its own and
         refuses a later one (`RecordFormatError`) instead of guessing.
-Rule 3: replies are kept as arrays, not as JSON: a retry may come by another transport.
+Rule 3: replies are kept as packed outputs, not as JSON: a retry may come by another transport.
 """
 
 import secrets
@@ -11,7 +11,6 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 
 from service.contract.text import TextCursor
@@ -20,7 +19,8 @@ RECORD_FORMAT = 1
 _MAGIC = b"CS"
 _HEAD = struct.Struct("<2sBxI")  # magic, format, pad, header bytes
 
-Outputs = dict[str, np.ndarray]
+PackedOutputs = bytes
+"""Answered steps, packed by the model's `OutputLayout`; empty where nothing was answered."""
 
 
 class RecordFormatError(Exception):
@@ -40,7 +40,7 @@ class KeptReply(NamedTuple):
     from_step: int
     num_observed: int
     digest: bytes
-    outputs: Outputs
+    outputs: PackedOutputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +87,12 @@ class Record(NamedTuple):
 
 
 def new_revision() -> bytes:
+    """A fresh random token: two records with the same one are the same record."""
     return secrets.token_bytes(16)
 
 
 def encode_record(record: Record) -> bytes:
-    """Header as JSON, then the state and the arrays of the replies, end to end."""
+    """Header as JSON, then the state and the outputs of the replies, end to end."""
     blobs: list[bytes] = [record.state]
     opening = record.opening
     header = {
@@ -158,17 +159,13 @@ def decode_record(data: bytes, expires_at: float) -> Record:
 
 
 def _describe_reply(reply: KeptReply, blobs: list[bytes]) -> list[Any]:
-    arrays = []
-    for name, value in reply.outputs.items():
-        arrays.append([name, value.dtype.str, value.shape])
-        blobs.append(value.tobytes())
-    return [reply.from_step, reply.num_observed, reply.digest.hex(), arrays]
+    blobs.append(reply.outputs)
+    return [reply.from_step, reply.num_observed, reply.digest.hex(), len(reply.outputs)]
 
 
 def _read_reply(described: list[Any], blobs: "_Blobs") -> KeptReply:
-    from_step, num_observed, digest, arrays = described
-    outputs = {name: blobs.take_array(dtype, shape) for name, dtype, shape in arrays}
-    return KeptReply(from_step, num_observed, bytes.fromhex(digest), outputs)
+    from_step, num_observed, digest, num_bytes = described
+    return KeptReply(from_step, num_observed, bytes.fromhex(digest), blobs.take(num_bytes))
 
 
 class _Blobs:
@@ -183,8 +180,3 @@ class _Blobs:
         if self._position > len(self._buffer):
             raise ValueError("cut short")
         return bytes(self._buffer[start : self._position])
-
-    def take_array(self, dtype: str, shape: list[int]) -> np.ndarray:
-        kind = np.dtype(dtype)
-        size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(self.take(size), kind).reshape(shape)

@@ -96,3 +96,9 @@ def step_rows(values, step=None, **fields):
 
 def step_text(text, step=None, final=False, **fields):
     return StepRequest(Observations(text=text, final=final), step, **fields)
+
+
+def outputs_of(reply):
+    """A reply's outputs by name, `[n, …]`."""
+    model = small_models().get(reply.record.opening.model)
+    return model.runner.outputs.unpack(reply.outputs)

@@ -15,6 +15,7 @@ from tests.engine.support import (
     A,
     create_load,
     create_mood,
+    outputs_of,
     rows,
     running_engine,
     step_rows,
@@ -38,8 +39,9 @@ def assert_close(got, expected):
 
 
 async def whole(engine, model, observations, start_s=None):
-    [outputs] = await engine.predict(engine.registry.get(model), [(observations, start_s)])
-    return outputs
+    loaded = engine.registry.get(model)
+    [packed] = await engine.predict(loaded, [(observations, start_s)])
+    return loaded.runner.outputs.unpack(packed)
 
 
 @settings(max_examples=40, deadline=None)
@@ -53,7 +55,7 @@ def test_rows_in_any_chunks_give_the_answer_of_the_whole(cuts, is_sliced):
             for start, stop in zip([0, *cuts], [*cuts, 30], strict=True):
                 reply = await engine.submit(A, step_rows(values[start:stop], start))
             assert reply.step == 30
-            assert_close(reply.outputs, expected)
+            assert_close(outputs_of(reply), expected)
 
     asyncio.run(check())
 
@@ -69,9 +71,9 @@ def test_text_in_any_chunks_gives_the_answer_of_the_text_so_far(chunks):
                 so_far += chunk
                 reply = await engine.submit(A, step_text(chunk, count))
                 expected = await whole(engine, "mood", Observations(text=so_far))
-                assert_close(reply.outputs, expected)
+                assert_close(outputs_of(reply), expected)
             closing = await engine.submit(A, step_text("", len(chunks), final=True))
-            assert_close(closing.outputs, expected)
+            assert_close(outputs_of(closing), expected)
 
     asyncio.run(check())
 
@@ -88,7 +90,7 @@ def test_a_session_is_answered_as_if_it_were_alone(lengths):
                 await engine.submit(key, create_load())
                 for step in range(length):
                     reply = await engine.submit(key, step_rows(values[step : step + 1], step))
-                return reply.outputs
+                return outputs_of(reply)
 
             together = await asyncio.gather(*(stream(*each) for each in enumerate(lengths)))
             for place, length in enumerate(lengths):
@@ -105,7 +107,7 @@ async def test_emit_all_answers_each_row_as_a_single_step_would():
         every = await engine.submit(A, step_rows(values, 0, emit="all"))
         for count in range(1, 11):
             alone = await whole(engine, "load", Observations(rows=values[:count]), 0)
-            assert_close({k: v[count - 1 : count] for k, v in every.outputs.items()}, alone)
+            assert_close({k: v[count - 1 : count] for k, v in outputs_of(every).items()}, alone)
 
 
 async def test_history_counts_and_warms_up():
@@ -113,9 +115,11 @@ async def test_history_counts_and_warms_up():
         values = rows(9)
         opened = await engine.submit(A, create_load(values[:8]))
         assert opened.step == 8
-        assert_close(opened.outputs, await whole(engine, "load", Observations(rows=values[:8]), 0))
+        assert_close(
+            outputs_of(opened), await whole(engine, "load", Observations(rows=values[:8]), 0)
+        )
         reply = await engine.submit(A, step_rows(values[8:], 8))
-        assert_close(reply.outputs, await whole(engine, "load", Observations(rows=values), 0))
+        assert_close(outputs_of(reply), await whole(engine, "load", Observations(rows=values), 0))
 
 
 async def test_the_time_of_a_row_matters_and_is_carried():
@@ -133,7 +137,7 @@ async def test_another_replica_goes_on_where_the_first_stopped():
         for step in range(12):
             engine = one if step % 2 else two
             reply = await engine.submit(A, step_rows(values[step : step + 1], step))
-        assert_close(reply.outputs, await whole(one, "load", Observations(rows=values), 0))
+        assert_close(outputs_of(reply), await whole(one, "load", Observations(rows=values), 0))
 
 
 async def test_a_preview_answers_as_the_step_would_and_leaves_no_trace():
@@ -144,5 +148,5 @@ async def test_a_preview_answers_as_the_step_would_and_leaves_no_trace():
         tried = await engine.submit(A, step_rows(values[3:], 3, is_preview=True))
         assert await engine.read(A) == before
         done = await engine.submit(A, step_rows(values[3:], 3))
-        assert_close(tried.outputs, done.outputs)
+        assert_close(outputs_of(tried), outputs_of(done))
         assert tried.step == done.step == 4

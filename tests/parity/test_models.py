@@ -107,7 +107,7 @@ async def stream(engine, name, place, chunks):
         observed = Observations(text=chunk) if is_text else Observations(rows=chunk)
         reply = await engine.submit(key, StepRequest(observed, step))
         step = reply.step
-    return reply.outputs
+    return committed().get(name).runner.outputs.unpack(reply.outputs)
 
 
 def cut(sequence, seed):

@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import fields
 
-import numpy as np
 import pytest
 
 from service.contract.text import TextCursor
@@ -43,7 +42,6 @@ OPENING_FIELDS = {field.name for field in fields(Opening)}
 
 
 def record_named(name="a", tenant="t", **changes):
-    outputs = {"y": np.arange(6, dtype=np.float32).reshape(2, 3)}
     opening = {
         "model": "load",
         "version": "1",
@@ -53,7 +51,7 @@ def record_named(name="a", tenant="t", **changes):
         "ttl_s": 100.0,
         "created_at": NOW,
         "metadata": {"place": "Clark/Lake", "n": [1, None]},
-        "reply": KeptReply(0, 0, b"c" * 16, {}),
+        "reply": KeptReply(0, 0, b"c" * 16, b"out"),
     }
     opening |= {k: v for k, v in changes.items() if k in OPENING_FIELDS}
     return Record(
@@ -62,7 +60,7 @@ def record_named(name="a", tenant="t", **changes):
         step=changes.get("step", 0),
         state=b"\x00\x01state",
         cursor=TextCursor(" 최고👍", 3),
-        ring=(KeptReply(0, 2, b"d" * 16, outputs), KeptReply(2, 1, b"e" * 16, {})),
+        ring=(KeptReply(0, 2, b"d" * 16, b"\x01\x02"), KeptReply(2, 1, b"e" * 16, b"")),
         ttl_s=opening["ttl_s"],
         updated_at=NOW,
     )
@@ -87,17 +85,7 @@ async def test_a_record_comes_back_as_it_was_written(store):
     found = await store.load(record.key)
     assert outcome.committed
     assert outcome.expires_at == found.expires_at == NOW + 100.0
-    for kept, read in zip(record.ring, found.ring, strict=True):
-        assert (kept.from_step, kept.num_observed, kept.digest) == (
-            read.from_step,
-            read.num_observed,
-            read.digest,
-        )
-        assert kept.outputs.keys() == read.outputs.keys()
-        for name, value in kept.outputs.items():
-            np.testing.assert_array_equal(value, read.outputs[name])
-            assert value.dtype == read.outputs[name].dtype
-    assert found._replace(ring=(), expires_at=0.0) == record._replace(ring=())
+    assert found._replace(expires_at=0.0) == record
 
 
 async def test_a_write_needs_the_revision_it_was_computed_from(store):

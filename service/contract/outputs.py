@@ -1,0 +1,58 @@
+"""The outputs of a graph, packed into one run of bytes for each answered step.
+
+Rule 1: a packed step is the concatenation, in manifest order, of each output's values in C order,
+        little-endian. Its length is `OutputLayout.step_bytes`, the same for every step of a model.
+Rule 2: packed outputs are immutable bytes: a kept reply keeps nothing else alive.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from service.contract.tensors import OutputSpec
+
+
+class OutputLayout:
+    """Packs and unpacks the outputs of a model."""
+
+    def __init__(self, specs: Sequence[OutputSpec]) -> None:
+        self._specs = tuple(specs)
+        self._shapes = [tuple(a for a in spec.shape if isinstance(a, int)) for spec in specs]
+        self._sizes = [
+            int(np.prod(shape, dtype=np.int64)) * spec.numpy_dtype.itemsize
+            for shape, spec in zip(self._shapes, specs, strict=True)
+        ]
+        self.step_bytes = sum(self._sizes)
+
+    def pack_last(self, outputs: Mapping[str, np.ndarray], lengths: np.ndarray) -> list[bytes]:
+        """`{name: [B, T, …]}` → for each row, its step `lengths - 1`, packed."""
+        places = np.arange(len(lengths)), lengths - 1
+        data = self._pack({name: value[places] for name, value in outputs.items()})
+        size = self.step_bytes
+        return [data[start : start + size] for start in range(0, len(data), size)]
+
+    def pack_row(self, outputs: Mapping[str, np.ndarray], row: int, num_steps: int) -> bytes:
+        """`{name: [B, T, …]}` → the first `num_steps` steps of one row, packed end to end."""
+        return self._pack({name: value[row, :num_steps] for name, value in outputs.items()})
+
+    def unpack(self, data: bytes) -> dict[str, np.ndarray]:
+        """Packed steps, end to end → `{name: [n, …]}`."""
+        steps = np.frombuffer(data, np.uint8).reshape(-1, self.step_bytes)
+        outputs = {}
+        start = 0
+        for spec, shape, size in zip(self._specs, self._shapes, self._sizes, strict=True):
+            columns = np.ascontiguousarray(steps[:, start : start + size])
+            outputs[spec.name] = columns.view(spec.dtype).reshape(len(steps), *shape)
+            start += size
+        return outputs
+
+    def _pack(self, steps: Mapping[str, np.ndarray]) -> bytes:
+        """`{name: [n, …]}` → bytes."""
+        columns = [
+            np.ascontiguousarray(steps[spec.name], spec.dtype)
+            .reshape(len(steps[spec.name]), -1)
+            .view(np.uint8)
+            for spec in self._specs
+        ]
+        packed = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+        return packed.tobytes()
