@@ -17,13 +17,13 @@ import torch
 from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
-    EMAWeightAveraging,
     ModelCheckpoint,
     RichProgressBar,
 )
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
+from training.fit.averaging import weight_averaging
 from training.fit.lightning_fit import LightningFit
 from training.fit.run_folder import RunFolder
 from training.tasks.base import StreamNetwork, Task
@@ -98,7 +98,7 @@ def _run_phase(task: Task, run: RunFolder, phase: _Phase, options: FitOptions) -
     )
     callbacks: list[Callback] = [best]
     if config.averaging_decay is not None:
-        callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.averaging_decay))
+        callbacks.append(weight_averaging(config.averaging_decay))
     if config.patience is not None and not phase.with_validation:
         callbacks.append(EarlyStopping("val_loss", patience=config.patience))
     if options.progress:
