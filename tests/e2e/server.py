@@ -18,21 +18,23 @@ START_S = 60
 class Server:
     """One process; `restart` brings up another on the same port and store."""
 
-    def __init__(self, log: Path, settings: dict[str, str]) -> None:
+    def __init__(self, log: Path, settings: dict[str, str], module: str = "service") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.log = log
         self.url = f"http://127.0.0.1:{self.port}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CARRY_")}
+        # The service reads its port from the environment, other modules from their first argument.
+        self._command = [sys.executable, "-m", module]
+        self._command += [] if module == "service" else [str(self.port)]
         self._environment = kept | {"CARRY_PORT": str(self.port)} | settings
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen:
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "service"]
             return subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stderr=log, stdout=log
+                self._command, cwd=ROOT, env=self._environment, stderr=log, stdout=log
             )
 
     def wait_ready(self) -> None:
@@ -58,10 +60,10 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path, **settings):
+def running_server(folder: Path, module: str = "service", **settings):
     """`settings` are CARRY_* names without the prefix, in lower case."""
     given = {f"CARRY_{name.upper()}": str(value) for name, value in settings.items()}
-    server = Server(folder / "server.log", given)
+    server = Server(folder / "server.log", given, module)
     try:
         server.wait_ready()
         yield server

@@ -1,0 +1,103 @@
+"""`make bench`: a table and bench-results/bench.json.
+
+Every ratio is to a reference measured in the same round, so that it holds on a shared machine whose
+speed drifts; the table shows the medians of the rounds.
+"""
+
+import argparse
+import tempfile
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from service.engine.registry import load_registry
+from tests.benchmarks.bundle import NAME, write_bench_bundle
+from tests.benchmarks.engine_load import STORES, measure_engine, measure_raw_loop
+from tests.benchmarks.figures import Figure, median_figure, print_table, write_json
+from tests.benchmarks.http_load import (
+    STEP_BODY,
+    STEP_PATH,
+    measure_http,
+    serving,
+    serving_noop,
+    window_body,
+)
+
+SESSIONS = (1, 32, 128, 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["engine", "http"])
+    parser.add_argument("--sessions", type=int, nargs="+", default=SESSIONS)
+    parser.add_argument("--json", type=Path, default=Path("bench-results/bench.json"))
+    asked = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    rounds: dict[tuple[str, int], list[Figure]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="carry-bench-") as name:
+        folder = Path(name)
+        write_bench_bundle(folder / "models")
+        for _ in range(asked.rounds):
+            measured = []
+            if asked.only != "http":
+                measured += engine_round(folder, asked.sessions, asked.seconds)
+            if asked.only != "engine":
+                measured += http_round(folder, asked.sessions, asked.seconds)
+            for figure in measured:
+                rounds[figure.name, figure.sessions].append(figure)
+    figures = [median_figure(each) for each in rounds.values()]
+    print_table(figures)
+    write_json(figures, asked.json, asked.rounds, asked.seconds)
+
+
+def engine_round(folder: Path, sessions: list[int], seconds: float) -> list[Figure]:
+    """The raw loop and the engine over every store, at each number of sessions."""
+    registry = load_registry(folder / "models", "cpu", 1)
+    model = registry.get(NAME)
+    measured = []
+    for num_sessions in sessions:
+        raw = measure_raw_loop(model, min(num_sessions, 128), seconds)
+        measured.append(replace(raw, sessions=num_sessions))
+        measured += [
+            measure_engine(registry, store, num_sessions, seconds, folder, raw) for store in STORES
+        ]
+    return measured
+
+
+def http_round(folder: Path, sessions: list[int], seconds: float) -> list[Figure]:
+    """The no-op, the stateless window, and the service over the stores."""
+    noop = {}
+    with serving_noop(folder) as server:
+        for count in sessions:
+            name = "FastAPI no-op"
+            noop[count] = measure_http(name, server, count, seconds, STEP_PATH, STEP_BODY)
+    measured = list(noop.values())
+
+    def related(figure: Figure) -> Figure:
+        reference = noop[figure.sessions]
+        ratio = figure.steps_per_s / reference.steps_per_s
+        return replace(figure, ratio=ratio, of="FastAPI no-op")
+
+    for store in ("memory", "sqlite power"):
+        with serving(folder / "models", store, folder, max(sessions)) as server:
+            for count in sessions:
+                figure = measure_http(
+                    f"HTTP JSON, {store}", server, count, seconds, STEP_PATH, STEP_BODY
+                )
+                measured.append(related(figure))
+            if store == "memory":
+                path = f"/v1/models/{NAME}/predict"
+                for count in sessions:
+                    figure = measure_http(
+                        "stateless, 168-step window", server, count, seconds, path, window_body()
+                    )
+                    measured.append(related(figure))
+    return measured
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The engine in this process, against a bare loop over the same graph."""
+
+import asyncio
+import gc
+import time
+from pathlib import Path
+
+import numpy as np
+
+from service.engine.engine import Engine
+from service.engine.registry import LoadedModel, Registry
+from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.stores.base import open_store
+from service.stores.record import Key
+from tests.benchmarks.bundle import NAME, F
+from tests.benchmarks.figures import Figure, percentile_ms
+
+STORES = {
+    "memory": ("memory://", "power"),
+    "sqlite process": ("sqlite:///{folder}/process-{stamp}.db", "process"),
+    "sqlite power": ("sqlite:///{folder}/power-{stamp}.db", "power"),
+}
+
+
+def measure_raw_loop(model: LoadedModel, num_rows: int, seconds: float) -> Figure:
+    """Gather rows from an array, run the graph, scatter them back: what no server can beat."""
+    states = np.zeros((num_rows, model.layout.row_bytes // 4), np.float32)
+    x = np.random.default_rng(0).normal(size=(num_rows, 1, F)).astype(np.float32)
+    rows, length = np.arange(num_rows), np.ones(num_rows, np.int64)
+    count, cpu = 0, time.process_time()
+    started = time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        answers = model.runner.call({"x": x, "length": length, "state": states[rows]})
+        states[rows] = answers["state_out"]
+        answers["quantiles"][:, -1].copy()
+        count += num_rows
+    cpu = time.process_time() - cpu
+    return Figure(
+        "raw ONNX Runtime loop", num_rows, count / elapsed, cpu_us_per_step=1e6 * cpu / count
+    )
+
+
+def measure_engine(
+    registry: Registry, store: str, num_sessions: int, seconds: float, folder: Path, raw: Figure
+) -> Figure:
+    """Closed loop: each session sends its next step when the last one is answered."""
+    gc.collect()
+    return asyncio.run(_measure(registry, store, num_sessions, seconds, folder, raw))
+
+
+async def _measure(
+    registry: Registry,
+    store_name: str,
+    num_sessions: int,
+    seconds: float,
+    folder: Path,
+    raw: Figure,
+) -> Figure:
+    url, durability = STORES[store_name]
+    store = open_store(url.format(folder=folder, stamp=time.time_ns()), durability)
+    engine = Engine(registry, store)
+    await engine.start()
+    keys = [Key("t", str(place)) for place in range(num_sessions)]
+    create = CreateRequest(NAME, None, ttl_s=1e6)
+    await asyncio.gather(*(engine.submit(key, create) for key in keys))
+    rows = np.random.default_rng(1).normal(size=(64, 1, F)).astype(np.float32)
+    latencies: list[float] = []
+    clock = time.perf_counter
+    stop = clock() + seconds
+
+    async def client(key: Key) -> None:
+        step = 0
+        while (sent := clock()) < stop:
+            request = StepRequest(Observations(rows=rows[step % 64]), step)
+            step = (await engine.submit(key, request)).step
+            latencies.append(clock() - sent)
+
+    cpu, started = time.process_time(), clock()
+    await asyncio.gather(*(client(key) for key in keys))
+    elapsed, cpu = clock() - started, time.process_time() - cpu
+    await engine.close()
+    await store.close()
+    count = len(latencies)
+    return Figure(
+        f"engine, {store_name}",
+        num_sessions,
+        count / elapsed,
+        percentile_ms(latencies, 0.5),
+        percentile_ms(latencies, 0.99),
+        1e6 * cpu / count,
+        count / elapsed / raw.steps_per_s,
+        "raw loop, as many rows",
+    )

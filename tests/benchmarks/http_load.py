@@ -1,0 +1,77 @@
+"""The service over HTTP, one step a request, against a FastAPI no-op with the same bodies."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.benchmarks.bundle import NAME, F
+from tests.benchmarks.engine_load import STORES
+from tests.benchmarks.figures import Figure
+from tests.e2e.server import Server, running_server
+
+STEP_PATH = "/v1/sessions/s%d/steps"
+STEP_BODY = json.dumps({"observations": [[0.1234567 * (c + 1) for c in range(F)]]})
+WINDOW = 168
+
+
+@contextmanager
+def serving(models: Path, store_name: str, folder: Path, num_sessions: int) -> Iterator[Server]:
+    """The service with `num_sessions` open sessions `s0`, `s1`, …"""
+    url, durability = STORES[store_name]
+    store = url.format(folder=folder, stamp=time.time_ns())
+    with running_server(folder, models=models, store=store, durability=durability) as server:
+        with httpx.Client(base_url=server.url) as client:
+            for place in range(num_sessions):
+                body = {"model": NAME, "session": f"s{place}"}
+                client.post("/v1/sessions", json=body).raise_for_status()
+        yield server
+
+
+@contextmanager
+def serving_noop(folder: Path) -> Iterator[Server]:
+    """The no-op in a process of its own."""
+    with running_server(folder, module="tests.benchmarks.noop_server") as server:
+        yield server
+
+
+def measure_http(
+    name: str, server: Server, num_sessions: int, seconds: float, path: str, body: str
+) -> Figure:
+    """Closed loop from another process, one connection a session."""
+    before = _cpu_s(server.process.pid)
+    command = [sys.executable, "-m", "tests.benchmarks.http_client"]
+    run = subprocess.run(
+        [*command, str(server.port), str(num_sessions), str(seconds), path, body],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds + 60,
+    )
+    answer = json.loads(run.stdout)
+    cpu = _cpu_s(server.process.pid) - before
+    return Figure(
+        name,
+        num_sessions,
+        answer["steps_per_s"],
+        answer["p50_ms"],
+        answer["p99_ms"],
+        1e6 * cpu / answer["count"],
+    )
+
+
+def window_body() -> str:
+    """What a client without a server-side state sends at every step."""
+    row = json.loads(STEP_BODY)["observations"][0]
+    return json.dumps({"instances": [{"observations": [row] * WINDOW}]})
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
