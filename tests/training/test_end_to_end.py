@@ -13,7 +13,7 @@ from service.contract.bundle import Bundle, read_bundle
 from service.contract.errors import GoldenMismatchError
 from service.contract.golden import check_golden
 from training.__main__ import app, main
-from training.errors import RunError, VerificationError
+from training.errors import VerificationError
 from training.evaluate.served_model import ServedModel, make_run
 from training.export.bundle_writer import draft_bundle
 from training.export.verify import check_parity, verify
@@ -96,19 +96,6 @@ def test_evaluate_reads_a_bundle_alone_and_writes_pictures(place: Path) -> None:
     assert call(place, "evaluate", str(folder), "--pictures", str(place / "pictures")) == 0
     pictures = {path.name: path.read_bytes() for path in (place / "pictures").iterdir()}
     assert pictures["forecasts.png"] == (folder / "forecasts.png").read_bytes()
-
-
-def test_resume_of_a_finished_run_trains_nothing_again(place: Path, tiny_recipe) -> None:
-    run = RunFolder.newest(place / "runs", tiny_recipe)
-    logs = sorted(run.path.rglob("metrics.csv"))
-    call(place, "fit", str(place / "tiny.toml"), "--resume", "--no-progress")
-    assert sorted(run.path.rglob("metrics.csv")) == logs
-    assert not (run.path.parent / "002").exists()
-
-
-def test_resume_with_another_recipe_is_refused(place: Path, tiny_recipe) -> None:
-    with pytest.raises(RunError, match=r"started with another recipe"):
-        RunFolder.newest(place / "runs", tiny_recipe.model_copy(update={"seed": 99}))
 
 
 def test_verify_refuses_a_graph_of_other_weights(

@@ -1,6 +1,6 @@
 """Runs the phases of a fit: a search on the training rows, and perhaps a refit on all of them.
 
-Rule 1: each phase starts from the recipe's seed, so a run is the same whether or not it was split.
+Rule 1: each phase starts from the recipe's seed, so the refit does not depend on the search's luck.
 Rule 2: a finished phase leaves `result.json`; a resumed run takes it as it is.
 Rule 3: the rows that the card reports on are seen by no phase.
 """
