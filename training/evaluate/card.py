@@ -13,8 +13,10 @@ from training.evaluate.report import Evaluation, Plot, Table
 def write_card(manifest: Manifest, evaluation: Evaluation, plots: Sequence[Plot]) -> str:
     """The card as Markdown."""
     training = manifest.training
+    data = " --data PATH" if " --data " in training.command else ""
     evaluate = (
-        f"python -m training evaluate models/{manifest.name}/{manifest.version} --pictures PATH"
+        f"python -m training evaluate models/{manifest.name}/{manifest.version}{data}"
+        " --pictures FOLDER"
     )
     parts = [
         f"# {manifest.title}",
