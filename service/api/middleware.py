@@ -55,7 +55,10 @@ class Observe:
 
 
 class LimitBody:
-    """Refuses bodies over `max_bytes` with 413, announced or not."""
+    """Refuses bodies over `max_bytes` with 413 and a problem document, announced or not.
+
+    FastAPI has a limit of its own, which answers plain text where the size is announced.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app

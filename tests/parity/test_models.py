@@ -122,7 +122,7 @@ def cut(sequence, seed):
 
 
 @of_task("forecast")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=6), seed=seeds)
 def test_rows_cut_anywhere_among_neighbours_give_the_whole_answer(name, lengths, seed):
     model = committed().get(name)
@@ -141,7 +141,7 @@ def test_rows_cut_anywhere_among_neighbours_give_the_whole_answer(name, lengths,
 
 
 @of_task("classify")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(read=st.lists(texts, min_size=1, max_size=5), seed=seeds)
 def test_text_cut_anywhere_among_neighbours_gives_the_whole_answer(name, read, seed):
     model = committed().get(name)
@@ -159,7 +159,7 @@ def test_text_cut_anywhere_among_neighbours_gives_the_whole_answer(name, read, s
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=8), seed=seeds)
 def test_ragged_rows_of_one_call_are_answered_as_if_alone(name, lengths, seed):
     """Rows of length 0 included: they keep their state to the last bit."""
