@@ -31,8 +31,8 @@ Data = Annotated[
     str | None,
     typer.Option("--data", metavar="PATH", help="Read the data from here, not the packaged ones."),
 ]
-Models = Annotated[Path, typer.Option(help="Bundles are written to MODELS/<name>/<version>.")]
-Runs = Annotated[Path, typer.Option(help="Runs are kept in RUNS/<name>/<number>.")]
+Models = Annotated[Path, typer.Option(help="Bundles are written to MODELS/NAME/VERSION.")]
+Runs = Annotated[Path, typer.Option(help="Runs are kept in RUNS/NAME/NUMBER.")]
 
 
 @app.command()

@@ -23,7 +23,7 @@ class DataError(TrainingError):
 
 
 class RunError(TrainingError):
-    """A run folder that is missing, unfinished or of another recipe."""
+    """A run that is missing, unfinished, of another recipe, or whose loss went astray."""
 
     code = "run-invalid"
 

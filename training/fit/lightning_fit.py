@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from training.config import FitConfig
+from training.errors import RunError
 from training.tasks.base import Batch, StreamNetwork, Task
 
 
@@ -26,7 +27,7 @@ class LightningFit(pl.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         loss = self._task.loss(self.network, batch)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
+            raise RunError(
                 f"the loss became {loss.item()} at step {self.global_step}: lower"
                 " fit.learning_rate or fit.gradient_clip, or look at the data"
             )

@@ -53,7 +53,7 @@ def fit(task: Task, run: RunFolder, options: FitOptions) -> bool:
     """Train, and leave `weights.pt` in the run folder. True on the process that goes on to export.
 
     Raises:
-        FloatingPointError: the loss became infinite or NaN.
+        RunError: the loss became infinite or NaN.
     """
     _quieten_lightning()
     config = run.recipe.fit

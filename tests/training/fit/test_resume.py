@@ -74,6 +74,15 @@ def test_there_must_be_a_run_of_this_recipe_to_resume(recipe: Recipe, tmp_path: 
         RunFolder.newest(tmp_path, recipe.model_copy(update={"seed": 99}))
 
 
+def test_a_loss_that_goes_astray_stops_the_run(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ForecastTask, "loss", lambda *_: torch.tensor(float("nan")))
+    run = RunFolder.create(tmp_path, recipe, None, "")
+    with pytest.raises(RunError, match=r"the loss became nan at step 0: lower"):
+        fit(make_task(recipe, None), run, QUIET)
+
+
 def cut_power_at_call(number: int):
     true_loss = ForecastTask.validation_loss
     calls = 0
