@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 
 from service.api import health, models, predict, sessions
 from service.api.context import Context
+from service.api.hot_path import HotPath
 from service.api.middleware import LimitBody, Observe
 from service.api.problems import install_error_handlers, problem_schema
 from service.engine.batcher import BatchLimits
@@ -38,7 +39,7 @@ def service_version() -> str:
         return "0+uninstalled"
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> HotPath:
     """Load the models, open the store and build the application around them.
 
     Raises:
@@ -51,11 +52,12 @@ def create_app(settings: Settings) -> FastAPI:
     )
     store = open_store(settings.store, settings.durability)
 
+    engine = Engine(registry, store, _engine_limits(settings), metrics)
+    context = Context(engine, settings, metrics)
+
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = Engine(registry, store, _engine_limits(settings), metrics)
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
-        app.state.context = Context(engine, settings, metrics)
         log.info("ready", provider=registry.provider, store=settings.store.split("@")[-1])
         try:
             yield
@@ -83,7 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     _document_problems(app)
-    return app
+    app.state.context = context
+    return HotPath(app, context)
 
 
 async def _to_docs() -> RedirectResponse:

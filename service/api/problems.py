@@ -4,6 +4,7 @@ No answer carries a stack trace or a path of the server: unexpected errors are l
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -63,7 +64,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def carry_problem(error: CarryError) -> Response:
-    """The answer to one of our own errors."""
+    """The answer to one of our own errors; one with a cause that clients do not see is logged."""
+    if error.status >= 500 and error.__cause__ is not None:
+        log.error("request failed", code=error.code, exc_info=error)
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
@@ -72,22 +75,18 @@ def carry_problem(error: CarryError) -> Response:
     )
 
 
-async def _on_carry_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, CarryError), "registered for CarryError"
-    if error.status >= 500 and error.__cause__ is not None:
-        log.error("request failed", path=request.url.path, code=error.code, exc_info=error)
-    return carry_problem(error)
-
-
-async def _on_invalid_request(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError), "registered for RequestValidationError"
-    problems = error.errors()
+def invalid_problem(problems: Sequence[Mapping[str, Any]], where: str = "") -> Response:
+    """The answer to a body, path or query that does not fit its schema, from pydantic's errors."""
     if any(problem["type"] == "json_invalid" for problem in problems):
         return problem_response(
             "malformed", "Malformed request", 400, "the body is not valid JSON: expected an object"
         )
+    prefix = [where] if where else []
     places = [
-        {"place": ".".join(str(part) for part in problem["loc"]), "problem": problem["msg"]}
+        {
+            "place": ".".join(str(part) for part in (*prefix, *problem["loc"])),
+            "problem": problem["msg"],
+        }
         for problem in problems[:10]
     ]
     first = places[0]
@@ -101,23 +100,20 @@ async def _on_invalid_request(_: Request, error: Exception) -> Response:
     )
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException), "registered for HTTPException"
+def http_problem(error: HTTPException, method: str) -> Response:
+    """The answer to an error of the framework: no such path, wrong method, body too large."""
     title = HTTPStatus(error.status_code).phrase
-    detail = f"{request.method} is not answered here: see /docs for the paths and their methods"
+    detail = f"{method} is not answered here: see /docs for the paths and their methods"
     if error.status_code not in (404, 405):
         detail = str(error.detail)
-    return problem_response(
-        title.lower().replace(" ", "-"),
-        title,
-        error.status_code,
-        detail,
-        headers=dict(error.headers or {}),
-    )
+    code = title.lower().replace(" ", "-")
+    headers = dict(error.headers or {})
+    return problem_response(code, title, error.status_code, detail, headers=headers)
 
 
-async def _on_unexpected(request: Request, error: Exception) -> Response:
-    log.error("unexpected error", path=request.url.path, exc_info=error)
+def unexpected_problem(error: Exception, path: str) -> Response:
+    """The answer to our own defect, which is logged here."""
+    log.error("unexpected error", path=path, exc_info=error)
     return problem_response(
         "internal",
         "Internal error",
@@ -125,6 +121,25 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
         "the server failed on this request; whether it was applied is not known: read the session,"
         " or repeat the step with its number",
     )
+
+
+async def _on_carry_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, CarryError), "registered for CarryError"
+    return carry_problem(error)
+
+
+async def _on_invalid_request(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError), "registered for RequestValidationError"
+    return invalid_problem(error.errors())
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for HTTPException"
+    return http_problem(error, request.method)
+
+
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    return unexpected_problem(error, request.url.path)
 
 
 def problem_schema() -> dict[str, Any]:

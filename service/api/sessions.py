@@ -27,6 +27,9 @@ from service.stores.record import Record
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
+STEPS_PATH = "/v1/sessions/{session}/steps"
+"""Answered by `hot_path.py`, which calls `answer_step`."""
+
 InPath = Annotated[SessionName, Path(description="The session's name.")]
 
 _CREATE_EXAMPLES: dict[str, Example] = {
@@ -97,7 +100,7 @@ async def step_session(
 
     A retry of the last request is answered again, with `Idempotent-Replayed: true`.
     """
-    return await _step(context, session, body)
+    return await answer_step(context, session, body)
 
 
 @router.post(
@@ -112,7 +115,7 @@ async def preview_session(
     context: InContext,
 ) -> Response:
     """What the answer would be. The session stays as it is."""
-    return await _step(context, session, body)
+    return await answer_step(context, session, body)
 
 
 @router.get(
@@ -162,7 +165,8 @@ async def list_sessions(
     return json_response(page)
 
 
-async def _step(context: Context, session: str, body: Observed) -> Response:
+async def answer_step(context: Context, session: str, body: Observed) -> Response:
+    """A step or a preview, from the body to the answer."""
     key = context.key(session)
     model = await context.engine.model_of(key)
     reply = await context.engine.submit(key, decode_step(model, body, context.settings))

@@ -41,6 +41,8 @@ class Metrics:
 
     def __init__(self, service_version: str) -> None:
         self.registry = CollectorRegistry()
+        # Looking up a child by its labels costs more than counting.
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._live: dict[tuple[str, str], LiveFigures] = {}
         reg = self.registry
         self._requests = Counter(
@@ -111,8 +113,13 @@ class Metrics:
         self._refused.set(num_refused)
 
     def request_answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(method, route, status).inc()
-        self._request_s.labels(method, route).observe(seconds)
+        key = (method, route, status)
+        children = self._answered.get(key)
+        if children is None:
+            counter = self._requests.labels(method, route, status)
+            children = self._answered[key] = (counter, self._request_s.labels(method, route))
+        children[0].inc()
+        children[1].observe(seconds)
 
     def batch_ran(self, model: str, version: str, num_rows: int, ort_s: float) -> None:
         self._batch_rows.labels(model, version).observe(num_rows)

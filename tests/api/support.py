@@ -24,7 +24,7 @@ def small_folder() -> Path:
 @asynccontextmanager
 async def serving(**settings):
     app = create_app(Settings(**{"models": small_folder(), "store": "memory://"} | settings))
-    async with app.router.lifespan_context(app):
+    async with app.app.router.lifespan_context(app.app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             client.app = app

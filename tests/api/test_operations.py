@@ -44,7 +44,7 @@ async def test_health_and_readiness(client):
     assert (await client.get("/healthz")).json() == {"status": "alive"}
     ready = (await client.get("/readyz")).json()
     assert ready == {"status": "ready", "models": 3, "provider": "cpu", "durability": "none"}
-    client.app.state.context.engine.is_draining = True
+    client.app.context.engine.is_draining = True
     draining = await client.get("/readyz")
     assert (draining.status_code, draining.headers["retry-after"]) == (503, "1")
     assert "shutting down" in draining.json()["detail"]
@@ -100,7 +100,7 @@ async def test_an_unexpected_error_tells_nothing_of_the_server(client, monkeypat
     def explode(*_):
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(type(client.app.state.context.engine.registry), "all", explode)
+    monkeypatch.setattr(type(client.app.context.engine.registry), "all", explode)
     answer = await client.get("/v1/models")
     assert answer.status_code == 500
     assert "secret" not in answer.text
