@@ -109,7 +109,7 @@ def test_verify_refuses_a_graph_of_other_weights(
     check_parity(model, network, inputs, length)
     network.head.linear.bias.data += 0.01
     with pytest.raises(VerificationError, match=r"parity: '(mean|quantiles)' differs"):
-        check_parity(model, network, inputs, length)
+        verify(bundle, network, tiny_task.example_inputs(1, 60))
 
 
 def test_verify_refuses_a_state_that_is_not_carried(
