@@ -37,7 +37,7 @@ DATASET = TextDataset(
     weights_licence="research and demonstration only",
     weights_note=(
         "The data set was published for research, with no licence for other use. The weights hold"
-        " no review, but were made from all of them: before commercial use, train"
-        " the same recipe on texts of your own."
+        " no review, but were made from reviews: before commercial use, train the same recipe on"
+        " texts of your own."
     ),
 )

@@ -89,6 +89,8 @@ def evaluate_classifier(
         caveats=(
             "It knows no language but that of its texts, and no subject but theirs: on other"
             " subjects expect to lose accuracy, and measure before relying on it.",
+            f"Half of its texts have more than {np.median(answers.num_tokens):.0f} tokens. A single"
+            " sentence is judged like the start of such a text: see the table of first tokens.",
             "It has no label for neutral texts: those count as one of its labels, often with a"
             " probability near one half.",
         ),

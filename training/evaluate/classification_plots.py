@@ -58,7 +58,11 @@ def plot_calibration(mine: Bins, baseline: Bins) -> Plot:
         axes.set_aspect("equal")
         axes.legend(loc="upper left")
         png = to_png(figure)
-    return Plot("calibration.png", "Calibration: of answers given with 80 %, 80 % are right.", png)
+    return Plot(
+        "calibration.png",
+        "On the dashed line, 80 % of the answers given with a confidence of 80 % are right.",
+        png,
+    )
 
 
 def plot_confusion(counts: np.ndarray, labels: tuple[str, ...]) -> Plot:
