@@ -77,10 +77,9 @@ async def create_session(
     name = secrets.token_urlsafe(16) if body.session is None else body.session
     request = decode_create(model, body, context.settings)
     reply = await context.engine.submit(context.key(name), request)
-    answer = _answer(context, reply, "last") | {
-        "model": reply.record.opening.model,
-        "version": reply.record.opening.version,
-    }
+    opening = reply.record.opening
+    named = {"session": name, "model": opening.model, "version": opening.version}
+    answer = named | _answer(context, reply, "last")
     headers = {"Location": f"/v1/sessions/{name}"} | _replay_header(reply)
     return json_response(answer, 201 if reply.is_new else 200, headers)
 

@@ -46,7 +46,7 @@ def pretty(value: object, indent: str = "") -> str:
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return "[\n" + ",\n".join(inner + pretty(v, inner) for v in value) + f"\n{indent}]"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return str(int(value)) if value.is_integer() else f"{value:.4g}"
     if isinstance(value, list):
         return "[" + ", ".join(pretty(item) for item in value) + "]"
     return json.dumps(value, ensure_ascii=False)
