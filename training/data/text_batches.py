@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
+from torch.utils.data.distributed import DistributedSampler
 
 from service.contract.text import TextCodec
 from training.data.labelled_texts import LabelledTexts
@@ -51,26 +52,43 @@ class TokenRows(Dataset[int]):
         )
 
 
-class LikeLengthBatches(Sampler[list[int]]):
-    """Row numbers of each batch, shuffled anew in every epoch."""
+class ShuffledRows(Sampler[int]):
+    """Every row number once, in a new order for every epoch."""
 
-    def __init__(self, length: np.ndarray, batch_size: int) -> None:
-        self._length = length
-        self._batch_size = batch_size
+    def __init__(self, rows: TokenRows) -> None:
+        self.dataset = rows
 
     def __len__(self) -> int:
-        return -(-len(self._length) // self._batch_size)
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from torch.randperm(len(self)).tolist()
+
+
+class LikeLengthBatches(BatchSampler):
+    """Row numbers of each batch, from a sampler of `TokenRows` that it has as `dataset`.
+
+    Made from a sampler, a batch size and `drop_last`, because that is how Lightning makes another
+    one for each process, with its own sampler of a share of the rows. No row is ever dropped.
+    """
+
+    def __init__(
+        self, sampler: ShuffledRows | DistributedSampler[int], batch_size: int, drop_last: bool
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        assert isinstance(sampler.dataset, TokenRows)
+        self._length = sampler.dataset.length
 
     def __iter__(self) -> Iterator[list[int]]:
-        shuffled = torch.randperm(len(self._length)).numpy()
-        window = self._batch_size * _WINDOW_BATCHES
+        shuffled = np.fromiter(self.sampler, dtype=np.int64)
+        window = self.batch_size * _WINDOW_BATCHES
         batches = []
         for start in range(0, len(shuffled), window):
             rows = shuffled[start : start + window]
             rows = rows[np.argsort(self._length[rows], kind="stable")]
             batches += [
-                rows[place : place + self._batch_size].tolist()
-                for place in range(0, len(rows), self._batch_size)
+                rows[place : place + self.batch_size].tolist()
+                for place in range(0, len(rows), self.batch_size)
             ]
         for place in torch.randperm(len(batches)).tolist():
             yield batches[place]

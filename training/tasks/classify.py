@@ -14,7 +14,12 @@ from service.contract.text import PIECE_RULE, TextCodec
 from training.config import Recipe, Section
 from training.data.dataset import find_dataset
 from training.data.labelled_texts import LabelledTexts, Part, TextDataset, divide
-from training.data.text_batches import LikeLengthBatches, TextBatch, TokenRows, batches_by_length
+from training.data.text_batches import (
+    LikeLengthBatches,
+    ShuffledRows,
+    TextBatch,
+    TokenRows,
+)
 from training.data.tokenizer import NONE_TOKEN, START_TOKEN, train_tokenizer
 from training.errors import RecipeError
 from training.evaluate.classification import evaluate_classifier
@@ -26,7 +31,7 @@ from training.tasks.classify_network import ClassifyNetwork
 from training.tasks.classify_options import ClassifyOptions
 
 _TOKENIZER_FILE = "tokenizer.json"
-_MAX_CELLS = 30_000
+_VALIDATION_ROWS = 64
 
 
 class ClassifyTask(Task):
@@ -57,13 +62,14 @@ class ClassifyTask(Task):
     def train_batches(self, *, with_validation: bool) -> DataLoader[Any]:
         assert not with_validation  # refused above
         rows = TokenRows(self._parts["training"], self._codec, self._options.max_train_tokens)
-        batches = LikeLengthBatches(rows.length, self.recipe.fit.batch_size)
+        batches = LikeLengthBatches(ShuffledRows(rows), self.recipe.fit.batch_size, drop_last=False)
         return DataLoader(rows, batch_sampler=batches, collate_fn=rows.batch)
 
     def validation_batches(self) -> DataLoader[Any]:
-        rows = TokenRows(self._parts["validation"], self._codec, max_tokens=None)
-        batches = [rows.tolist() for rows in batches_by_length(rows.length, _MAX_CELLS)]
-        return DataLoader(rows, batch_sampler=batches, collate_fn=rows.batch)
+        part = self._parts["validation"]
+        by_length = part.take(np.argsort([len(text) for text in part.texts], kind="stable"))
+        rows = TokenRows(by_length, self._codec, max_tokens=None)
+        return DataLoader(rows, batch_size=_VALIDATION_ROWS, collate_fn=rows.batch)
 
     def loss(self, network: StreamNetwork, batch: TextBatch) -> Tensor:
         """Log loss after the whole text, averaged with that after a random prefix of it."""

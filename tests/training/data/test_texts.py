@@ -5,12 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data.distributed import DistributedSampler
 
 from service.contract.text import TextCodec, TextCursor
 from training.data import fine_foods, imdb, nsmc
 from training.data.dataset import find_dataset
 from training.data.labelled_texts import LabelledTexts, divide
-from training.data.text_batches import LikeLengthBatches, TokenRows, batches_by_length
+from training.data.text_batches import LikeLengthBatches, ShuffledRows, TokenRows, batches_by_length
 from training.data.tokenizer import NONE_TOKEN, START_TOKEN, train_tokenizer
 from training.errors import DataError
 
@@ -125,16 +126,29 @@ def test_a_batch_is_padded_behind_its_texts():
     assert (length.tolist(), labels.tolist()) == ([2, 4], [1, 0])
 
 
+def random_rows(num_rows):
+    texts = ["영화 " * n for n in np.random.default_rng(0).integers(1, 60, num_rows)]
+    return TokenRows(LabelledTexts(texts, np.zeros(num_rows, dtype=np.int64)), CODEC, None)
+
+
 def test_an_epoch_has_every_row_once_among_rows_of_like_length():
-    length = np.random.default_rng(0).integers(1, 300, 1000)
+    rows = random_rows(1000)
     torch.manual_seed(0)
-    batches = LikeLengthBatches(length, 16)
+    batches = LikeLengthBatches(ShuffledRows(rows), 16, drop_last=False)
     first, second = list(batches), list(batches)
     assert len(first) == len(batches)
     assert sorted(row for batch in first for row in batch) == list(range(1000))
     assert first != second
-    padded = sum(length[batch].max() * len(batch) for batch in first)
-    assert padded < 1.1 * length.sum()
+    padded = sum(rows.length[batch].max() * len(batch) for batch in first)
+    assert padded < 1.1 * rows.length.sum()
+
+
+def test_processes_share_the_rows_of_an_epoch():
+    rows = random_rows(1000)
+    shares = [DistributedSampler(rows, num_replicas=2, rank=rank) for rank in (0, 1)]
+    batches = [list(LikeLengthBatches(share, 16, drop_last=False)) for share in shares]
+    assert len(batches[0]) == len(batches[1])
+    assert sorted(row for part in batches for batch in part for row in batch) == list(range(1000))
 
 
 def test_evaluation_batches_are_bounded_and_miss_no_row():
