@@ -13,7 +13,7 @@ from fastapi_offline import FastAPIOffline
 from service.api import health, models, predict, sessions
 from service.api.context import Context
 from service.api.hot_path import HotPath
-from service.api.middleware import LimitBody, Observe
+from service.api.middleware import LimitBody, Observe, RequireJson
 from service.api.problems import install_error_handlers, problem_schema
 from service.engine.batcher import BatchLimits
 from service.engine.engine import Engine, EngineLimits
@@ -79,6 +79,7 @@ def create_app(settings: Settings) -> HotPath:
         ],
     )
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequireJson)
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
     for router in (models.router, predict.router, sessions.router, health.router):

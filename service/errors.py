@@ -75,6 +75,14 @@ class ContentionError(CarryError):
     code, status, title = "contention", 503, "Session under contention"
 
 
+class RecordUnreadableError(CarryError):
+    code, status, title = "record-unreadable", 500, "Session record unreadable"
+
+
+class UnsupportedMediaTypeError(CarryError):
+    code, status, title = "unsupported-media-type", 415, "Unsupported media type"
+
+
 class QueueFullError(CarryError):
     code, status, title = "queue-full", 429, "Queue full"
 

@@ -3,14 +3,15 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import StartUpError
 
 PREFIX = "CARRY_"
+_CENTURY_S = 100 * 366 * 86400.0
 
 
 class Settings(BaseSettings):
@@ -54,15 +55,23 @@ class Settings(BaseSettings):
         30.0, gt=0, le=3600, description="A request that waits longer is dropped with 503."
     )
     default_ttl_s: float = Field(
-        7 * 86400.0, gt=0, description="Life of a session after its last committed step."
+        7 * 86400.0,
+        gt=0,
+        le=_CENTURY_S,
+        description="Life of a session after its last committed step.",
     )
-    max_ttl_s: float = Field(366 * 86400.0, gt=0, description="The longest ttl_s a client may ask.")
+    max_ttl_s: float = Field(
+        366 * 86400.0, gt=0, le=_CENTURY_S, description="The longest ttl_s a client may ask."
+    )
     max_replay: int = Field(
         64, ge=1, le=4096, description="The most replies a session may keep for retries."
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="A larger body answers 413.")
     max_rows: int = Field(100_000, ge=1, description="Rows of one request.")
     max_text_chars: int = Field(100_000, ge=1, description="Characters of one chunk of text.")
+    max_reply_bytes: int = Field(
+        8 * 2**20, ge=1024, description="Outputs of one reply; more answer 413."
+    )
     max_instances: int = Field(1024, ge=1, description="Instances of one predict request.")
     shutdown_grace_s: float = Field(
         20.0, ge=0, le=600, description="Time to finish accepted requests after SIGTERM."
@@ -73,6 +82,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto: text on a terminal, JSON elsewhere."
     )
+
+    @model_validator(mode="after")
+    def _default_ttl_is_allowed(self) -> Self:
+        if self.default_ttl_s > self.max_ttl_s:
+            raise ValueError(
+                f"CARRY_DEFAULT_TTL_S is {self.default_ttl_s:g}: expected at most CARRY_MAX_TTL_S,"
+                f" {self.max_ttl_s:g}"
+            )
+        return self
 
 
 def load_settings() -> Settings:
@@ -93,6 +111,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
+        if not problem["loc"]:
+            raise StartUpError(problem["msg"].removeprefix("Value error, ")) from None
         name = (PREFIX + str(problem["loc"][0])).upper()
         raise StartUpError(f"{name} is {problem['input']!r}: {problem['msg']}") from None
 

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from service.api.schemas import Instance, Observed, Row, SessionCreate, StepBody
+from service.api.fields import Row
+from service.api.schemas import Instance, Observed, SessionCreate, StepBody
 from service.contract.manifest import ForecastSpec
 from service.engine.registry import LoadedModel
 from service.engine.requests import CreateRequest, Observations, StepRequest
@@ -56,6 +57,9 @@ def decode_create(model: LoadedModel, body: SessionCreate, limits: Settings) -> 
 def decode_step(model: LoadedModel, body: Observed, limits: Settings) -> StepRequest:
     """What a step or a preview asks for."""
     final = isinstance(body, StepBody) and body.final
+    if body.emit == "all" and body.observations is not None:
+        num_bytes = len(body.observations) * model.runner.outputs.step_bytes
+        _bound(num_bytes, limits.max_reply_bytes, "the reply", "bytes of outputs")
     observations = _observations(model, body.observations, body.text, final, limits, "body")
     return StepRequest(observations, body.step, body.emit, not isinstance(body, StepBody))
 

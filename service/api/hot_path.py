@@ -6,6 +6,7 @@ each request that this route does not need (dependencies, exit stacks, telemetry
 more than the step itself.
 """
 
+import json
 import re
 import time
 
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.context import Context
-from service.api.middleware import LimitBody
+from service.api.middleware import LimitBody, RequireJson
 from service.api.problems import carry_problem, http_problem, invalid_problem, unexpected_problem
 from service.api.schemas import StepBody
 from service.api.sessions import STEPS_PATH, answer_step
@@ -30,7 +31,8 @@ class HotPath:
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app = app
         self.context = context
-        self._answer = LimitBody(self._answer_step, context.settings.max_body_bytes)
+        limited = LimitBody(self._answer_step, context.settings.max_body_bytes)
+        self._answer = RequireJson(limited)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
@@ -57,8 +59,7 @@ class HotPath:
             data = await _read_body(receive)
             if data is None:
                 return None
-            body = StepBody.model_validate_json(data)
-            return await answer_step(self.context, scope["session"], body)
+            return await answer_step(self.context, scope["session"], _parse(data))
         except CarryError as error:
             return carry_problem(error)
         except ValidationError as error:
@@ -67,6 +68,21 @@ class HotPath:
             return http_problem(error, "POST")
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers
             return unexpected_problem(error, scope["path"])
+
+
+def _parse(data: bytes) -> StepBody:
+    try:
+        return StepBody.model_validate_json(data)
+    except ValidationError as error:
+        if error.errors(include_url=False)[0]["type"] != "json_invalid":
+            raise
+        # pydantic-core calls half of a surrogate pair no JSON; Python reads it, so that the schema
+        # can say what is wrong, as it does on every other route.
+        try:
+            parsed = json.loads(data)
+        except (ValueError, RecursionError):
+            raise error from None
+        return StepBody.model_validate(parsed)
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -7,17 +7,19 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import carry_problem
-from service.errors import TooLargeError
+from service.api.problems import carry_problem, unexpected_problem
+from service.errors import TooLargeError, UnsupportedMediaTypeError
 
 log = structlog.get_logger()
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 OnAnswered = Callable[[str, str, int, float], None]
 """Method, route template, status, seconds."""
 
 
 class Observe:
-    """Times every request and logs those that took long or failed."""
+    """Times every request, answers our own defects, and logs what took long or failed."""
 
     def __init__(self, app: ASGIApp, on_answered: OnAnswered, slow_s: float = 1.0) -> None:
         self._app = app
@@ -28,7 +30,7 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500
+        status = 0
         started = time.perf_counter()
 
         async def watch(message: Message) -> None:
@@ -39,19 +41,23 @@ class Observe:
 
         try:
             await self._app(scope, receive, watch)
-        finally:
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._on_answered(scope["method"], route, status, seconds)
-            # A probe that is answered "not ready" is no failure, and comes every few seconds.
-            if seconds > self._slow_s or (status >= 500 and route != "/readyz"):
-                log.warning(
-                    "slow or failed request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=status,
-                    seconds=round(seconds, 4),
-                )
+        except Exception as error:  # the request's boundary: raised on, it would cut the connection
+            if status:
+                raise
+            await unexpected_problem(error, scope["path"])(scope, receive, watch)
+        seconds = time.perf_counter() - started
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._on_answered(method, route, status, seconds)
+        # A probe that is answered "not ready" is no failure, and comes every few seconds.
+        if seconds > self._slow_s or (status >= 500 and route != "/readyz"):
+            log.warning(
+                "slow or failed request",
+                method=method,
+                path=scope["path"],
+                status=status,
+                seconds=round(seconds, 4),
+            )
 
 
 class LimitBody:
@@ -87,3 +93,25 @@ class LimitBody:
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"the body is larger than {self._max_bytes} bytes: send it in parts")
+
+
+class RequireJson:
+    """Refuses bodies that do not say that they are JSON, with 415."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            said = next((v for k, v in scope["headers"] if k == b"content-type"), b"")
+            if said.split(b";")[0].strip().lower() != b"application/json":
+                await carry_problem(_not_json(said))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _not_json(said: bytes) -> UnsupportedMediaTypeError:
+    found = said.decode("latin-1") or "none"
+    return UnsupportedMediaTypeError(
+        f"the body's Content-Type is {found}: expected Content-Type: application/json"
+    )

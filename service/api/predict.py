@@ -41,7 +41,7 @@ _EXAMPLES: dict[str, Example] = {
 PredictBody = Annotated[PredictRequest, Body(openapi_examples=_EXAMPLES)]
 _DOCUMENTED: dict[str, Any] = {
     "response_model": PredictAnswer,
-    "responses": error_responses(400, 404, 413, 422, 429, 500, 503),
+    "responses": error_responses(400, 404, 413, 415, 422, 429, 500, 503),
 }
 
 

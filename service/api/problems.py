@@ -5,7 +5,6 @@ No answer carries a stack trace or a path of the server: unexpected errors are l
 
 import math
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -15,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import Problem
-from service.errors import CarryError
+from service.errors import CarryError, TooLargeError
 
 log = structlog.get_logger()
 
@@ -23,11 +22,17 @@ _EXPLAINED = {
     400: "The body is no JSON",
     404: "No such model, session or path; or the session expired",
     409: "The session is at another step, closed, or opened by another request",
-    413: "Body, rows or text beyond the limit",
+    413: "Body, rows, text or reply beyond the limit",
+    415: "A body that is not application/json",
     422: "JSON that does not fit the schema or the model",
     429: "Queue full; Retry-After says when to try again",
     500: "The model failed on this input",
     503: "Store away, deadline passed or shutting down; Retry-After says when to try again",
+}
+_OF_FRAMEWORK = {
+    404: ("not-found", "Not found"),
+    405: ("method-not-allowed", "Method not allowed"),
+    413: (TooLargeError.code, TooLargeError.title),
 }
 _MEDIA_TYPE = "application/problem+json"
 
@@ -56,11 +61,10 @@ def problem_response(
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` as a problem document."""
+    """Answer every error of `app` as a problem document; `Observe` does it for our own defects."""
     app.add_exception_handler(CarryError, _on_carry_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unexpected)
 
 
 def carry_problem(error: CarryError) -> Response:
@@ -102,11 +106,10 @@ def invalid_problem(problems: Sequence[Mapping[str, Any]], where: str = "") -> R
 
 def http_problem(error: HTTPException, method: str) -> Response:
     """The answer to an error of the framework: no such path, wrong method, body too large."""
-    title = HTTPStatus(error.status_code).phrase
+    code, title = _OF_FRAMEWORK.get(error.status_code, ("malformed", "Malformed request"))
     detail = f"{method} is not answered here: see /docs for the paths and their methods"
     if error.status_code not in (404, 405):
         detail = str(error.detail)
-    code = title.lower().replace(" ", "-")
     headers = dict(error.headers or {})
     return problem_response(code, title, error.status_code, detail, headers=headers)
 
@@ -136,10 +139,6 @@ async def _on_invalid_request(_: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for HTTPException"
     return http_problem(error, request.method)
-
-
-async def _on_unexpected(request: Request, error: Exception) -> Response:
-    return unexpected_problem(error, request.url.path)
 
 
 def problem_schema() -> dict[str, Any]:

@@ -1,19 +1,10 @@
 """Bodies of requests and answers. Field names are the contract of the README and of clients."""
 
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
-Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-NamedRow = Annotated[dict[str, Number | None], Tag("object")]
-ListedRow = Annotated[list[Number | None], Tag("list")]
-Row = Annotated[
-    NamedRow | ListedRow,
-    Discriminator(lambda row: "list" if isinstance(row, list) else "object"),
-]
-SessionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
-StepNumber = Annotated[int, Strict(), Field(ge=0)]
+from service.api.fields import Metadata, Row, SessionName, StepNumber, Text, Time
 
 _ROWS = Field(
     default=None,
@@ -32,10 +23,10 @@ class _Body(BaseModel):
 class Instance(_Body):
     """One series of rows, or one text, according to the model's task."""
 
-    id: str | None = None
-    start: datetime | None = _START
+    id: Text | None = None
+    start: Time | None = _START
     observations: list[Row] | None = _ROWS
-    text: str | None = None
+    text: Text | None = None
 
 
 class PredictRequest(_Body):
@@ -53,9 +44,11 @@ class SessionCreate(_Body):
     ttl_s: float | None = Field(
         default=None, gt=0, description="Life after the last committed step."
     )
-    start: datetime | None = _START
+    start: Time | None = _START
     history: Instance | None = Field(default=None, description="Past observations to warm up on.")
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(
+        default_factory=dict, description="Kept with the session: JSON of at most 16 KiB."
+    )
     if_exists: Literal["fail", "resume"] = "fail"
     replay: int = Field(default=1, ge=1, description="How many of the last replies are kept.")
 
@@ -69,7 +62,7 @@ class Observed(_Body):
         " exactly once; without it, at least once.",
     )
     observations: list[Row] | None = _ROWS
-    text: str | None = Field(default=None, description="The next chunk, cut anywhere.")
+    text: Text | None = Field(default=None, description="The next chunk, cut anywhere.")
     emit: Literal["last", "all"] = "last"
 
 
@@ -204,3 +197,6 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="What, expected, got, remedy.")
     expected_step: int | None = None
+    errors: list[dict[str, str]] | None = Field(
+        default=None, description="For 422: each place in the request and its problem."
+    )

@@ -8,6 +8,7 @@ from fastapi.openapi.models import Example
 
 from service.api.context import Context, InContext
 from service.api.decode import decode_create, decode_step
+from service.api.fields import SessionName
 from service.api.present import Json, json_response, present_reply, present_session, rfc3339
 from service.api.problems import error_responses
 from service.api.schemas import (
@@ -16,13 +17,13 @@ from service.api.schemas import (
     SessionAnswer,
     SessionCreate,
     SessionDetail,
-    SessionName,
     SessionPage,
     StepAnswer,
     StepBody,
 )
 from service.engine.requests import DeleteRequest
 from service.engine.session import Reply
+from service.errors import CarryError
 from service.stores.record import Record
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
@@ -63,7 +64,7 @@ _STEP_EXAMPLES: dict[str, Example] = {
     summary="Open a session",
     status_code=201,
     response_model=SessionAnswer,
-    responses=error_responses(400, 404, 409, 413, 422, 429, 500, 503)
+    responses=error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503)
     | {200: {"model": SessionAnswer, "description": "Resumed as it is"}},
 )
 async def create_session(
@@ -88,7 +89,7 @@ async def create_session(
     "/{session}/steps",
     summary="Step a session",
     response_model=StepAnswer,
-    responses=error_responses(400, 404, 409, 413, 422, 429, 500, 503),
+    responses=error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503),
 )
 async def step_session(
     session: InPath,
@@ -106,7 +107,7 @@ async def step_session(
     "/{session}/preview",
     summary="Try a step without committing it",
     response_model=StepAnswer,
-    responses=error_responses(400, 404, 409, 413, 422, 429, 500, 503),
+    responses=error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503),
 )
 async def preview_session(
     session: InPath,
@@ -154,12 +155,13 @@ async def list_sessions(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """By name, page after page."""
-    store = context.engine.store
-    records = await store.list_live(context.key("").tenant, model, cursor, limit)
-    now = await store.now()
+    tenant = context.key("").tenant
+    # One more than asked for tells whether there is another page.
+    records = await context.engine.list_live(tenant, model, cursor, limit + 1)
+    now = await context.engine.store.now()
     page = {
-        "sessions": [_detail(context, record, now) for record in records],
-        "next_cursor": records[-1].opening.name if len(records) == limit else None,
+        "sessions": [_detail(context, record, now) for record in records[:limit]],
+        "next_cursor": records[limit - 1].opening.name if len(records) > limit else None,
     }
     return json_response(page)
 
@@ -168,7 +170,12 @@ async def answer_step(context: Context, session: str, body: Observed) -> Respons
     """A step or a preview, from the body to the answer."""
     key = context.key(session)
     model = await context.engine.model_of(key)
-    reply = await context.engine.submit(key, decode_step(model, body, context.settings))
+    try:
+        request = decode_step(model, body, context.settings)
+    except CarryError:  # the cached model may be that of an earlier session of this name
+        model = await context.engine.model_of(key, is_fresh=True)
+        request = decode_step(model, body, context.settings)
+    reply = await context.engine.submit(key, request)
     return json_response(_answer(context, reply, body.emit), headers=_replay_header(reply))
 
 

@@ -68,7 +68,7 @@ def check_golden(bundle: Bundle, run: Run) -> None:
     manifest = bundle.manifest
     layout = bundle.state_layout()
     golden = GoldenRun.from_arrays(bundle.golden_arrays())
-    _require_inputs(manifest.graph, golden)
+    _require_complete(manifest.graph, golden)
     if not (golden.length == 0).any():
         raise GoldenMismatchError("golden run: no row of length 0; export the bundle again")
     compare = _Comparison(f"{manifest.name}/{manifest.version}", golden, manifest.golden.tolerance)
@@ -190,10 +190,16 @@ def _uneven_cuts(num_steps: int) -> list[int]:
     return cuts
 
 
-def _require_inputs(graph: GraphSpec, golden: GoldenRun) -> None:
-    fed = {spec.name for spec in graph.inputs if spec.role != "length"}
-    if set(golden.inputs) != fed:
-        raise GoldenMismatchError(
-            f"golden run: it feeds {sorted(golden.inputs)}, the graph takes {sorted(fed)}:"
-            " export the bundle again"
-        )
+def _require_complete(graph: GraphSpec, golden: GoldenRun) -> None:
+    """Everything that the graph takes and gives must be in the run, or nothing is proven."""
+    parts = (
+        ("feeds", golden.inputs, {spec.name for spec in graph.inputs if spec.role != "length"}),
+        ("answers", golden.outputs, {spec.name for spec in graph.outputs}),
+        ("carries", golden.states, {spec.output for spec in graph.states}),
+    )
+    for does, found, expected in parts:
+        if set(found) != expected:
+            raise GoldenMismatchError(
+                f"golden run: it {does} {sorted(found)}, the graph {does} {sorted(expected)}:"
+                " export the bundle again"
+            )

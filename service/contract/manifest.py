@@ -6,15 +6,22 @@ exactly what the exporter wrote or refused. The JSON Schema in `models/` is gene
 
 import hashlib
 import json
+import re
 import sys
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.contract.errors import BundleError
 from service.contract.state import StateSpec
-from service.contract.tensors import InputRole, InputSpec, OutputRole, OutputSpec
+from service.contract.tensors import (
+    Axis,
+    InputRole,
+    InputSpec,
+    OutputRole,
+    OutputSpec,
+    describe_shape,
+)
 
 FORMAT = "carry-bundle/1"
 MANIFEST_FILE = "manifest.json"
@@ -24,6 +31,8 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 ModelVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 Task = Literal["forecast", "classify"]
+
+_UNIT_S = {"W": 604_800, "D": 86_400, "H": 3600, "M": 60, "S": 1}
 
 
 class _Part(BaseModel):
@@ -47,7 +56,7 @@ class ForecastSpec(_Part):
     """
 
     columns: tuple[ColumnSpec, ...] = Field(min_length=1)
-    frequency: Annotated[str, Field(pattern=r"^P(T?[0-9]+[DHMSW])$")]
+    frequency: Annotated[str, Field(pattern=r"^P([0-9]+[DW]|T[0-9]+[HMS])$")]
     frequency_s: int = Field(ge=1)
     horizon: int = Field(ge=1)
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
@@ -62,6 +71,9 @@ class ForecastSpec(_Part):
             raise ValueError("expected exactly one column with role 'target'")
         if list(self.quantiles) != sorted(set(self.quantiles)):
             raise ValueError("quantiles must rise strictly")
+        count, unit = re.fullmatch(r"PT?([0-9]+)([DHMSW])", self.frequency).groups()  # type: ignore[union-attr]  # the field's pattern
+        if int(count) * _UNIT_S[unit] != self.frequency_s:
+            raise ValueError(f"frequency {self.frequency} is not {self.frequency_s} seconds")
         return self
 
     @property
@@ -77,6 +89,12 @@ class TextSpec(_Part):
     start_token: int = Field(ge=0)
     vocabulary_size: int = Field(ge=1)
     language: str
+
+    @model_validator(mode="after")
+    def _start_token_exists(self) -> Self:
+        if self.start_token >= self.vocabulary_size:
+            raise ValueError(f"start_token {self.start_token} lies outside the vocabulary")
+        return self
 
 
 class GraphSpec(_Part):
@@ -95,6 +113,9 @@ class GraphSpec(_Part):
         for names, what in ((fed, "inputs"), (answered, "outputs")):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {what} of the graph share a name: {sorted(names)}")
+        for spec in self.outputs:
+            if spec.shape[:2] != ("batch", "time"):
+                raise ValueError(f"output {spec.name!r} must begin with [batch, time]")
         return self
 
     def input_with(self, role: InputRole) -> InputSpec | None:
@@ -186,6 +207,31 @@ class Manifest(_Part):
         return self
 
     @model_validator(mode="after")
+    def _graph_fits_task(self) -> Self:
+        """Inputs that the service can feed, with the sizes that the task's parts say."""
+        expected: dict[str, tuple[Axis, ...]] = {"length": ("batch",)}
+        if self.forecast is not None:
+            expected["x"] = ("batch", "time", len(self.forecast.columns))
+            expected["time"] = ("batch", "time")
+            expected["mean"] = ("batch", "time", self.forecast.horizon)
+            expected["quantiles"] = (*expected["mean"], len(self.forecast.quantiles))
+        if self.labels is not None:
+            expected["tokens"] = ("batch", "time")
+            expected["probabilities"] = ("batch", "time", len(self.labels))
+        if self.graph.input_with("length") is None:
+            raise ValueError("the graph has no input with role 'length'")
+        specs: list[InputSpec | OutputSpec] = [*self.graph.inputs, *self.graph.outputs]
+        for spec in specs:
+            if spec.role not in expected:
+                raise ValueError(f"{spec.name!r} has role {spec.role!r}, unknown to {self.task!r}")
+            if spec.shape != expected[spec.role]:
+                raise ValueError(
+                    f"{spec.name!r} is {describe_shape(spec.shape)}, its role {spec.role!r} means"
+                    f" {describe_shape(expected[spec.role])}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _files_are_hashed(self) -> Self:
         named = {self.graph.file, self.golden.file}
         named |= {self.text.tokenizer} if self.text else set()
@@ -238,10 +284,6 @@ def json_schema() -> str:
     """The JSON Schema that `make schema` writes to `models/manifest.schema.json`."""
     schema = Manifest.model_json_schema()
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def is_plain_file_name(name: str) -> bool:
-    return PurePosixPath(name).name == name and name not in {"", ".", ".."}
 
 
 def _own_hash(fields: dict[str, Any]) -> str:

@@ -41,15 +41,6 @@ class TensorSpec(BaseModel):
     def numpy_dtype(self) -> np.dtype[np.generic]:
         return np.dtype(self.dtype)
 
-    @property
-    def batch_axis(self) -> int | None:
-        """Where the row axis lies, or None for a tensor that all rows share."""
-        return self.shape.index("batch") if "batch" in self.shape else None
-
-    @property
-    def has_time(self) -> bool:
-        return "time" in self.shape
-
     def concrete(self, num_rows: int, num_steps: int = 1) -> tuple[int, ...]:
         """The shape for `num_rows` rows of `num_steps` steps."""
         sizes = {"batch": num_rows, "time": num_steps}

@@ -9,6 +9,7 @@ Rule 2: where a piece ends depends only on the text up to the character after it
         certain as soon as the next one has begun; the last one is *pending* until then.
 Rule 3: the first token of every text is the start token, so an empty text has an answer too.
 Rule 4: pending text is bounded: one piece and at most one white space on either side.
+Rule 5: every piece has at least one token, so what has been read is never without an answer.
 
 Because normalisation is applied to a finished piece and never across two of them, any normaliser
 that the `tokenizers` library offers is safe here.
@@ -92,6 +93,7 @@ class TextCodec:
             if len(self._cache) >= _MAX_CACHED_PIECES:
                 self._cache.clear()
             tokens = tuple(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+            tokens = tokens or (self._start_token,)  # a normaliser may leave nothing of it
             self._cache[piece] = tokens
         return tokens
 

@@ -5,8 +5,8 @@ Everything runs on the event loop; only the graph and the store leave it.
 """
 
 import asyncio
-import contextlib
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,14 +22,21 @@ from service.engine.requests import CreateRequest, Observations, SessionRequest,
 from service.engine.session import Reply, decide, seed_record, session_not_found
 from service.engine.turns import Turns
 from service.engine.worker import Worker
-from service.errors import CarryError, DrainingError, ModelFailedError
-from service.stores.base import Store
+from service.errors import (
+    CarryError,
+    DeadlineError,
+    DrainingError,
+    InvalidInputError,
+    ModelFailedError,
+)
+from service.stores.base import Store, Swept
 from service.stores.record import Key, PackedOutputs, Record
 
 log = structlog.get_logger()
 
 _SWEEP_EVERY_S = 10.0
 _SWEEP_AT_ONCE = 1000
+_DEADLINES_EVERY_S = 0.25
 _NO_LIMITS_GIVEN = BatchLimits(max_rows=128, max_slice_steps=64, max_cells=2048)
 
 
@@ -66,13 +73,14 @@ class Engine:
         self._turns = Turns(registry, self._workers, store, self._lanes, self._observer)
         self._tasks: list[asyncio.Task[None]] = []
         self._num_open_requests = 0
+        self._deadlines: deque[tuple[float, asyncio.Future[Reply]]] = deque()
         self._all_answered = asyncio.Event()
         self._all_answered.set()
 
     async def start(self) -> None:
         """Begin to serve."""
         endless = [worker.run() for worker in self._workers.values()]
-        endless += [self._turns.committer.run(), self._sweep_forever()]
+        endless += [self._turns.committer.run(), self._sweep_forever(), self._watch_deadlines()]
         self._tasks = [asyncio.create_task(coroutine) for coroutine in endless]
         for task in self._tasks:
             task.add_done_callback(self._on_task_ended)
@@ -80,9 +88,17 @@ class Engine:
     async def close(self, grace_s: float = 10.0) -> None:
         """Refuse new work, finish what was accepted, stop the tasks. The store stays open."""
         self.is_draining = True
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(grace_s):
                 await self._all_answered.wait()
+        except TimeoutError:
+            self._answer_all(
+                DrainingError(
+                    "this server is shutting down; whether the request was applied is not known:"
+                    " repeat it with its step",
+                    retry_after_s=1,
+                )
+            )
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -99,6 +115,7 @@ class Engine:
         try:
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             deadline = time.monotonic() + self.limits.request_timeout_s
+            self._deadlines.append((deadline, future))
             turn = self._lanes.join(key, request, future, deadline)
             if turn is turn.lane.turns[0]:
                 self._turns.begin(turn)
@@ -110,15 +127,20 @@ class Engine:
         self, model: LoadedModel, instances: list[tuple[Observations, int | None]]
     ) -> list[PackedOutputs]:
         """Answer each instance (observations, start) from a fresh state; nothing is kept."""
-        work = []
-        for observations, start_s in instances:
-            request = CreateRequest(model.name, model.version, ttl_s=0, start_s=start_s)
-            seed = seed_record(Key("", "predict"), model, request, now=0)
-            work.append(work_for(model, seed, observations, "last").segments)
+        work = [
+            self._segments_alone(model, f"instances[{index}]", *instance)
+            for index, instance in enumerate(instances)
+        ]
         self._accept()
+        futures: list[asyncio.Future[PackedOutputs]] = []
         try:
-            outputs = await asyncio.gather(*(self._run_alone(model, each) for each in work))
+            for segments in work:
+                # One at a time: those before a refusal must be known, to be cancelled.
+                futures.append(self._run_alone(model, segments))  # noqa: PERF401
+            outputs = await asyncio.gather(*futures)
         finally:
+            for future in futures:
+                future.cancel()  # those behind a failed one; their jobs are dropped
             self._answered()
         self._observer.predicted(model.name, model.version, len(instances))
         return outputs
@@ -134,18 +156,39 @@ class Engine:
         assert found is not None, "decide raises for an absent record"
         return found
 
-    async def model_of(self, key: Key) -> LoadedModel:
-        """The model that a session was opened with; looks into the store if need be.
+    async def model_of(self, key: Key, *, is_fresh: bool = False) -> LoadedModel:
+        """The model that a session was opened with.
+
+        From the cache, which may be wrong, unless the answer must be fresh or is not there.
 
         Raises:
             CarryError: the session is not found, or its model is not loaded any more.
         """
-        record = self._lanes.cached(key) or await self.store.load(key)
+        record = None if is_fresh else self._lanes.cached(key)
+        record = record or await self.store.load(key)
         if record is None:
             raise session_not_found(key)
         return self.registry.get_for_session(record.opening)
 
-    async def _run_alone(self, model: LoadedModel, segments: list[Segment]) -> PackedOutputs:
+    async def list_live(
+        self, tenant: str, model: str | None, after: str, limit: int
+    ) -> list[Record]:
+        """Live sessions by name, as the store holds them now."""
+        return await self.store.list_live(tenant, model, after, limit)
+
+    def _segments_alone(
+        self, model: LoadedModel, where: str, observations: Observations, start_s: int | None
+    ) -> list[Segment]:
+        request = CreateRequest(model.name, model.version, ttl_s=0, start_s=start_s)
+        seed = seed_record(Key("", "predict"), model, request, now=0)
+        try:
+            return work_for(model, seed, observations, "last").segments
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{where}: {error.detail}") from None
+
+    def _run_alone(
+        self, model: LoadedModel, segments: list[Segment]
+    ) -> "asyncio.Future[PackedOutputs]":
         future: asyncio.Future[PackedOutputs] = asyncio.get_running_loop().create_future()
 
         def on_done(job: Job, error: CarryError | None) -> None:
@@ -159,7 +202,7 @@ class Engine:
         deadline = time.monotonic() + self.limits.request_timeout_s
         job = Job(segments, model.layout.initial_row, future, deadline, on_done)
         self._workers[model.name, model.version].submit(job)
-        return await future
+        return future
 
     def _new_worker(self, model: LoadedModel) -> Worker:
         executor = ThreadPoolExecutor(1, thread_name_prefix=f"{model.name}-{model.version}")
@@ -178,11 +221,30 @@ class Engine:
         while True:
             await asyncio.sleep(_SWEEP_EVERY_S)
             try:
-                for swept in await self.store.sweep(_SWEEP_AT_ONCE):
-                    if not swept.closed:
-                        self._observer.session_ended(swept.model, swept.version, "expired")
-            except CarryError as error:
+                while len(await self._sweep()) == _SWEEP_AT_ONCE:
+                    pass
+            except Exception as error:  # the boundary: a store that is away now may be back later
                 log.warning("sweep failed, will try again", reason=str(error))
+
+    async def _sweep(self) -> list[Swept]:
+        swept = await self.store.sweep(_SWEEP_AT_ONCE)
+        for each in swept:
+            if not each.closed:
+                self._observer.session_ended(each.model, each.version, "expired")
+        return swept
+
+    async def _watch_deadlines(self) -> None:
+        """Answer requests that wait past their deadline, for a store that hangs as well.
+
+        Every request waits equally long, so the oldest stands first.
+        """
+        while True:
+            await asyncio.sleep(min(_DEADLINES_EVERY_S, self.limits.request_timeout_s))
+            now = time.monotonic()
+            while self._deadlines and (self._deadlines[0][1].done() or self._deadlines[0][0] < now):
+                _, future = self._deadlines.popleft()
+                if not future.done():
+                    future.set_exception(_too_late())
 
     def _on_task_ended(self, task: asyncio.Task[None]) -> None:
         """An endless task ends only by our own defect: nobody may wait for it, and we say so."""
@@ -191,7 +253,17 @@ class Engine:
         self.failure = task.exception()
         self.is_draining = True
         log.critical("engine stopped", exc_info=self.failure)
-        self._lanes.fail_all(ModelFailedError("the server failed and must be restarted"))
+        self._answer_all(
+            ModelFailedError(
+                "the server failed and must be restarted; whether the request was applied is not"
+                " known: repeat it with its step"
+            )
+        )
+
+    def _answer_all(self, error: CarryError) -> None:
+        self._lanes.fail_all(error)
+        for worker in self._workers.values():
+            worker.refuse_all(error)
 
     def _accept(self) -> None:
         """Count a request until `_answered`; refuse it when shutting down."""
@@ -207,3 +279,11 @@ class Engine:
         self._num_open_requests -= 1
         if not self._num_open_requests:
             self._all_answered.set()
+
+
+def _too_late() -> DeadlineError:
+    return DeadlineError(
+        "the request waited longer than its deadline; whether it was applied is not known: repeat"
+        " it with its step",
+        retry_after_s=1,
+    )

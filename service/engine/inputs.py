@@ -13,8 +13,11 @@ from service.contract.text import TextCursor
 from service.engine.job import Segment
 from service.engine.registry import LoadedModel
 from service.engine.requests import Observations
-from service.errors import InvalidInputError
+from service.errors import InvalidInputError, RecordUnreadableError
 from service.stores.record import Record
+
+_LAST_TIME_S = 253_402_300_799
+"""The end of the year 9999, the last that RFC 3339 can write."""
 
 
 class Work(NamedTuple):
@@ -35,6 +38,11 @@ def work_for(
     Raises:
         InvalidInputError: rows for a model of text or the reverse, or text that is no text.
     """
+    if len(record.state) != model.layout.row_bytes:
+        raise RecordUnreadableError(
+            f"session {record.opening.name!r} has a state of {len(record.state)} bytes, its model"
+            f" carries {model.layout.row_bytes}: the record is damaged; open the session again"
+        )
     if model.codec is not None:
         return _text_work(model, record.cursor, observations)
     if observations.rows is None:
@@ -67,6 +75,11 @@ def _rows_segment(
                 ' the first row, such as "2016-08-29"'
             )
         first = row_time_s(model, record.opening.start_s, record.step)
+        if row_time_s(model, first, len(rows)) > _LAST_TIME_S:
+            raise InvalidInputError(
+                f"row {record.step + len(rows)} of the session lies past the year 9999: expected an"
+                " earlier start or fewer rows"
+            )
         inputs[time.name] = first + model.frequency_s * np.arange(len(rows), dtype=time.dtype)
     return Segment(inputs, len(rows), emit)
 

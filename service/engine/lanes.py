@@ -68,7 +68,7 @@ class Lanes:
         return lane.record if lane else None
 
     def fail_all(self, error: CarryError) -> None:
-        """End every waiting turn: the engine cannot go on."""
+        """Answer every waiting turn with `error`: the engine will not go on."""
         for lane in self._lanes.values():
             for turn in lane.turns:
                 turn.end(error)

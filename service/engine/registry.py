@@ -137,8 +137,8 @@ def load_registry(folder: Path, provider: str, num_threads: int) -> Registry:
         where = f"{path.parent.name}/{path.name}"
         try:
             models.append(load_model(read_bundle(path), chosen, num_threads))
-        except (ContractError, OSError) as error:
-            refused[where] = str(error)
+        except Exception as error:  # the boundary: no bundle may keep the others from being served
+            refused[where] = _reason(error)
             log.warning("bundle refused", bundle=where, reason=str(error))
         else:
             log.info("model loaded", bundle=where, provider=models[-1].runner.provider)
@@ -160,6 +160,15 @@ def load_model(bundle: Bundle, provider: str = "cpu", num_threads: int = 1) -> L
     model = LoadedModel(manifest, layout, runner, bundle.text_codec())
     _warm_up(model)
     return model
+
+
+def _reason(error: Exception) -> str:
+    """Why a bundle was refused, without a path of the server."""
+    if isinstance(error, ContractError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror}"
+    return f"cannot be loaded ({type(error).__name__}); the log says more: export it again"
 
 
 def _warm_up(model: LoadedModel) -> None:

@@ -28,7 +28,11 @@ class Observations(NamedTuple):
 
     def digest_parts(self) -> list[bytes]:
         if self.rows is None:
-            return [b"text", (self.text or "").encode(), b"\x01" if self.final else b"\x00"]
+            return [
+                b"text",
+                (self.text or "").encode("utf-8", "surrogatepass"),
+                b"\x01" if self.final else b"\x00",
+            ]
         return [b"rows", str(self.rows.shape).encode(), self.rows.tobytes()]
 
 

@@ -22,15 +22,21 @@ from service.errors import (
     SessionNotFoundError,
     StepConflictError,
 )
-from service.stores.base import TOMBSTONE_S
 from service.stores.record import KeptReply, Key, Opening, PackedOutputs, Record, new_revision
+
+MAX_RING_BYTES = 1_048_576
+"""Of the replies that one session keeps."""
 
 
 class Apply(NamedTuple):
-    """Run the request on `base` and write the outcome if `expected` is still the revision."""
+    """Run the request on `base` and write the outcome if `expected` is still the revision.
+
+    `expired` is the record in whose place it will be, where nobody has said yet that it expired.
+    """
 
     base: Record
     expected: bytes | None
+    expired: Record | None = None
 
 
 class Answer(NamedTuple):
@@ -44,7 +50,6 @@ class Reply(NamedTuple):
 
     record: Record
     step: int
-    from_step: int
     outputs: PackedOutputs
     is_replay: bool = False
     is_new: bool = False
@@ -65,7 +70,7 @@ def decide(
     replay = _kept_reply(found, request)
     if replay is not None:
         step = replay.from_step + replay.num_observed
-        return Answer(Reply(found, step, replay.from_step, replay.outputs, is_replay=True))
+        return Answer(Reply(found, step, replay.outputs, is_replay=True))
     _require_live(found, now)
     if request.step is not None and request.step != found.step:
         raise _wrong_step(found, request.step)
@@ -80,15 +85,15 @@ def decide_create(
     Raises:
         SessionExistsError: it is open, from another request.
     """
-    if found is None or found.closed or found.expires_at <= now:
+    if found is None or found.closed:
         return Apply(seed, None)
+    if found.expires_at <= now:
+        return Apply(seed, None, expired=found)
     if request.resumes and found.opening.model == request.model:
-        return Answer(Reply(found, found.step, found.step, b""))
+        return Answer(Reply(found, found.step, b""))
     if found.opening.reply.digest == seed.opening.reply.digest:
         first = found.opening.reply
-        return Answer(
-            Reply(found, first.num_observed, 0, first.outputs, is_replay=True, is_new=True)
-        )
+        return Answer(Reply(found, first.num_observed, first.outputs, is_replay=True, is_new=True))
     raise SessionExistsError(
         f"session {seed.opening.name!r} is open, from another request (model"
         f" {found.opening.model!r}, step {found.step}): choose another name, or say"
@@ -107,7 +112,6 @@ def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float
         state_schema=model.layout.schema_hash,
         start_s=request.start_s,
         ring_size=request.ring_size,
-        ttl_s=request.ttl_s,
         created_at=now,
         metadata=request.metadata,
         reply=KeptReply(0, 0, request.digest, b""),
@@ -150,7 +154,7 @@ def stepped(
         base.step + count,
         state,
         cursor,
-        (*base.ring, kept)[-base.opening.ring_size :],
+        _trimmed((*base.ring, kept), base.opening.ring_size),
         base.ttl_s,
         now,
     )
@@ -158,13 +162,13 @@ def stepped(
 
 
 def closed(base: Record, reason: str, now: float) -> Record:
-    """A tombstone: no state, no pending text, the last replies, and a short life."""
+    """A tombstone: no state and no pending text, only the last replies; see `TOMBSTONE_S`."""
     return base._replace(
         revision=new_revision(),
         state=b"",
         cursor=TextCursor(),
         closed=reason,
-        ttl_s=TOMBSTONE_S,
+        ttl_s=0.0,
         updated_at=now,
     )
 
@@ -181,9 +185,17 @@ def is_fresh_needed(request: SessionRequest) -> bool:
     return not isinstance(request, StepRequest) or request.is_preview
 
 
+def _trimmed(ring: tuple[KeptReply, ...], ring_size: int) -> tuple[KeptReply, ...]:
+    """The last replies, bounded by count and by bytes; the newest is always kept."""
+    ring = ring[-ring_size:]
+    while len(ring) > 1 and sum(len(reply.outputs) for reply in ring) > MAX_RING_BYTES:
+        ring = ring[1:]
+    return ring
+
+
 def _decide_delete(found: Record, now: float) -> Apply | Answer:
     if found.closed:
-        return Answer(Reply(found, found.step, found.step, b"", is_replay=True))
+        return Answer(Reply(found, found.step, b"", is_replay=True))
     _require_live(found, now)
     return Apply(found, found.revision)
 

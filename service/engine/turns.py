@@ -16,7 +16,7 @@ from service.engine.committer import Committer
 from service.engine.events import Observer
 from service.engine.inputs import work_for
 from service.engine.job import Job
-from service.engine.lanes import Lanes, Turn
+from service.engine.lanes import Lane, Lanes, Turn
 from service.engine.registry import Registry
 from service.engine.requests import CreateRequest, Observations, SessionRequest, StepRequest
 from service.engine.session import (
@@ -37,6 +37,7 @@ from service.stores.base import Outcome, Store, Write
 from service.stores.record import PackedOutputs, Record
 
 _MAX_LOST_RACES = 50
+_EXPIRY_NOT_JUDGED = 0.0
 
 Workers = Mapping[tuple[str, str], Worker]
 """By model name and version."""
@@ -65,18 +66,24 @@ class Turns:
 
     def begin(self, turn: Turn) -> None:
         """`turn` has come to the head of its lane."""
+        if turn.future.done():  # the client left, or its deadline passed, while it waited
+            self._next(turn.lane)
+        elif not self._run_from_cache(turn):
+            self._decide_from_store(turn)
+
+    def _run_from_cache(self, turn: Turn) -> bool:
+        """True if the cached record led to a run: its commit will prove that it was right."""
         cached = turn.lane.record
         if cached is None or is_fresh_needed(turn.request):
-            self._decide_from_store(turn)
-            return
+            return False
         try:
-            decision = self._decide(turn, cached, 0.0)
-        except CarryError:
-            decision = None
-        if isinstance(decision, Apply):
+            decision = self._decide(turn, cached, _EXPIRY_NOT_JUDGED)
+            if not isinstance(decision, Apply):
+                return False
             self._run(turn, decision)
-        else:
-            self._decide_from_store(turn)
+        except Exception:  # whatever a guess leads to is looked at again with the truth
+            return False
+        return True
 
     def _decide_from_store(self, turn: Turn) -> None:
         task = asyncio.create_task(self._load_and_decide(turn))
@@ -86,16 +93,17 @@ class Turns:
     async def _load_and_decide(self, turn: Turn) -> None:
         try:
             found = await self._store.load(turn.lane.key)
+            self._lanes.remember(turn.lane, None if found is None or found.closed else found)
             decision = self._decide(turn, found, await self._store.now())
+            if isinstance(decision, Apply):
+                self._run(turn, decision)
+            else:
+                self._end(turn, decision.reply)
+        except CarryError as error:
+            self._end(turn, error)
         except Exception as error:  # a task's boundary: the client must get an answer
             self._lanes.remember(turn.lane, None)
-            self._end(turn, error if isinstance(error, CarryError) else _unexpected(error))
-            return
-        self._lanes.remember(turn.lane, None if found is None or found.closed else found)
-        if isinstance(decision, Answer):
-            self._end(turn, decision.reply)
-        else:
-            self._run(turn, decision)
+            self._end(turn, _unexpected(error))
 
     def _decide(self, turn: Turn, found: Record | None, now: float) -> Apply | Answer:
         request, key = turn.request, turn.lane.key
@@ -107,19 +115,21 @@ class Turns:
     # Run what was decided.
 
     def _run(self, turn: Turn, decision: Apply) -> None:
+        """Hand the turn on to its worker or, with nothing to run, to the store.
+
+        Raises:
+            CarryError: the model is gone, the input does not fit it, or its queue is full.
+        """
         turn.apply = decision
         base = decision.base
         observations, emit = _to_run(turn.request)
         if observations is None:
             self._commit(turn, decision, base.state, base.cursor, b"")
             return
-        try:
-            model = self._registry.get_for_session(base.opening)
-            segments, turn.cursor = work_for(model, base, observations, emit)
-            job = Job(segments, base.state, turn.future, turn.deadline, self._on_job_done, turn)
-            self._workers[model.name, model.version].submit(job)
-        except CarryError as error:
-            self._end(turn, error)
+        model = self._registry.get_for_session(base.opening)
+        segments, turn.cursor = work_for(model, base, observations, emit)
+        job = Job(segments, base.state, turn.future, turn.deadline, self._on_job_done, turn)
+        self._workers[model.name, model.version].submit(job)
 
     def _on_job_done(self, job: Job, error: CarryError | None) -> None:
         turn: Turn = job.owner
@@ -132,7 +142,7 @@ class Turns:
         elif isinstance(request, StepRequest) and request.is_preview:
             base = decision.base
             step = base.step + request.observations.num_observed
-            self._end(turn, Reply(base, step, base.step, job.outputs))
+            self._end(turn, Reply(base, step, job.outputs))
         else:
             self._commit(turn, decision, job.state, cursor, job.outputs)
 
@@ -177,14 +187,16 @@ class Turns:
             self._observer.session_created(*model)
         if record.closed:
             self._observer.session_ended(*model, record.closed)
+        if decision.expired is not None:
+            gone = decision.expired.opening
+            self._observer.session_ended(gone.model, gone.version, "expired")
         self._lanes.remember(turn.lane, None if record.closed else record)
-        self._end(turn, Reply(record, record.step, from_step, turn.outputs, is_new=is_new))
+        self._end(turn, Reply(record, record.step, turn.outputs, is_new=is_new))
         return {model: record.step - from_step}
 
     def _race_lost(self, turn: Turn) -> None:
         turn.num_lost_races += 1
         self._observer.commit_conflicted()
-        self._lanes.remember(turn.lane, None)
         if turn.num_lost_races <= _MAX_LOST_RACES:
             self._decide_from_store(turn)
             return
@@ -199,7 +211,10 @@ class Turns:
 
     def _end(self, turn: Turn, outcome: Reply | CarryError) -> None:
         turn.end(outcome)
-        lane = turn.lane
+        self._next(turn.lane)
+
+    def _next(self, lane: Lane) -> None:
+        """The turn at the head of the lane is over."""
         lane.turns.popleft()
         if lane.turns:
             # Not called from here, so that a long lane of refusals does not nest.
@@ -210,7 +225,7 @@ class Turns:
 
 def _unexpected(error: Exception) -> CarryError:
     problem = StoreUnavailableError(
-        f"the session could not be read ({type(error).__name__}); nothing was applied: try again",
+        f"the session could not be read or run ({type(error).__name__}); nothing was applied",
         retry_after_s=1,
     )
     problem.__cause__ = error

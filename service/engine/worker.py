@@ -4,7 +4,8 @@ Rule 1: no timer. An idle worker runs a job at once; a busy one batches what gat
 Rule 2: the queue is bounded in jobs and in steps; a job that does not fit is refused at once.
 Rule 3: a job is finished exactly once, by `on_done`, with its outputs or with an error; a failed
         batch fails its own jobs and no others, and the worker goes on.
-Rule 4: a job whose client left or whose deadline passed is dropped before its next slice.
+Rule 4: a job that nobody waits for any more, or whose deadline passed, is dropped before its next
+        slice.
 
 The task is owned by the engine, which cancels it when it closes.
 """
@@ -49,6 +50,7 @@ class Worker:
         Raises:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
+        assert job.steps_left, "a job without steps would never end"
         # An empty queue takes a job of any size: request limits bound it before it comes here.
         num_steps = self._num_steps + job.steps_left
         if len(self._waiting) >= self._max_waiting_jobs or (
@@ -85,6 +87,10 @@ class Worker:
                 self._fail(jobs, error)
             else:
                 self._apply(jobs, sizes, result)
+
+    def refuse_all(self, problem: CarryError) -> None:
+        """End everything that waits: the worker will not go on."""
+        self._refuse(self._waiting, problem)
 
     def _apply(self, jobs: list[Job], sizes: list[int], result: BatchResult) -> None:
         self._observer.batch_ran(self._model.name, self._model.version, len(jobs), result.ort_s)

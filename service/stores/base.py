@@ -7,6 +7,8 @@ Rule 3: a call either did all it says or raises StoreUnavailableError; one lost 
         does not touch the others.
 Rule 4: records that expired or were closed stay readable for `TOMBSTONE_S`, then `sweep` takes
         them away.
+Rule 5: a record that cannot be read raises RecordUnreadableError by itself, and is left out of
+        lists.
 """
 
 from collections.abc import Sequence

@@ -8,22 +8,24 @@ Rule 3: replies are kept as packed outputs, not as JSON: a retry may come by ano
 
 import secrets
 import struct
+import zlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
 
 from service.contract.text import TextCursor
+from service.errors import RecordUnreadableError
 
 RECORD_FORMAT = 1
 _MAGIC = b"CS"
-_HEAD = struct.Struct("<2sBxI")  # magic, format, pad, header bytes
+_HEAD = struct.Struct("<2sBxII")  # magic, format, pad, checksum of the rest, header bytes
 
 PackedOutputs = bytes
 """Answered steps, packed by the model's `OutputLayout`; empty where nothing was answered."""
 
 
-class RecordFormatError(Exception):
+class RecordFormatError(RecordUnreadableError):
     """Bytes in the store that this service does not understand."""
 
 
@@ -57,7 +59,6 @@ class Opening:
     state_schema: str
     start_s: int | None = None
     ring_size: int = 1
-    ttl_s: float
     created_at: float
     metadata: dict[str, Any] = field(default_factory=dict)
     reply: KeptReply
@@ -104,7 +105,6 @@ def encode_record(record: Record) -> bytes:
             "state_schema": opening.state_schema,
             "start_s": opening.start_s,
             "ring_size": opening.ring_size,
-            "ttl_s": opening.ttl_s,
             "created_at": opening.created_at,
             "metadata": opening.metadata,
             "reply": _describe_reply(opening.reply, blobs),
@@ -119,7 +119,8 @@ def encode_record(record: Record) -> bytes:
         "closed": record.closed,
     }
     head = orjson.dumps(header)
-    return b"".join([_HEAD.pack(_MAGIC, RECORD_FORMAT, len(head)), head, *blobs])
+    body = b"".join([head, *blobs])
+    return _HEAD.pack(_MAGIC, RECORD_FORMAT, zlib.crc32(body), len(head)) + body
 
 
 def decode_record(data: bytes, expires_at: float) -> Record:
@@ -130,15 +131,18 @@ def decode_record(data: bytes, expires_at: float) -> Record:
     """
     if len(data) < _HEAD.size or data[:2] != _MAGIC:
         raise RecordFormatError("not a session record: the store holds something else")
-    _, version, head_bytes = _HEAD.unpack_from(data)
+    _, version, checksum, head_bytes = _HEAD.unpack_from(data)
     if version > RECORD_FORMAT:
         raise RecordFormatError(
             f"session record has format {version}, this service reads up to {RECORD_FORMAT}:"
             " it was written by a later service; upgrade this one"
         )
+    body = memoryview(data)[_HEAD.size :]
+    if zlib.crc32(body) != checksum:
+        raise RecordFormatError("session record is damaged: its checksum does not fit")
     try:
-        header = orjson.loads(data[_HEAD.size : _HEAD.size + head_bytes])
-        blobs = _Blobs(memoryview(data)[_HEAD.size + head_bytes :])
+        header = orjson.loads(body[:head_bytes])
+        blobs = _Blobs(body[head_bytes:])
         state = blobs.take(header["state_bytes"])
         opening = header["opening"]
         opening["reply"] = _read_reply(opening["reply"], blobs)

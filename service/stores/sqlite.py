@@ -16,9 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+import structlog
+
 from service.errors import StartUpError, StoreUnavailableError
 from service.stores.base import TOMBSTONE_S, Outcome, Swept, Write
 from service.stores.record import Key, Record, RecordFormatError, decode_record, encode_record
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -27,33 +31,35 @@ _SCHEMA_VERSION: Final = 1
 _BUSY_TIMEOUT_S: Final = 5.0
 _SYNCHRONOUS: Final = {"power": "FULL", "process": "NORMAL"}
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS sessions (
-    tenant TEXT NOT NULL,
-    name TEXT NOT NULL,
-    model TEXT NOT NULL,
-    version TEXT NOT NULL,
-    revision BLOB NOT NULL,
-    expires_at REAL NOT NULL,
-    closed TEXT NOT NULL,
-    data BLOB NOT NULL,
-    PRIMARY KEY (tenant, name)
-);
-CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
-"""
+_SCHEMA: Final = (
+    """CREATE TABLE IF NOT EXISTS sessions (
+        tenant TEXT NOT NULL,
+        name TEXT NOT NULL,
+        model TEXT NOT NULL,
+        version TEXT NOT NULL,
+        revision BLOB NOT NULL,
+        expires_at REAL NOT NULL,
+        closed TEXT NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (tenant, name)
+    )""",
+    "CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at)",
+)
 
 _STEP = """
-UPDATE sessions SET version = ?, revision = ?, expires_at = ?, closed = ?, data = ?
-WHERE tenant = ? AND name = ? AND revision = ? AND closed = '' AND expires_at > ?
+UPDATE sessions SET version = :version, revision = :revision, expires_at = :expires_at,
+    closed = :closed, data = :data
+WHERE tenant = :tenant AND name = :name AND revision = :expected AND closed = ''
+    AND expires_at > :now
 """
 
 _CREATE = """
-INSERT INTO sessions (version, revision, expires_at, closed, data, tenant, name, model)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO sessions (tenant, name, model, version, revision, expires_at, closed, data)
+VALUES (:tenant, :name, :model, :version, :revision, :expires_at, :closed, :data)
 ON CONFLICT (tenant, name) DO UPDATE SET model = excluded.model, version = excluded.version,
     revision = excluded.revision, expires_at = excluded.expires_at, closed = excluded.closed,
     data = excluded.data
-WHERE sessions.closed <> '' OR sessions.expires_at <= ?
+WHERE sessions.closed <> '' OR sessions.expires_at <= :now
 """
 
 _LIST = """
@@ -105,7 +111,7 @@ class SqliteStore:
     ) -> list[Record]:
         def query() -> list[Record]:
             found = (tenant, after, self._clock(), model, model, limit)
-            return [decode_record(*row) for row in self._db.execute(_LIST, found)]
+            return [record for row in self._db.execute(_LIST, found) if (record := _read(*row))]
 
         return await self._call(query)
 
@@ -135,9 +141,13 @@ class SqliteStore:
             self._refuse_strange_file()
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self.durability]}")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            # Looked at again under the lock: another process may be making the same file.
+            with _Transaction(self._db):
+                self._refuse_strange_file()
+                for statement in _SCHEMA:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         except (sqlite3.Error, OSError) as error:
             raise StartUpError(
                 f"CARRY_STORE: cannot use {self._path} as the session store ({error});"
@@ -145,9 +155,11 @@ class SqliteStore:
             ) from None
 
     def _refuse_strange_file(self) -> None:
-        [(application_id,)] = self._db.execute("PRAGMA application_id")
-        [(version,)] = self._db.execute("PRAGMA user_version")
-        [(num_tables,)] = self._db.execute("SELECT count(*) FROM sqlite_master")
+        """One statement, so that no other process can change the file between its parts."""
+        [(application_id, version, num_tables)] = self._db.execute(
+            "SELECT (SELECT application_id FROM pragma_application_id),"
+            " (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+        )
         if num_tables and application_id != _APPLICATION_ID:
             raise StartUpError(
                 f"CARRY_STORE: {self._path} is a database of another program; name another file"
@@ -164,20 +176,32 @@ class SqliteStore:
         return decode_record(*row) if row else None
 
     def _commit(self, writes: Sequence[Write]) -> list[Outcome]:
+        encoded = [encode_record(write.record) for write in writes]
         with _Transaction(self._db):
             now = self._clock()
-            return [self._commit_one(write, now) for write in writes]
+            return [
+                self._commit_one(write, data, now)
+                for write, data in zip(writes, encoded, strict=True)
+            ]
 
-    def _commit_one(self, write: Write, now: float) -> Outcome:
-        record, expected = write
+    def _commit_one(self, write: Write, data: bytes, now: float) -> Outcome:
+        record = write.record
         expires_at = now + record.ttl_s
-        version, data = record.opening.version, encode_record(record)
-        values = (version, record.revision, expires_at, record.closed, data)
-        if expected is None:
-            row = (*values, *record.key, record.opening.model, now)
-            cursor = self._db.execute(_CREATE, row)
-        else:
-            cursor = self._db.execute(_STEP, (*values, *record.key, expected, now))
+        cursor = self._db.execute(
+            _STEP if write.expected else _CREATE,
+            {
+                "tenant": record.opening.tenant,
+                "name": record.opening.name,
+                "model": record.opening.model,
+                "version": record.opening.version,
+                "revision": record.revision,
+                "expires_at": expires_at,
+                "closed": record.closed,
+                "data": data,
+                "expected": write.expected,
+                "now": now,
+            },
+        )
         return Outcome(cursor.rowcount == 1, expires_at)
 
     def _sweep(self, limit: int) -> list[Swept]:
@@ -192,7 +216,7 @@ class SqliteStore:
     async def _call(self, work: Callable[[], T]) -> T:
         try:
             return await self._in_thread(work)
-        except (sqlite3.Error, RecordFormatError) as error:
+        except sqlite3.Error as error:
             raise StoreUnavailableError(
                 f"the session store could not be read or written ({error}); nothing of this"
                 " request was kept: try again",
@@ -201,6 +225,15 @@ class SqliteStore:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _read(data: bytes, expires_at: float) -> Record | None:
+    """A record for a list: one that cannot be read must not hide the others."""
+    try:
+        return decode_record(data, expires_at)
+    except RecordFormatError as error:
+        log.warning("record left out of a list", reason=error.detail)
+        return None
 
 
 class _Transaction:

@@ -10,7 +10,11 @@ def configure_logs(level: str, log_format: str) -> None:
     """Set up structlog for this process; called once, by `service.__main__`."""
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # The pretty one prints local variables: states and texts do not belong into logs.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if is_text
         else structlog.processors.JSONRenderer()
     )

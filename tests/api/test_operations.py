@@ -4,7 +4,12 @@ import shutil
 
 import pytest
 
+from service.api import schemas
+from service.engine import registry
 from tests.api.support import serving, small_folder
+
+HISTORY = {"start": "2016-08-22", "observations": [[1, 2], [3, 4]]}
+STEP = {"observations": [[5, 6]]}
 
 
 async def test_models_are_listed_with_their_versions(client):
@@ -88,6 +93,7 @@ async def test_a_body_over_the_limit_is_413(is_announced):
         answer = await client.post("/v1/sessions", content=content, headers=headers)
         assert answer.status_code == 413
         assert "larger than 1024 bytes" in answer.json()["detail"]
+        assert answer.json()["type"] == "urn:carry:too-large"
 
 
 async def test_unknown_paths_and_methods_are_problems(client):
@@ -105,6 +111,48 @@ async def test_an_unexpected_error_tells_nothing_of_the_server(client, monkeypat
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "Traceback" not in answer.text
+
+
+async def test_an_odd_method_makes_no_series_of_its_own(client):
+    assert (await client.request("BREW", "/v1/models")).status_code == 405
+    text = (await client.get("/metrics")).text
+    assert "BREW" not in text
+    assert 'method="other"' in text
+
+
+async def test_a_bundle_that_cannot_be_read_shows_no_path(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "/srv/secret/model.onnx")
+
+    monkeypatch.setattr(registry, "read_bundle", refuse)
+    async with serving() as client:
+        refused = (await client.get("/v1/models")).json()["refused"]
+        assert refused["mood/1"] == "cannot be read: Permission denied"
+
+
+async def test_every_answer_fits_its_documented_schema(client):
+    """The schemas and what is written by hand beside them must not drift apart."""
+    create = {"model": "load", "session": "s", "history": HISTORY}
+    answers = [
+        (schemas.SessionAnswer, await client.post("/v1/sessions", json=create)),
+        (schemas.StepAnswer, await client.post("/v1/sessions/s/steps", json=STEP)),
+        (schemas.StepAnswer, await client.post("/v1/sessions/s/preview", json=STEP)),
+        (schemas.SessionDetail, await client.get("/v1/sessions/s")),
+        (schemas.SessionPage, await client.get("/v1/sessions")),
+        (schemas.ModelList, await client.get("/v1/models")),
+        (schemas.ModelDetail, await client.get("/v1/models/load")),
+        (
+            schemas.PredictAnswer,
+            await client.post(
+                "/v1/models/load/predict", json={"instances": [HISTORY | {"id": "a"}]}
+            ),
+        ),
+        (schemas.Problem, await client.get("/v1/sessions/nobody")),
+        (schemas.Problem, await client.post("/v1/sessions", json={})),
+        (schemas.Problem, await client.post("/v1/sessions/s/steps", json=STEP | {"step": 99})),
+    ]
+    for schema, answer in answers:
+        schema.model_validate(answer.json(), extra="forbid")
 
 
 async def test_the_root_leads_to_the_documentation(client):

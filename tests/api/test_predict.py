@@ -107,3 +107,41 @@ async def test_a_body_that_is_no_json_is_a_problem_not_a_crash(client, body):
     answer = await client.post("/v1/models/mood/predict", content=body, headers=headers)
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 200),
+        ("application/json; charset=utf-8", 200),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        (None, 415),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models/mood/predict", "/v1/sessions/s/steps"])
+async def test_a_body_says_that_it_is_json(client, content_type, status, path):
+    await client.post("/v1/sessions", json={"model": "mood", "session": "s"})
+    content = b'{"text": "a"}' if "steps" in path else b'{"instances": [{"text": "a"}]}'
+    headers = {} if content_type is None else {"content-type": content_type}
+    answer = await client.post(path, content=content, headers=headers)
+    assert answer.status_code == status
+    if status == 415:
+        assert "expected Content-Type: application/json" in answer.json()["detail"]
+
+
+async def test_the_instance_that_does_not_fit_is_named(client):
+    answer = await predict(
+        client,
+        instances=[{"start": "2016-08-22", "observations": [[1, 2]]}, {"observations": [[1, 2]]}],
+    )
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("instances[1]: ")
+
+
+async def test_an_id_with_half_a_surrogate_pair_is_refused(client):
+    content = b'{"instances": [{"text": "a", "id": "\\ud800"}]}'
+    headers = {"content-type": "application/json"}
+    answer = await client.post("/v1/models/mood/predict", content=content, headers=headers)
+    assert answer.status_code == 422
+    assert "surrogate" in answer.text

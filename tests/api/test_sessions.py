@@ -1,6 +1,10 @@
+import asyncio
+import json
+
 import numpy as np
 import pytest
 
+from service.engine import inputs
 from tests.api.support import serving
 
 CREATE = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
@@ -137,6 +141,7 @@ async def test_a_refused_step_leaves_the_session_as_it_was(body, status, told):
         ({"version": "9"}, 404, "no version"),
         ({"session": "a/b"}, 422, "session"),
         ({"session": "x" * 129}, 422, "session"),
+        ({"session": ".."}, 422, "no names"),
         ({"ttl_s": 0}, 422, "ttl_s"),
         ({"ttl_s": 1e12}, 422, "ttl_s"),
         ({"start": None}, 422, "uses the time"),
@@ -152,6 +157,92 @@ async def test_a_refused_creation_creates_nothing(client, change, status, told):
     assert (await client.get("/v1/sessions")).json()["sessions"] == []
 
 
+DEEP = "x"
+for _ in range(17):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ('{"a": "\\ud800"}', "surrogate"),
+        ('{"\\ud800": 1}', "surrogate"),
+        ('{"a": 1180591620717411303424}', "Integer exceeds"),
+        (json.dumps({"a": DEEP}), "nested deeper"),
+        ('{"a": NaN}', "not finite"),
+        (json.dumps({"a": "x" * 20_000}), "at most 16384"),
+    ],
+)
+async def test_metadata_that_cannot_be_kept_is_refused(client, raw, told):
+    body = f'{{"model": "mood", "session": "s", "metadata": {raw}}}'
+    headers = {"content-type": "application/json"}
+    answer = await client.post("/v1/sessions", content=body, headers=headers)
+    assert answer.status_code == 422
+    assert told in answer.text
+    assert (await client.get("/v1/sessions")).json()["sessions"] == []
+
+
+async def test_half_a_surrogate_pair_is_refused_and_the_session_goes_on(client):
+    await client.post("/v1/sessions", json={"model": "mood", "session": "t"})
+    await step(client, "t", step=0, text="a")
+    headers = {"content-type": "application/json"}
+    for path in ("steps", "preview"):
+        content = b'{"step": 0, "text": "\\ud800"}'
+        answer = await client.post(f"/v1/sessions/t/{path}", content=content, headers=headers)
+        assert answer.status_code == 422
+        assert "surrogate" in answer.text
+    assert (await step(client, "t", step=1, text="b")).json()["step"] == 2
+
+
+@pytest.mark.parametrize("start", [5, "5", 1.5, True, "yesterday"])
+async def test_a_start_is_a_written_time(client, start):
+    answer = await client.post("/v1/sessions", json=CREATE | {"start": start})
+    assert answer.status_code == 422
+    assert "start" in answer.json()["detail"]
+
+
+async def test_a_start_with_an_offset_is_that_instant(client):
+    body = CREATE | {"start": "2016-08-22T09:00:00+09:00"}
+    assert (await client.post("/v1/sessions", json=body)).status_code == 201
+    assert (await client.get("/v1/sessions/s")).json()["start"] == "2016-08-22T00:00:00Z"
+
+
+async def test_rows_past_the_last_year_are_refused_before_they_are_applied(client, monkeypatch):
+    monkeypatch.setattr(inputs, "_LAST_TIME_S", 1_471_824_000 + 5 * 86_400)
+    await client.post("/v1/sessions", json=CREATE)
+    assert (await step(client, observations=[[1, 2]] * 5)).status_code == 200
+    answer = await step(client, observations=[[1, 2]])
+    assert (answer.status_code, (await client.get("/v1/sessions/s")).json()["step"]) == (422, 5)
+    assert "past the year 9999" in answer.json()["detail"]
+
+
+async def test_a_reply_beyond_the_limit_is_refused_before_it_is_made():
+    async with serving(max_reply_bytes=1024) as client:
+        await client.post("/v1/sessions", json=CREATE)
+        answer = await step(client, observations=[[1, 2]] * 30, emit="all")
+        assert (answer.status_code, answer.json()["type"]) == (413, "urn:carry:too-large")
+        assert (await step(client, step=0, observations=[[1, 2]] * 30)).json()["step"] == 30
+
+
+async def test_the_model_of_a_session_made_anew_elsewhere_is_seen(tmp_path):
+    store = f"sqlite:///{tmp_path}/s.db"
+    async with serving(store=store) as one, serving(store=store) as two:
+        await one.post("/v1/sessions", json={"model": "mood", "session": "s"})
+        await step(one, text="a")
+        await two.delete("/v1/sessions/s")
+        await two.post("/v1/sessions", json=CREATE)
+        assert (await step(one, step=0, observations=[[1, 2]])).json()["step"] == 1
+
+
+async def test_a_last_page_that_is_full_has_no_next(client):
+    for place in range(4):
+        await client.post("/v1/sessions", json=CREATE | {"session": f"s{place}"})
+    first = (await client.get("/v1/sessions", params={"limit": 2})).json()
+    assert first["next_cursor"] == "s1"
+    last = (await client.get("/v1/sessions", params={"limit": 2, "cursor": "s1"})).json()
+    assert (len(last["sessions"]), last["next_cursor"]) == (2, None)
+
+
 @pytest.mark.parametrize("method", ["get", "delete"])
 async def test_a_session_that_never_was(client, method):
     answer = await client.request(method, "/v1/sessions/nobody")
@@ -159,8 +250,6 @@ async def test_a_session_that_never_was(client, method):
 
 
 async def test_steps_of_two_clients_at_once_are_applied_once_each(client):
-    import asyncio
-
     await client.post("/v1/sessions", json=CREATE)
     await asyncio.gather(*(step(client, observations=[[n, n]]) for n in range(20)))
     assert (await client.get("/v1/sessions/s")).json()["step"] == 20

@@ -1,10 +1,13 @@
 """What only the SQLite store promises: a file that outlives the process."""
 
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
-from service.errors import StartUpError, StoreUnavailableError
+from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
+from service.stores import sqlite
 from service.stores.base import Write, open_store
 from service.stores.record import Key, new_revision
 from service.stores.sqlite import SqliteStore
@@ -64,6 +67,27 @@ async def test_a_file_of_a_later_service_is_refused(tmp_path):
         SqliteStore.open(path, "power")
 
 
+def test_processes_that_make_the_file_together_all_get_it(tmp_path):
+    code = (
+        "import asyncio, sys; from service.stores.sqlite import SqliteStore;"
+        "asyncio.run(SqliteStore.open(sys.argv[1], 'power').close())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "s.db")]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    for process in processes:
+        _, problem = process.communicate(timeout=60)
+        assert process.returncode == 0, problem
+
+
+async def test_a_crash_while_the_file_is_made_leaves_nothing_in_the_way(tmp_path, monkeypatch):
+    path = tmp_path / "s.db"
+    monkeypatch.setattr(sqlite, "_SCHEMA", (*sqlite._SCHEMA, "SELECT crash"))
+    with pytest.raises(StartUpError):
+        SqliteStore.open(path, "power")
+    monkeypatch.undo()
+    await SqliteStore.open(path, "power").close()
+
+
 async def test_a_file_that_is_no_database_is_refused(tmp_path):
     path = tmp_path / "s.db"
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
@@ -71,15 +95,18 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path):
         SqliteStore.open(path, "power")
 
 
-async def test_a_damaged_record_is_an_error_of_the_store_not_a_wrong_state(tmp_path):
+async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other(tmp_path):
     path = tmp_path / "s.db"
     store = SqliteStore.open(path, "power")
-    await store.commit([Write(record_named(), None)])
+    await store.commit([Write(record_named("a"), None), Write(record_named("b"), None)])
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE sessions SET data = substr(data, 1, length(data) - 4)")
+        [(data,)] = db.execute("SELECT data FROM sessions WHERE name = 'a'")
+        flipped = data[:-1] + bytes([data[-1] ^ 1])
+        db.execute("UPDATE sessions SET data = ? WHERE name = 'a'", (flipped,))
     db.close()
-    with pytest.raises(StoreUnavailableError, match="damaged"):
+    with pytest.raises(RecordUnreadableError, match="damaged"):
         await store.load(Key("t", "a"))
+    assert [r.opening.name for r in await store.list_live("t", None, "", 9)] == ["b"]
     await store.close()
 
 

@@ -48,7 +48,6 @@ def record_named(name="a", tenant="t", **changes):
         "state_schema": "s",
         "start_s": 86400,
         "ring_size": 2,
-        "ttl_s": 100.0,
         "created_at": NOW,
         "metadata": {"place": "Clark/Lake", "n": [1, None]},
         "reply": KeptReply(0, 0, b"c" * 16, b"out"),
@@ -61,7 +60,7 @@ def record_named(name="a", tenant="t", **changes):
         state=b"\x00\x01state",
         cursor=TextCursor(" 최고👍", 3),
         ring=(KeptReply(0, 2, b"d" * 16, b"\x01\x02"), KeptReply(2, 1, b"e" * 16, b"")),
-        ttl_s=opening["ttl_s"],
+        ttl_s=changes.get("ttl_s", 100.0),
         updated_at=NOW,
     )
 
