@@ -1,6 +1,7 @@
 """Engines over the small bundles, and stores that misbehave on request."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from tempfile import mkdtemp
 import numpy as np
 
 from service.engine.engine import Engine
+from service.engine.events import NullObserver
 from service.engine.registry import Registry, load_registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.errors import StoreUnavailableError
@@ -41,10 +43,12 @@ async def running_engine(store=None, limits=None, registry=None, observer=None):
 class ScriptedStore(MemoryStore):
     """A memory store that fails, or lets a rival be first, as told."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, clock=time.time):
+        super().__init__(clock)
         self.fail_commits = 0
         self.fail_loads = 0
+        self.load_error = None
+        self.commit_error = None
         self.before_commit = None
         self.commit_gate = asyncio.Event()
         self.commit_gate.set()
@@ -61,6 +65,9 @@ class ScriptedStore(MemoryStore):
         if self.fail_loads:
             self.fail_loads -= 1
             raise StoreUnavailableError("away", retry_after_s=1)
+        if self.load_error:
+            error, self.load_error = self.load_error, None
+            raise error
         return await super().load(key)
 
     async def commit(self, writes):
@@ -72,7 +79,32 @@ class ScriptedStore(MemoryStore):
         if self.fail_commits:
             self.fail_commits -= 1
             raise StoreUnavailableError("away", retry_after_s=1)
+        if self.commit_error:
+            error, self.commit_error = self.commit_error, None
+            raise error
         return await super().commit(writes)
+
+
+class Witness(NullObserver):
+    """Remembers what the engine told it."""
+
+    def __init__(self):
+        self.ended = []
+        self.batch_rows = []
+        self.group_rows = []
+        self.ended_as_awaited = asyncio.Event()
+        self.num_awaited = 0
+
+    def batch_ran(self, model, version, num_rows, ort_s):
+        self.batch_rows.append(num_rows)
+
+    def group_committed(self, num_rows, commit_s):
+        self.group_rows.append(num_rows)
+
+    def session_ended(self, model, version, reason):
+        self.ended.append(reason)
+        if len(self.ended) == self.num_awaited:
+            self.ended_as_awaited.set()
 
 
 def rows(num_rows, seed=0):

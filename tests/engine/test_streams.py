@@ -150,3 +150,15 @@ async def test_a_preview_answers_as_the_step_would_and_leaves_no_trace():
         done = await engine.submit(A, step_rows(values[3:], 3))
         assert_close(outputs_of(tried), outputs_of(done))
         assert tried.step == done.step == 4
+
+
+async def test_the_last_chunk_counts_to_its_last_word():
+    async with running_engine() as engine:
+        text = "a wonderful film, don't miss it"
+        expected = await whole(engine, "mood", Observations(text=text))
+        for place, cut in enumerate((0, 3, len(text) - 1)):
+            key = Key("t", str(place))
+            await engine.submit(key, create_mood())
+            await engine.submit(key, step_text(text[:cut], 0))
+            closing = await engine.submit(key, step_text(text[cut:], 1, final=True))
+            assert_close(outputs_of(closing), expected)

@@ -1,0 +1,169 @@
+"""Whatever fails, every client gets an answer, and what can go on goes on."""
+
+import asyncio
+import threading
+
+import pytest
+
+from service.engine import committer
+from service.engine import engine as engine_module
+from service.engine.requests import DeleteRequest, Observations
+from service.errors import DrainingError, ModelFailedError, StoreUnavailableError
+from service.stores.memory import MemoryStore
+from service.stores.record import Key
+from tests.engine.support import (
+    A,
+    ScriptedStore,
+    Witness,
+    create_load,
+    create_mood,
+    rows,
+    running_engine,
+    step_rows,
+    step_text,
+)
+
+B = Key("t", "b")
+AT_MOST_S = 5.0
+NOW = 1000.0
+
+
+async def test_a_store_that_reads_with_an_error_of_its_own_is_503_and_the_lane_goes_on():
+    store = ScriptedStore()
+    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+        store.load_error = KeyError("column")
+        waiting = [engine.submit(A, create_load()) for _ in range(2)]
+        failed, opened = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(failed, StoreUnavailableError)
+        assert "KeyError" in failed.detail
+        assert (failed.retry_after_s, opened.is_new) == (1, True)
+
+
+async def test_a_store_that_writes_with_an_error_of_its_own_is_503_and_the_next_step_works():
+    store = ScriptedStore()
+    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+        await engine.submit(A, create_load())
+        store.commit_error = ValueError("driver")
+        with pytest.raises(StoreUnavailableError, match=r"ValueError.*not known"):
+            await engine.submit(A, step_rows(rows(1), 0))
+        assert (await engine.submit(A, step_rows(rows(1), 0))).step == 1
+        assert engine.failure is None
+
+
+async def test_more_writes_than_one_group_takes_are_all_answered(monkeypatch):
+    monkeypatch.setattr(committer, "_MAX_GROUP", 3)
+    witness = Witness()
+    async with running_engine(observer=witness) as engine, asyncio.timeout(AT_MOST_S):
+        keys = [Key("t", str(place)) for place in range(10)]
+        replies = await asyncio.gather(*(engine.submit(key, create_load()) for key in keys))
+        assert [reply.record.key for reply in replies] == keys
+        assert max(witness.group_rows) == 3
+        assert sum(witness.group_rows) == 10
+
+
+async def test_a_request_whose_client_left_while_it_waited_is_not_applied():
+    store = ScriptedStore()
+    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+        await engine.submit(A, create_load())
+        store.hold_commits()
+        first = asyncio.create_task(engine.submit(A, step_rows(rows(1), 0)))
+        await store.commit_asked.wait()
+        unwanted = asyncio.create_task(engine.submit(A, DeleteRequest()))
+        behind = asyncio.create_task(engine.submit(A, step_rows(rows(1), 1)))
+        await asyncio.sleep(0)
+        unwanted.cancel()
+        store.commit_gate.set()
+        assert (await first).step == 1
+        assert (await behind).step == 2
+        assert (await engine.read(A)).closed == ""
+
+
+async def test_a_task_that_ends_answers_every_client_at_once(monkeypatch):
+    """One model's worker dies while another's graph runs: all who wait are told, of both."""
+    store, gate = ScriptedStore(), threading.Event()
+    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+        await engine.submit(A, create_load())
+        await engine.submit(B, create_mood())
+        load, mood = engine.registry.get("load"), engine.registry.get("mood")
+        is_running = asyncio.Event()
+        loop, run = asyncio.get_running_loop(), type(mood.runner).run
+
+        def run_when_told(runner, batch):
+            if runner is mood.runner:
+                loop.call_soon_threadsafe(is_running.set)
+                gate.wait(AT_MOST_S)
+            return run(runner, batch)
+
+        def explode():
+            raise RuntimeError("defect")
+
+        monkeypatch.setattr(type(mood.runner), "run", run_when_told)
+        tasks = [asyncio.create_task(engine.submit(B, step_text("a", 0)))]
+        await is_running.wait()
+        monkeypatch.setattr(engine._workers["load", "1"], "_report_queue", explode)
+        text, values = Observations(text="a"), Observations(rows=rows(2))
+        waiting = (
+            engine.submit(B, step_text("b", 1)),
+            engine.predict(mood, [(text, None)]),
+            engine.submit(A, step_rows(rows(1), 0)),
+            engine.submit(A, step_rows(rows(1), 1)),
+            engine.predict(load, [(values, 0)]),
+        )
+        answers = await asyncio.gather(*tasks, *waiting, return_exceptions=True)
+        gate.set()
+        assert [type(answer) for answer in answers] == [ModelFailedError] * 6
+        assert all("must be restarted" in answer.detail for answer in answers)
+        assert isinstance(engine.failure, RuntimeError)
+        with pytest.raises(DrainingError):
+            await engine.submit(A, step_rows(rows(1), 0))
+
+
+class SweptStore(MemoryStore):
+    """Counts its sweeps; `errors` are raised first, one for each."""
+
+    def __init__(self, clock, errors=()):
+        super().__init__(clock)
+        self.errors = list(errors)
+        self.on_sweep = lambda: None
+
+    async def sweep(self, limit):
+        self.on_sweep()
+        if self.errors:
+            raise self.errors.pop()
+        return await super().sweep(limit)
+
+
+async def test_one_round_of_the_sweeper_takes_all_that_ended_and_tells_what_expired(monkeypatch):
+    monkeypatch.setattr(engine_module, "_SWEEP_EVERY_S", 0.001)
+    monkeypatch.setattr(engine_module, "_SWEEP_AT_ONCE", 2)
+    now, witness = NOW, Witness()
+    witness.num_awaited = 5
+    store = SweptStore(lambda: now)
+
+    def go_on_far_later():
+        monkeypatch.setattr(engine_module, "_SWEEP_EVERY_S", 3600)
+
+    async with running_engine(store, observer=witness) as engine, asyncio.timeout(AT_MOST_S):
+        for name in "abcde":
+            await engine.submit(Key("t", name), create_load(ttl_s=1))
+        await engine.submit(Key("t", "c"), DeleteRequest())
+        await engine.submit(Key("t", "z"), create_load(ttl_s=9000))
+        store.on_sweep = go_on_far_later
+        now += 1000
+        await witness.ended_as_awaited.wait()
+        assert sorted(witness.ended) == ["deleted"] + ["expired"] * 4
+        assert [r.opening.name for r in await engine.list_live("t", None, "", 9)] == ["z"]
+        assert await store.load(Key("t", "e")) is None
+
+
+async def test_the_sweeper_outlives_a_store_that_fails(monkeypatch):
+    monkeypatch.setattr(engine_module, "_SWEEP_EVERY_S", 0.001)
+    now, witness = NOW, Witness()
+    witness.num_awaited = 1
+    store = SweptStore(lambda: now, [KeyError("column"), StoreUnavailableError("away")])
+    async with running_engine(store, observer=witness) as engine, asyncio.timeout(AT_MOST_S):
+        await engine.submit(A, create_load(ttl_s=1))
+        now += 1000
+        await witness.ended_as_awaited.wait()
+        assert store.errors == []
+        assert engine.failure is None
