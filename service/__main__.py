@@ -37,6 +37,7 @@ def main() -> None:
             access_log=False,
             timeout_graceful_shutdown=int(settings.shutdown_grace_s),
             server_header=False,
+            proxy_headers=False,  # nothing here asks for the address of a client
         )
         server = _Server(config)
         server.run()

@@ -16,6 +16,7 @@ from service.api.hot_path import HotPath
 from service.api.middleware import LimitBody, Observe, RequireJson
 from service.api.problems import install_error_handlers, problem_schema
 from service.engine.batcher import BatchLimits
+from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
 from service.engine.registry import load_registry
 from service.settings import Settings
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> HotPath:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
+        settle_collector()
         log.info("ready", provider=registry.provider, store=settings.store.split("@")[-1])
         try:
             yield

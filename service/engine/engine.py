@@ -71,6 +71,7 @@ class Engine:
         self._workers = {(m.name, m.version): self._new_worker(m) for m in registry.all()}
         self._lanes = Lanes(self.limits.cache_sessions)
         self._turns = Turns(registry, self._workers, store, self._lanes, self._observer)
+        self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
         self._num_open_requests = 0
         self._deadlines: deque[tuple[float, asyncio.Future[Reply]]] = deque()
@@ -78,7 +79,9 @@ class Engine:
         self._all_answered.set()
 
     async def start(self) -> None:
-        """Begin to serve."""
+        """Begin to serve, on the loop that runs now."""
+        # Kept, because asking for it takes a system call, which a step would feel.
+        self._loop = asyncio.get_running_loop()
         endless = [worker.run() for worker in self._workers.values()]
         endless += [self._turns.committer.run(), self._sweep_forever(), self._watch_deadlines()]
         self._tasks = [asyncio.create_task(coroutine) for coroutine in endless]
@@ -113,7 +116,7 @@ class Engine:
         """
         self._accept()
         try:
-            future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Reply] = self._loop.create_future()
             deadline = time.monotonic() + self.limits.request_timeout_s
             self._deadlines.append((deadline, future))
             turn = self._lanes.join(key, request, future, deadline)
@@ -189,7 +192,7 @@ class Engine:
     def _run_alone(
         self, model: LoadedModel, segments: list[Segment]
     ) -> "asyncio.Future[PackedOutputs]":
-        future: asyncio.Future[PackedOutputs] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[PackedOutputs] = self._loop.create_future()
 
         def on_done(job: Job, error: CarryError | None) -> None:
             if future.done():

@@ -18,8 +18,11 @@ from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
 from service.engine.job import Job
 from service.engine.registry import LoadedModel
-from service.engine.runner import BatchResult
+from service.engine.runner import BatchResult, Row
 from service.errors import CarryError, DeadlineError, ModelFailedError, QueueFullError
+
+INLINE_S = 0.001
+"""A batch that is expected to take no longer runs on the event loop."""
 
 
 class Worker:
@@ -42,6 +45,8 @@ class Worker:
         self._observer = observer
         self._waiting: list[Job] = []
         self._num_steps = 0
+        # Expected time of a batch, by the power-of-two class of its cells (rows × steps).
+        self._cost_s: dict[int, float] = {}
         self._wake = asyncio.Event()
 
     def submit(self, job: Job) -> None:
@@ -68,7 +73,6 @@ class Worker:
 
     async def run(self) -> None:
         """Plan, run, apply, for as long as the task lives."""
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._report_queue()
@@ -82,11 +86,27 @@ class Worker:
             sizes = [num_steps for _, num_steps in slices]
             rows = [job.row(size) for job, size in zip(jobs, sizes, strict=True)]
             try:
-                result = await loop.run_in_executor(self._executor, self._model.runner.run, rows)
+                result = await self._run_batch(rows, max(sizes))
             except Exception as error:  # the boundary: whatever the runtime raises fails these jobs
                 self._fail(jobs, error)
             else:
                 self._apply(jobs, sizes, result)
+
+    async def _run_batch(self, rows: list[Row], num_steps: int) -> BatchResult:
+        """In this thread where that is known to be short, else in the worker's own.
+
+        To hand a batch to another thread and back costs more than to run a small one.
+        """
+        run = self._model.runner.run
+        size_class = (len(rows) * num_steps).bit_length()
+        if self._cost_s.get(size_class, 1.0) <= INLINE_S:
+            result = run(rows)
+            await asyncio.sleep(0)  # whoever became ready meanwhile comes first
+        else:
+            result = await asyncio.get_running_loop().run_in_executor(self._executor, run, rows)
+        before = self._cost_s.get(size_class, result.ort_s)
+        self._cost_s[size_class] = before + 0.1 * (result.ort_s - before)
+        return result
 
     def refuse_all(self, problem: CarryError) -> None:
         """End everything that waits: the worker will not go on."""

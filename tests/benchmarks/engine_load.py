@@ -1,12 +1,12 @@
 """The engine in this process, against a bare loop over the same graph."""
 
 import asyncio
-import gc
 import time
 from pathlib import Path
 
 import numpy as np
 
+from service.engine.collector import settle_collector
 from service.engine.engine import Engine
 from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
@@ -44,7 +44,7 @@ def measure_engine(
     registry: Registry, store: str, num_sessions: int, seconds: float, folder: Path, raw: Figure
 ) -> Figure:
     """Closed loop: each session sends its next step when the last one is answered."""
-    gc.collect()
+    settle_collector()
     return asyncio.run(_measure(registry, store, num_sessions, seconds, folder, raw))
 
 
