@@ -19,6 +19,20 @@ async def test_a_forecast_starts_after_the_last_row(client):
     assert len(forecast["mean"]) == len(forecast["quantiles"]["0.5"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("2016-08-22T00:00:00+09:00", "2016-08-24T15:00:00Z"),
+        ("2016-08-22T00:00:00-05:00", "2016-08-25T05:00:00Z"),
+        ("2016-08-22T00:00:00", "2016-08-25T00:00:00Z"),
+    ],
+)
+async def test_a_start_keeps_its_zone_and_is_utc_without_one(client, start, expected):
+    instance = {"start": start, "observations": ROWS}
+    [forecast] = (await predict(client, instances=[instance])).json()["predictions"]
+    assert forecast["start"] == expected
+
+
 async def test_a_client_chooses_levels_and_horizon(client):
     instance = {"start": "2016-08-22", "observations": ROWS}
     answer = await predict(client, instances=[instance], quantiles=[0.9, 0.1], horizon=2)

@@ -1,7 +1,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
+from service.contract import text as text_module
 from service.contract.errors import TextError
 from service.contract.text import MAX_PIECE_CHARS, TextCodec, TextCursor, split_pieces
 from tests.fakes.bundles import small_tokenizer
@@ -59,3 +61,37 @@ def test_decomposed_korean_gives_the_tokens_of_composed_korean():
 def test_half_a_surrogate_pair_is_refused_with_its_place():
     with pytest.raises(TextError, match="character 2"):
         CODEC.feed(TextCursor(), "ab\ud83d")
+
+
+def stripping_codec():
+    """With a normaliser that deletes characters, so that nothing is left of some pieces."""
+    tokenizer = small_tokenizer()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    return TextCodec(tokenizer.to_str(), start_token=1)
+
+
+def test_a_piece_of_which_nothing_is_left_still_has_a_token():
+    codec = stripping_codec()
+    alone = codec.feed(TextCursor(), "\u20dd")
+    assert (alone.certain, len(alone.tail)) == ([], 2)
+    later = codec.feed(codec.feed(TextCursor(), "a film ").cursor, "\u20dd")
+    assert later.tail
+    assert codec.encode("a \u20dd") != codec.encode("a ")
+
+
+@given(st.lists(st.text("a\u20dd\u0301 !", max_size=6), max_size=6))
+def test_chunks_give_the_tokens_of_the_whole_text_where_characters_are_deleted(chunks):
+    codec, cursor, certain = stripping_codec(), TextCursor(), []
+    for chunk in chunks:
+        fed = codec.feed(cursor, chunk)
+        cursor, certain = fed.cursor, certain + fed.certain
+        assert fed.tail
+    assert codec.encode("".join(chunks)) == certain + codec.feed(cursor, "").tail
+
+
+def test_remembered_pieces_are_bounded(monkeypatch):
+    monkeypatch.setattr(text_module, "_MAX_CACHED_PIECES", 2)
+    codec = TextCodec(small_tokenizer().to_str(), start_token=1)
+    for _ in range(2):
+        assert codec.encode("a waste of time") == CODEC.encode("a waste of time")
+        assert len(codec._cache) <= 2

@@ -78,6 +78,22 @@ async def test_a_request_whose_client_left_while_it_waited_is_not_applied():
         assert (await engine.read(A)).closed == ""
 
 
+async def test_a_close_out_of_patience_answers_who_still_waits():
+    store = ScriptedStore()
+    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+        await engine.submit(A, create_load())
+        store.hold_commits()
+        waiting = [
+            asyncio.create_task(engine.submit(A, step_rows(rows(1), step))) for step in range(2)
+        ]
+        await store.commit_asked.wait()
+        await engine.close(grace_s=0)
+        for task in waiting:
+            with pytest.raises(DrainingError, match="not known") as caught:
+                await task
+            assert caught.value.retry_after_s == 1
+
+
 async def test_a_task_that_ends_answers_every_client_at_once(monkeypatch):
     """One model's worker dies while another's graph runs: all who wait are told, of both."""
     store, gate = ScriptedStore(), threading.Event()

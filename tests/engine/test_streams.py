@@ -5,9 +5,12 @@ import asyncio
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
+from service.contract.text import TextCodec
 from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
+from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import Observations
 from service.stores.memory import MemoryStore
 from service.stores.record import Key
@@ -18,9 +21,11 @@ from tests.engine.support import (
     outputs_of,
     rows,
     running_engine,
+    small_models,
     step_rows,
     step_text,
 )
+from tests.fakes.bundles import small_tokenizer
 
 SLICED = EngineLimits(batch=BatchLimits(max_rows=4, max_slice_steps=3, max_cells=12))
 cuts_of_30 = st.lists(st.integers(1, 29), max_size=8, unique=True).map(sorted)
@@ -162,3 +167,19 @@ async def test_the_last_chunk_counts_to_its_last_word():
             await engine.submit(key, step_text(text[:cut], 0))
             closing = await engine.submit(key, step_text(text[cut:], 1, final=True))
             assert_close(outputs_of(closing), expected)
+
+
+async def test_a_text_of_which_the_tokenizer_keeps_nothing_still_has_an_answer():
+    mood = small_models().get("mood")
+    tokenizer = small_tokenizer()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    codec = TextCodec(tokenizer.to_str(), mood.manifest.text.start_token)
+    stripping = Registry([LoadedModel(mood.manifest, mood.layout, mood.runner, codec)], {}, "cpu")
+    async with running_engine(registry=stripping) as engine:
+        await engine.submit(A, create_mood())
+        for step, chunk in enumerate(("\u20dd", "a film \u20dd", "")):
+            reply = await engine.submit(A, step_text(chunk, step))
+            assert outputs_of(reply)["probabilities"].shape == (1, 2)
+        closing = await engine.submit(A, step_text("\u20dd", 3, final=True))
+        expected = await whole(engine, "mood", Observations(text="\u20dda film \u20dd\u20dd"))
+        assert_close(outputs_of(closing), expected)

@@ -1,5 +1,6 @@
 """What only the SQLite store promises: a file that outlives the process."""
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -120,6 +121,82 @@ async def test_a_failed_write_keeps_nothing_and_the_store_recovers(tmp_path):
     await store._call(lambda: store._db.execute("PRAGMA query_only = OFF"))
     [outcome] = await store.commit([Write(after(record), record.revision)])
     assert outcome.committed
+    await store.close()
+
+
+def rival_of(path):
+    """Another process's connection, as far as SQLite can tell; it never waits."""
+    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+
+async def test_a_commit_waits_for_another_process_to_finish(tmp_path):
+    store = SqliteStore.open(tmp_path / "s.db", "power")
+    rival = rival_of(tmp_path / "s.db")
+    rival.execute("BEGIN IMMEDIATE")
+    committing = asyncio.create_task(store.commit([Write(record_named(), None)]))
+    asyncio.get_running_loop().call_later(0.3, rival.execute, "COMMIT")
+    [outcome] = await committing
+    assert outcome.committed
+    rival.close()
+    await store.close()
+
+
+async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
+    """The clock is read inside: no rival may write between what is read there and what follows."""
+    rival, refused = None, []
+
+    def clock():
+        if rival:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                rival.execute("BEGIN IMMEDIATE")
+            refused.append(True)
+        return 1000.0
+
+    store = SqliteStore.open(tmp_path / "s.db", "power", clock)
+    rival = rival_of(tmp_path / "s.db")
+    await store.commit([Write(record_named(), None)])
+    await store.sweep(10)
+    assert refused == [True, True]
+    rival.close()
+    await store.close()
+
+
+async def test_an_error_in_the_middle_of_a_group_keeps_nothing_of_it(tmp_path):
+    store = SqliteStore.open(tmp_path / "s.db", "power")
+    good, bad = record_named("a"), record_named("b", ttl_s=float("nan"))  # no time that fits
+    with pytest.raises(StoreUnavailableError):
+        await store.commit([Write(good, None), Write(bad, None)])
+    assert await store.load(good.key) is None
+    [outcome] = await store.commit([Write(good, None)])
+    assert outcome.committed
+    await store.close()
+
+
+async def test_readers_and_a_writer_do_not_wait_for_each_other(tmp_path):
+    store = SqliteStore.open(tmp_path / "s.db", "power")
+    record = record_named()
+    await store.commit([Write(record, None)])
+    with rival_of(tmp_path / "s.db") as rival:
+        assert list(rival.execute("PRAGMA journal_mode")) == [("wal",)]
+        rival.execute("BEGIN IMMEDIATE")
+        assert (await store.load(record.key)).revision == record.revision
+    rival.close()
+    await store.close()
+
+
+async def test_a_store_that_cannot_be_written_does_not_check_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_S", 0.01)
+    store = SqliteStore.open(tmp_path / "s.db", "power")
+    rival = rival_of(tmp_path / "s.db")
+    rival.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        await store.check()
+    rival.execute("COMMIT")
+    rival.close()
+    await store.check()
+    await store._call(lambda: store._db.execute("PRAGMA query_only = ON"))
+    with pytest.raises(StoreUnavailableError, match="readonly"):
+        await store.check()
     await store.close()
 
 

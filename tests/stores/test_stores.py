@@ -186,6 +186,25 @@ async def test_sweep_takes_what_ended_long_ago_and_says_how(store, clock):
     assert await store.sweep(10) == []
 
 
+async def test_nothing_is_swept_while_its_tombstone_stands(store, clock):
+    record = record_named()
+    await commit(store, record, None)
+    clock.now += record.ttl_s + TOMBSTONE_S - 1
+    assert await store.sweep(10) == []
+    assert (await store.load(record.key)).revision == record.revision
+    clock.now += 1
+    assert [swept.key for swept in await store.sweep(10)] == [record.key]
+
+
+async def test_sweep_takes_no_more_than_it_is_asked_to(store, clock):
+    for name in "abcde":
+        await commit(store, record_named(name), None)
+    clock.now += 101 + TOMBSTONE_S
+    pages = [await store.sweep(2) for _ in range(4)]
+    assert [len(page) for page in pages] == [2, 2, 1, 0]
+    assert {swept.key.name for page in pages for swept in page} == set("abcde")
+
+
 async def test_racing_writers_win_once_each_round(store):
     record = record_named()
     await commit(store, record, None)

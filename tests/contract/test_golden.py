@@ -1,0 +1,129 @@
+"""A graph that parts from its golden run in any one way is refused, and told in which."""
+
+import numpy as np
+import pytest
+
+from service.contract.bundle import Bundle, read_bundle, write_arrays
+from service.contract.errors import BundleError, GoldenMismatchError
+from service.contract.golden import check_golden
+from service.engine.registry import load_model
+from tests.fakes.bundles import write_forecaster
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    write_forecaster(folder)
+    return read_bundle(folder / "load" / "1")
+
+
+@pytest.fixture(scope="module")
+def call(bundle):
+    return load_model(bundle).runner.call
+
+
+def altered(bundle, change):
+    """The bundle with its golden arrays changed in place."""
+    arrays = {name: value.copy() for name, value in bundle.golden_arrays().items()}
+    change(arrays)
+    files = dict(bundle.files) | {bundle.manifest.golden.file: write_arrays(arrays)}
+    return Bundle(bundle.manifest, files)
+
+
+def wrong_when(call, is_wrong, change):
+    """The graph, but with other answers to the calls that `is_wrong` picks."""
+
+    def run(feeds):
+        answers = {name: value.copy() for name, value in call(feeds).items()}
+        if is_wrong(*feeds["x"].shape[:2]):
+            change(answers, feeds)
+        return answers
+
+    return run
+
+
+def test_the_graph_itself_passes(bundle, call):
+    check_golden(bundle, call)
+
+
+@pytest.mark.parametrize(
+    ("way", "is_wrong"),
+    [
+        ("whole", lambda num_rows, num_steps: (num_rows, num_steps) == (4, 7)),
+        ("stepwise", lambda num_rows, num_steps: (num_rows, num_steps) == (4, 1)),
+        ("chunked", lambda num_rows, num_steps: (num_rows, num_steps) == (4, 4)),
+        ("alone", lambda num_rows, num_steps: num_rows == 1),
+    ],
+)
+@pytest.mark.parametrize("name", ["mean", "quantiles", "state_out"])
+def test_a_graph_that_answers_otherwise_in_one_way_is_refused(bundle, call, way, is_wrong, name):
+    def add(answers, _):
+        answers[name] += 0.1
+
+    with pytest.raises(GoldenMismatchError, match=f"fed {way}: .* differs"):
+        check_golden(bundle, wrong_when(call, is_wrong, add))
+
+
+def test_a_row_of_length_0_keeps_its_state_to_the_last_bit(bundle, call):
+    def add_far_below_the_tolerance(answers, feeds):
+        answers["state_out"][feeds["length"] == 0] += 1e-9
+
+    run = wrong_when(call, lambda *_: True, add_far_below_the_tolerance)
+    with pytest.raises(GoldenMismatchError, match="fed untouched: row 1 of length 0"):
+        check_golden(bundle, run)
+
+
+@pytest.mark.parametrize("name", ["mean", "state_out"])
+def test_answers_that_are_no_numbers_are_refused(bundle, call, name):
+    def blank(answers, _):
+        answers[name][0, ..., 0] = np.nan
+
+    with pytest.raises(GoldenMismatchError, match=f"'{name}' differs by nan"):
+        check_golden(bundle, wrong_when(call, lambda *_: True, blank))
+
+
+@pytest.mark.parametrize("name", ["out.mean", "out.quantiles", "state.state_out"])
+def test_a_recorded_value_that_the_graph_does_not_give_is_refused(bundle, call, name):
+    def add(arrays):
+        arrays[name][0] += 0.1
+
+    with pytest.raises(GoldenMismatchError, match=f"'{name.partition('.')[2]}' differs"):
+        check_golden(altered(bundle, add), call)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("in.time", r"it feeds \['x'\], the graph feeds \['time', 'x'\]"),
+        ("out.mean", r"it answers \['quantiles'\]"),
+        ("state.state_out", r"it carries \[\], the graph carries \['state_out'\]"),
+        ("length", "no array 'length'"),
+    ],
+)
+def test_a_golden_run_without_one_of_its_parts_proves_nothing(bundle, call, name, told):
+    with pytest.raises(GoldenMismatchError, match=told):
+        check_golden(altered(bundle, lambda arrays: arrays.pop(name)), call)
+
+
+def test_a_golden_run_without_a_row_of_length_0_proves_too_little(bundle, call):
+    def drop_it(arrays):
+        kept = arrays["length"] > 0
+        for name, value in arrays.items():
+            arrays[name] = value[kept]
+
+    with pytest.raises(GoldenMismatchError, match="no row of length 0"):
+        check_golden(altered(bundle, drop_it), call)
+
+
+def test_steps_past_the_end_of_a_row_are_not_compared(bundle, call):
+    def blank_the_padding(answers, feeds):
+        padding = np.arange(feeds["x"].shape[1])[None, :] >= feeds["length"][:, None]
+        answers["mean"][padding] = np.nan
+
+    check_golden(bundle, wrong_when(call, lambda *_: True, blank_the_padding))
+
+
+def test_arrays_that_are_no_archive_are_refused(bundle, call):
+    files = dict(bundle.files) | {bundle.manifest.golden.file: b"PK\x03\x04 cut"}
+    with pytest.raises(BundleError, match="arrays of the bundle cannot be read"):
+        check_golden(Bundle(bundle.manifest, files), call)

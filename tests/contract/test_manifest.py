@@ -1,0 +1,171 @@
+"""A manifest whose parts contradict each other is refused, and the message names the two."""
+
+import pytest
+from pydantic import ValidationError
+
+from service.contract import bundle
+from service.contract.bundle import read_bundle
+from service.contract.errors import BundleError
+from service.contract.manifest import Manifest
+from tests.fakes.bundles import write_classifier, write_forecaster
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {"load": write_forecaster(folder), "mood": write_classifier(folder)}
+
+
+def fields_of(manifests, name):
+    return manifests[name].model_dump(mode="json")
+
+
+def spec_with(fields, role):
+    specs = fields["graph"]["inputs"] + fields["graph"]["outputs"]
+    return next(spec for spec in specs if spec["role"] == role)
+
+
+def drop(fields, role):
+    for side in ("inputs", "outputs"):
+        kept = [spec for spec in fields["graph"][side] if spec["role"] != role]
+        fields["graph"][side] = kept
+
+
+def set_in(*path, to):
+    def change(fields):
+        for part in path[:-1]:
+            fields = fields[part]
+        fields[path[-1]] = to
+
+    return change
+
+
+def set_shape(role, *shape):
+    def change(fields):
+        spec_with(fields, role)["shape"] = list(shape)
+
+    return change
+
+
+def set_role(role, to):
+    def change(fields):
+        spec = spec_with(fields, role)
+        extra = spec | {"name": "extra", "role": to}
+        side = "inputs" if spec in fields["graph"]["inputs"] else "outputs"
+        fields["graph"][side].append(extra)
+
+    return change
+
+
+COLUMNS = [{"name": name, "role": "past"} for name in "ab"]
+
+CONTRADICTIONS = {
+    "labels": ("mood", set_in("labels", to=["a", "b", "c"]), r"role 'probabilities' means"),
+    "horizon": ("load", set_in("forecast", "horizon", to=4), r"role 'mean' means"),
+    "quantiles": (
+        "load",
+        set_in("forecast", "quantiles", to=[0.1, 0.9]),
+        r"role 'quantiles' means \[batch, time, 3, 2\]",
+    ),
+    "columns": (
+        "load",
+        lambda fields: fields["forecast"]["columns"].append(COLUMNS[0]),
+        r"role 'x' means \[batch, time, 3\]",
+    ),
+    "time": ("load", set_shape("time", "batch", "time", 1), r"role 'time' means"),
+    "tokens": ("mood", set_shape("tokens", "batch", "time", 2), r"role 'tokens' means"),
+    "length-shape": ("load", set_shape("length", "batch", 1), r"role 'length' means \[batch\]"),
+    "start-token": (
+        "mood",
+        lambda fields: fields["text"].update(start_token=fields["text"]["vocabulary_size"]),
+        "lies outside the vocabulary",
+    ),
+    "frequency": ("load", set_in("forecast", "frequency", to="P1W"), "P1W is not 86400 seconds"),
+    "frequency-s": ("load", set_in("forecast", "frequency_s", to=3600), "P1D is not 3600 seconds"),
+    "minutes": ("load", set_in("forecast", "frequency", to="PT1M"), "PT1M is not 86400 seconds"),
+    "input-role": ("load", set_role("x", "known"), "'extra' has role 'known', unknown"),
+    "constant-role": ("mood", set_role("tokens", "constant"), "role 'constant', unknown"),
+    "output-role": ("mood", set_role("probabilities", "logits"), "role 'logits', unknown"),
+    "no-length": ("load", lambda fields: drop(fields, "length"), "no input with role 'length'"),
+    "no-x": ("load", lambda fields: drop(fields, "x"), "needs an input with role 'x'"),
+    "no-mean": ("load", lambda fields: drop(fields, "mean"), "an output with role 'mean'"),
+    "no-quantiles": ("load", lambda fields: drop(fields, "quantiles"), "role 'quantiles'"),
+    "no-tokens": (
+        "mood",
+        lambda fields: fields["graph"].update(
+            inputs=[spec for spec in fields["graph"]["inputs"] if spec["role"] == "length"]
+        ),
+        "needs an input with role 'tokens'",
+    ),
+    "no-labels": ("mood", set_in("labels", to=None), "needs labels"),
+    "no-text": ("mood", set_in("text", to=None), "needs text"),
+    "no-forecast": ("load", set_in("forecast", to=None), "needs forecast"),
+    "output-axes": ("load", set_shape("mean", "batch", 3), r"must begin with \[batch, time\]"),
+    "output-order": (
+        "load",
+        set_shape("mean", "time", "batch", 3),
+        r"must begin with \[batch, time\]",
+    ),
+    "two-inputs": (
+        "load",
+        set_in("graph", "states", 0, "input", to="x"),
+        "two inputs of the graph share a name",
+    ),
+    "two-outputs": (
+        "load",
+        set_in("graph", "states", 0, "output", to="mean"),
+        "two outputs of the graph share a name",
+    ),
+    "two-columns": (
+        "load",
+        set_in("forecast", "columns", 1, "name", to="load"),
+        "two columns share a name",
+    ),
+    "no-target": ("load", set_in("forecast", "columns", to=COLUMNS), "exactly one column"),
+    "quantile-order": (
+        "load",
+        set_in("forecast", "quantiles", to=[0.5, 0.1, 0.9]),
+        "quantiles must rise strictly",
+    ),
+    "unhashed": (
+        "mood",
+        lambda fields: fields["files"].pop("tokenizer.json"),
+        r"without a SHA-256 in `files`: \['tokenizer.json'\]",
+    ),
+    "unhashed-states": (
+        "load",
+        set_in("initial_states", to="initial.npz"),
+        r"without a SHA-256 in `files`: \['initial.npz'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_parts_that_contradict_each_other_are_refused(manifests, name):
+    model, change, told = CONTRADICTIONS[name]
+    fields = fields_of(manifests, model)
+    Manifest.model_validate(fields)
+    change(fields)
+    with pytest.raises(ValidationError, match=told):
+        Manifest.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("frequency", "frequency_s"),
+    [("P2W", 1_209_600), ("P1D", 86_400), ("PT6H", 21_600), ("PT15M", 900), ("PT30S", 30)],
+)
+def test_every_unit_of_a_frequency_has_its_length(manifests, frequency, frequency_s):
+    fields = fields_of(manifests, "load")
+    fields["forecast"] |= {"frequency": frequency, "frequency_s": frequency_s}
+    assert Manifest.model_validate(fields).forecast.frequency_s == frequency_s
+
+
+def test_a_bundle_beyond_the_size_limit_is_not_read(tmp_path, monkeypatch):
+    write_classifier(tmp_path)
+    folder = tmp_path / "mood" / "1"
+    num_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", num_bytes)
+    read_bundle(folder)
+    monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", num_bytes - 1)
+    with pytest.raises(BundleError, match=f"{num_bytes} bytes, at most {num_bytes - 1} are read"):
+        read_bundle(folder)
