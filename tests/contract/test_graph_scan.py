@@ -138,6 +138,12 @@ def test_either_sign_of_external_data_is_enough(tensor):
         refuse_external_data(in_initializer(tensor).SerializeToString(), "g")
 
 
+def test_a_tensor_that_says_that_it_lies_inside_is_no_external_data():
+    tensor = inside()
+    tensor.data_location = TensorProto.DEFAULT
+    refuse_external_data(in_initializer(tensor).SerializeToString(), "g")
+
+
 def nested(depth):
     graph = helper.make_graph([], "g", [], [])
     for _ in range(depth):

@@ -177,9 +177,9 @@ async def test_a_text_of_which_the_tokenizer_keeps_nothing_still_has_an_answer()
     stripping = Registry([LoadedModel(mood.manifest, mood.layout, mood.runner, codec)], {}, "cpu")
     async with running_engine(registry=stripping) as engine:
         await engine.submit(A, create_mood())
-        for step, chunk in enumerate(("\u20dd", "a film \u20dd", "")):
+        for step, chunk in enumerate(("\u20dd", "a film\u20dd", "")):
             reply = await engine.submit(A, step_text(chunk, step))
             assert outputs_of(reply)["probabilities"].shape == (1, 2)
         closing = await engine.submit(A, step_text("\u20dd", 3, final=True))
-        expected = await whole(engine, "mood", Observations(text="\u20dda film \u20dd\u20dd"))
+        expected = await whole(engine, "mood", Observations(text="\u20dda film\u20dd\u20dd"))
         assert_close(outputs_of(closing), expected)
