@@ -15,6 +15,8 @@ from service.settings import Settings
 _NANOSECOND_RANGE_S = 2**62 // 10**9
 """Times within about ±146 years of 1970: what every calendar in use here covers."""
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def decode_instance(
     model: LoadedModel, instance: Instance, limits: Settings, where: str
@@ -124,14 +126,13 @@ def _rows(forecast: ForecastSpec, rows: list[Row], where: str) -> np.ndarray:
                 f" among {names}"
             )
     wide = np.array(values, dtype=np.float64)  # None becomes NaN
-    with np.errstate(over="ignore"):
-        narrow = wide.astype(np.float32)
-    if np.isinf(narrow).any():
-        index = int(np.flatnonzero(np.isinf(narrow).any(axis=1))[0])
+    is_beyond = np.abs(wide) > _LARGEST
+    if is_beyond.any():
+        index = int(np.flatnonzero(is_beyond.any(axis=1))[0])
         raise InvalidInputError(
             f"{where}.observations[{index}] holds a value beyond 3.4e38: check its unit"
         )
-    return narrow
+    return wide.astype(np.float32)
 
 
 def _bound(size: int, limit: int, where: str, what: str) -> None:

@@ -78,5 +78,5 @@ SessionRequest = StepRequest | CreateRequest | DeleteRequest
 
 
 def _digest(parts: list[bytes]) -> bytes:
-    lengths = b",".join([b"%d" % len(part) for part in parts])
-    return hashlib.blake2b(b"".join([lengths, b";", *parts]), digest_size=16).digest()
+    lengths = ",".join([str(len(part)) for part in parts]) + ";"
+    return hashlib.blake2b(b"".join([lengths.encode(), *parts]), digest_size=16).digest()

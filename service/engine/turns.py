@@ -7,7 +7,7 @@ Rule 3: each path from `begin` leads to exactly one `_end`.
 
 import asyncio
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -161,7 +161,7 @@ class Turns:
         self.committer.put(Write(turn.written, decision.expected), turn)
 
     def _on_group(self, turns: list[Turn], outcomes: Sequence[Outcome | CarryError]) -> None:
-        num_steps: Counter[tuple[str, str]] = Counter()
+        num_steps: dict[tuple[str, str], int] = defaultdict(int)
         for turn, outcome in zip(turns, outcomes, strict=True):
             if isinstance(outcome, CarryError):
                 self._lanes.remember(turn.lane, None)
@@ -169,30 +169,31 @@ class Turns:
             elif not outcome.committed:
                 self._race_lost(turn)
             else:
-                num_steps.update(self._committed(turn, outcome.expires_at))
+                record, count = self._committed(turn, outcome.expires_at)
+                num_steps[record.opening.model, record.opening.version] += count
         for (model, version), count in num_steps.items():
             self._observer.steps_committed(model, version, count)
         self._observer.cache_changed(len(self._lanes), self._lanes.state_bytes)
 
-    def _committed(self, turn: Turn, expires_at: float) -> dict[tuple[str, str], int]:
-        """Answer a committed turn; the steps that it made, by model and version."""
+    def _committed(self, turn: Turn, expires_at: float) -> tuple[Record, int]:
+        """Answer a committed turn; its record, and the steps that it made."""
         decision, written = turn.apply, turn.written
         assert decision is not None, "set by _run, before the commit"
         assert written is not None, "set by _commit"
         record = written._replace(expires_at=expires_at)
         is_new = isinstance(turn.request, CreateRequest)
         from_step = 0 if is_new else decision.base.step
-        model = (record.opening.model, record.opening.version)
+        opening = record.opening
         if is_new:
-            self._observer.session_created(*model)
+            self._observer.session_created(opening.model, opening.version)
         if record.closed:
-            self._observer.session_ended(*model, record.closed)
+            self._observer.session_ended(opening.model, opening.version, record.closed)
         if decision.expired is not None:
             gone = decision.expired.opening
             self._observer.session_ended(gone.model, gone.version, "expired")
         self._lanes.remember(turn.lane, None if record.closed else record)
         self._end(turn, Reply(record, record.step, turn.outputs, is_new=is_new))
-        return {model: record.step - from_step}
+        return record, record.step - from_step
 
     def _race_lost(self, turn: Turn) -> None:
         turn.num_lost_races += 1
