@@ -10,6 +10,7 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 RECIPE ?= training/recipes/transit-ridership.toml
+DATA ?=
 PYTEST ?=
 COMPOSE ?= docker compose
 
@@ -43,9 +44,9 @@ serve: .venv/installed ## Serve the models of models/ on this machine
 	exec .venv/bin/python -m service
 
 .PHONY: train
-train: .venv-train/installed ## Train and export one model: RECIPE=training/recipes/….toml
+train: .venv-train/installed ## Train and export: RECIPE=training/recipes/….toml DATA=file
 	$(say) 'training $(RECIPE)'
-	.venv-train/bin/python -m training fit $(RECIPE)
+	.venv-train/bin/python -m training fit $(RECIPE) $(if $(DATA),--data '$(DATA)')
 
 ##@ Prove
 

@@ -2,16 +2,20 @@
 
 import argparse
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
 import uvicorn
 
 from service.app import create_app, service_version
 from service.errors import StartUpError
-from service.settings import describe_settings, load_settings
+from service.settings import Settings, describe_settings, load_settings
 from service.telemetry.logs import configure_logs
+
+log = structlog.get_logger()
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,6 +33,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
+        listener = _bind(settings)
         config = uvicorn.Config(
             create_app(settings),
             host=settings.host,
@@ -40,15 +45,38 @@ def main() -> None:
             proxy_headers=False,  # nothing here asks for the address of a client
         )
         server = _Server(config)
-        server.run()
+        server.run(sockets=[listener])
     except StartUpError as error:
         sys.exit(f"carry: {error}")
     if not server.started:
         sys.exit(3)
 
 
+def _bind(settings: Settings) -> socket.socket:
+    """Take the address before models are loaded; connections are accepted when all is ready."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        raise StartUpError(
+            f"CARRY_HOST {settings.host} and CARRY_PORT {settings.port} cannot be listened on"
+            f" ({error.strerror}): stop the other server, or choose others"
+        ) from None
+    return listener
+
+
 class _Server(uvicorn.Server):
-    """Exits 0 after a graceful stop: uvicorn's own would end by the signal that it was sent."""
+    """Says when it listens, and exits 0 after a graceful stop.
+
+    uvicorn's own would end by the signal that it was sent.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        log.info("ready", page=f"http://{host}:{self.config.port}/docs")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

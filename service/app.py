@@ -47,12 +47,11 @@ def create_app(settings: Settings) -> HotPath:
         StartUpError: the models folder, the provider or the store cannot be used.
     """
     metrics = Metrics(service_version())
+    store = open_store(settings.store, settings.durability)
     registry = load_registry(settings.models, settings.provider, settings.ort_threads)
     metrics.models_loaded(
         [(m.name, m.version, m.runner.provider) for m in registry.all()], len(registry.refused)
     )
-    store = open_store(settings.store, settings.durability)
-
     engine = Engine(registry, store, _engine_limits(settings), metrics)
     context = Context(engine, settings, metrics)
 
@@ -60,7 +59,7 @@ def create_app(settings: Settings) -> HotPath:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
         settle_collector()
-        log.info("ready", provider=registry.provider, store=settings.store.split("@")[-1])
+        log.info("serving", provider=registry.provider, store=settings.store.split("@")[-1])
         try:
             yield
         finally:

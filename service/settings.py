@@ -121,6 +121,7 @@ def describe_settings() -> str:
     """One line for each setting, aligned, for `--help`."""
     lines = []
     for name, field in Settings.model_fields.items():
-        lines.append(f"  {(PREFIX + name).upper():<26} {field.default}")
+        default = f"{field.default:.15g}" if isinstance(field.default, float) else field.default
+        lines.append(f"  {(PREFIX + name).upper():<26} {default}")
         lines.append(f"  {'':<26} {field.description}")
     return "\n".join(lines)

@@ -55,11 +55,15 @@ def fit(
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) to train on.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Continue the newest run of this recipe.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace a bundle that another recipe made.")
+    ] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     models: Models = Path("models"),
     runs: Runs = Path("runs"),
 ) -> None:
     """Train a recipe, then export, verify, evaluate and write its bundle."""
+    from training.export.bundle_writer import refuse_other_bundle
     from training.fit.run_folder import RunFolder
     from training.fit.trainer import FitOptions
     from training.fit.trainer import fit as run_fit
@@ -68,6 +72,8 @@ def fit(
     loaded = load_recipe(recipe)
     task = make_task(loaded, data, str(recipe))
     task.sources()  # a data file that does not fit is an error before a run folder is made
+    if not overwrite:
+        refuse_other_bundle(models, loaded)
     if resume:
         run = RunFolder.newest(runs, loaded)
     else:

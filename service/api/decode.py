@@ -15,6 +15,7 @@ from service.settings import Settings
 _NANOSECOND_RANGE_S = 2**62 // 10**9
 """Times within about ±146 years of 1970: what every calendar in use here covers."""
 
+_DAY_S = 86_400
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -23,12 +24,12 @@ def decode_instance(
 ) -> tuple[Observations, int | None]:
     """Observations of one instance, and the time of its first row."""
     observations = _observations(model, instance.observations, instance.text, False, limits, where)
-    return observations, decode_time(instance.start, where)
+    return observations, decode_time(model, instance.start, where)
 
 
 def decode_create(model: LoadedModel, body: SessionCreate, limits: Settings) -> CreateRequest:
     """What a `POST /v1/sessions` asks for."""
-    history, start_s = None, decode_time(body.start, "body")
+    history, start_s = None, decode_time(model, body.start, "body")
     if body.history is not None:
         history, history_start_s = decode_instance(model, body.history, limits, "history")
         if start_s is not None and history_start_s not in (None, start_s):
@@ -41,7 +42,7 @@ def decode_create(model: LoadedModel, body: SessionCreate, limits: Settings) -> 
         )
     ttl_s = limits.default_ttl_s if body.ttl_s is None else body.ttl_s
     if ttl_s > limits.max_ttl_s:
-        raise InvalidInputError(f"ttl_s is {ttl_s:g}: expected at most {limits.max_ttl_s:g}")
+        raise InvalidInputError(f"ttl_s is {ttl_s:.15g}: expected at most {limits.max_ttl_s:.15g}")
     if body.replay > limits.max_replay:
         raise InvalidInputError(f"replay is {body.replay}: expected at most {limits.max_replay}")
     return CreateRequest(
@@ -66,7 +67,7 @@ def decode_step(model: LoadedModel, body: Observed, limits: Settings) -> StepReq
     return StepRequest(observations, body.step, body.emit, not isinstance(body, StepBody))
 
 
-def decode_time(time: datetime | None, where: str) -> int | None:
+def decode_time(model: LoadedModel, time: datetime | None, where: str) -> int | None:
     """RFC 3339 → whole seconds since the epoch; a time without a zone is UTC."""
     if time is None:
         return None
@@ -74,6 +75,11 @@ def decode_time(time: datetime | None, where: str) -> int | None:
     seconds = int(aware.timestamp())
     if abs(seconds) > _NANOSECOND_RANGE_S:
         raise InvalidInputError(f"{where}: start {time.isoformat()} lies outside 1824 to 2116")
+    if model.frequency_s and model.frequency_s % _DAY_S == 0 and seconds % _DAY_S:
+        raise InvalidInputError(
+            f"{where}: start {time.isoformat()} is not midnight UTC, and the rows of model"
+            f" {model.name!r} are whole days: expected a date, such as {time.date()}"
+        )
     return seconds
 
 
@@ -90,7 +96,8 @@ def _observations(
     if (text is None) == (rows is None) or (rows is None) != (forecast is None):
         given = [name for name, v in (("text", text), ("observations", rows)) if v is not None]
         raise InvalidInputError(
-            f'{where}: model {model.name!r} reads "{wanted}": expected it alone, got {given}'
+            f'{where}: model {model.name!r} reads "{wanted}": expected it alone, got'
+            f" {' and '.join(given) or 'neither'}"
         )
     if forecast is None:
         assert text is not None, "exactly one is given"

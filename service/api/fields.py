@@ -6,7 +6,15 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Strict, Tag
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    WithJsonSchema,
+)
 
 MAX_METADATA_BYTES = 16_384
 MAX_METADATA_DEPTH = 16
@@ -56,7 +64,11 @@ def _require_plain(value: object, depth: int) -> None:
 
 
 Text = Annotated[str, AfterValidator(_whole_text)]
-Time = Annotated[datetime, BeforeValidator(_written_time)]
+Time = Annotated[
+    datetime,
+    BeforeValidator(_written_time),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": f} for f in ("date", "date-time")]}),
+]
 Metadata = Annotated[dict[str, Any], AfterValidator(_small_metadata)]
 SessionName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$"), AfterValidator(_no_path_step)

@@ -10,6 +10,7 @@ import json
 import re
 import time
 
+import structlog
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -21,6 +22,8 @@ from service.api.problems import carry_problem, http_problem, invalid_problem, u
 from service.api.schemas import StepBody
 from service.api.sessions import STEPS_PATH, answer_step
 from service.errors import CarryError
+
+log = structlog.get_logger()
 
 _STEPS = re.compile(r"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 
@@ -49,9 +52,9 @@ class HotPath:
         if response is None:
             return
         await response(scope, receive, send)
-        self.context.metrics.request_answered(
-            "POST", STEPS_PATH, response.status_code, time.perf_counter() - started
-        )
+        status, seconds = response.status_code, time.perf_counter() - started
+        log.debug("request", method="POST", path=scope["path"], status=status, seconds=seconds)
+        self.context.metrics.request_answered("POST", STEPS_PATH, status, seconds)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response | None:
         """The answer; None where the client left before it had asked."""

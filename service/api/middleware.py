@@ -49,6 +49,7 @@ class Observe:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         route = getattr(scope.get("route"), "path", "unmatched")
         self._on_answered(method, route, status, seconds)
+        log.debug("request", method=method, path=scope["path"], status=status, seconds=seconds)
         # A probe that is answered "not ready" is no failure, and comes every few seconds.
         if seconds > self._slow_s or (status >= 500 and route != "/readyz"):
             log.warning(

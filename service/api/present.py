@@ -129,7 +129,7 @@ def json_response(
 ) -> Response:
     """NumPy values are written as they are, at float32's own precision."""
     return Response(
-        orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY),
+        orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE),
         status,
         headers,
         media_type="application/json",

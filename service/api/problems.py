@@ -82,14 +82,18 @@ def carry_problem(error: CarryError) -> Response:
 def invalid_problem(problems: Sequence[Mapping[str, Any]], where: str = "") -> Response:
     """The answer to a body, path or query that does not fit its schema, from pydantic's errors."""
     if any(problem["type"] == "json_invalid" for problem in problems):
+        why = str(problems[0].get("ctx", {}).get("error", "it cannot be read"))
         return problem_response(
-            "malformed", "Malformed request", 400, "the body is not valid JSON: expected an object"
+            "malformed",
+            "Malformed request",
+            400,
+            f"the body is not valid JSON ({why}): expected an object",
         )
     prefix = [where] if where else []
     places = [
         {
-            "place": ".".join(str(part) for part in (*prefix, *problem["loc"])),
-            "problem": problem["msg"],
+            "place": _place((*prefix, *problem["loc"])),
+            "problem": problem["msg"].removeprefix("Value error, ") + _got(problem.get("input")),
         }
         for problem in problems[:10]
     ]
@@ -102,6 +106,21 @@ def invalid_problem(problems: Sequence[Mapping[str, Any]], where: str = "") -> R
         f"{first['place']}: {first['problem']}{more}; /docs shows what is expected",
         errors=places,
     )
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    """`body.observations[0].ridership`; the names of a union's members are left out."""
+    shown = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}"
+        for part in parts
+        if part not in ("object", "list")
+    )
+    return shown.removeprefix(".")
+
+
+def _got(value: object) -> str:
+    is_plain = isinstance(value, str | int | float)
+    return f", got {value!r}" if is_plain and len(repr(value)) <= 60 else ""
 
 
 def http_problem(error: HTTPException, method: str) -> Response:

@@ -38,23 +38,36 @@ _CREATE_EXAMPLES: dict[str, Example] = {
         "summary": "A forecaster, warmed up on history",
         "value": {
             "model": "transit-ridership",
-            "session": "clark-lake",
+            "session": "my-station",
             "history": {
                 "start": "2016-08-22",
                 "observations": [{"ridership": 19.9}, {"ridership": 20.4}],
             },
         },
     },
-    "text": {"summary": "A stream of text", "value": {"model": "sentiment-en"}},
+    "text": {
+        "summary": "A stream of text",
+        "value": {"model": "sentiment-en", "session": "my-review"},
+    },
 }
 _STEP_EXAMPLES: dict[str, Example] = {
     "rows": {
-        "summary": "The next row, exactly once",
-        "value": {"step": 2, "observations": [{"ridership": 20.1, "temp": 71.2}]},
+        "summary": "The next row, exactly once (session my-station)",
+        "value": {"step": 2, "observations": [{"ridership": 20.1, "temp_max": 71.2}]},
     },
     "text": {
-        "summary": "The next chunk, cut anywhere",
+        "summary": "The next chunk, cut anywhere (session my-review)",
         "value": {"step": 0, "text": "What a wond"},
+    },
+}
+_PREVIEW_EXAMPLES: dict[str, Example] = {
+    "rows": {
+        "summary": "What if it rained? (session my-station)",
+        "value": {"observations": [{"ridership": 15.2, "percip_max": 3.5}]},
+    },
+    "text": {
+        "summary": "What if the text went on so? (session my-review)",
+        "value": {"text": "erful film"},
     },
 }
 
@@ -111,7 +124,7 @@ async def step_session(
 )
 async def preview_session(
     session: InPath,
-    body: Annotated[PreviewBody, Body(openapi_examples=_STEP_EXAMPLES)],
+    body: Annotated[PreviewBody, Body(openapi_examples=_PREVIEW_EXAMPLES)],
     context: InContext,
 ) -> Response:
     """What the answer would be. The session stays as it is."""
@@ -192,7 +205,7 @@ def _answer(context: Context, reply: Reply, emit: str) -> Json:
 def _detail(context: Context, record: Record, now: float) -> Json:
     opening = record.opening
     loaded = context.engine.registry.find(opening.model, opening.version)
-    is_ours = loaded is not None and loaded.layout.schema_hash == opening.state_schema
+    is_ours = loaded is not None and loaded.graph_sha256 == opening.graph_sha256
     norms = loaded.layout.norms(record.state) if loaded and is_ours else {}
     return present_session(record, norms, now)
 

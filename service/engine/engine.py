@@ -118,8 +118,8 @@ class Engine:
         try:
             future: asyncio.Future[Reply] = self._loop.create_future()
             deadline = time.monotonic() + self.limits.request_timeout_s
-            self._deadlines.append((deadline, future))
             turn = self._lanes.join(key, request, future, deadline)
+            self._deadlines.append((deadline, future))
             if turn is turn.lane.turns[0]:
                 self._turns.begin(turn)
             return await future
@@ -253,7 +253,7 @@ class Engine:
         """An endless task ends only by our own defect: nobody may wait for it, and we say so."""
         if task.cancelled():
             return
-        self.failure = task.exception()
+        self.failure = self.failure or task.exception()
         self.is_draining = True
         log.critical("engine stopped", exc_info=self.failure)
         self._answer_all(

@@ -35,6 +35,7 @@ class LoadedModel:
     codec: TextCodec | None
     name: str = field(init=False)
     version: str = field(init=False)
+    graph_sha256: str = field(init=False)
     x: InputSpec | None = field(init=False)
     time: InputSpec | None = field(init=False)
     tokens: InputSpec | None = field(init=False)
@@ -45,6 +46,7 @@ class LoadedModel:
         for name, value in (
             ("name", self.manifest.name),
             ("version", self.manifest.version),
+            ("graph_sha256", self.manifest.files[graph.file]),
             ("x", graph.input_with("x")),
             ("time", graph.input_with("time")),
             ("tokens", graph.input_with("tokens")),
@@ -110,12 +112,13 @@ class Registry:
         """
         name, version = opening.model, opening.version
         model = self.find(name, version)
-        if model is None or model.layout.schema_hash != opening.state_schema:
+        if model is None or model.graph_sha256 != opening.graph_sha256:
             loaded = sorted(self._models.get(name, {}), key=int)
+            changed = ", with other weights" if model else ""
             raise VersionGoneError(
-                f"the session belongs to model {name!r} version {version}, which is not loaded with"
-                f" the same state any more (loaded: {loaded}); load that version again, or upgrade"
-                " the session to another one"
+                f"the session belongs to model {name!r} version {version}, which is not loaded as"
+                f" it was (loaded: {loaded}{changed}): a state means nothing to other weights; load"
+                " that bundle again, or open a new session"
             )
         return model
 
@@ -142,6 +145,8 @@ def load_registry(folder: Path, provider: str, num_threads: int) -> Registry:
             log.warning("bundle refused", bundle=where, reason=str(error))
         else:
             log.info("model loaded", bundle=where, provider=models[-1].runner.provider)
+    if not models:
+        log.warning("no model is loaded: not ready", models=str(folder), num_refused=len(refused))
     return Registry(models, refused, chosen)
 
 

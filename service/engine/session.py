@@ -73,7 +73,7 @@ def decide(
         return Answer(Reply(found, step, replay.outputs, is_replay=True))
     _require_live(found, now)
     if request.step is not None and request.step != found.step:
-        raise _wrong_step(found, request.step)
+        raise _wrong_step(found, request.step, is_preview=request.is_preview)
     return Apply(found, found.revision)
 
 
@@ -94,10 +94,12 @@ def decide_create(
     if found.opening.reply.digest == seed.opening.reply.digest:
         first = found.opening.reply
         return Answer(Reply(found, first.num_observed, first.outputs, is_replay=True, is_new=True))
+    remedy = "choose another name, or close it first"
+    if found.opening.model == request.model and not request.resumes:
+        remedy = 'choose another name, or say "if_exists": "resume" to go on with it'
     raise SessionExistsError(
         f"session {seed.opening.name!r} is open, from another request (model"
-        f" {found.opening.model!r}, step {found.step}): choose another name, or say"
-        ' "if_exists": "resume" to go on with it',
+        f" {found.opening.model!r}, step {found.step}): {remedy}",
         expected_step=found.step,
     )
 
@@ -110,6 +112,7 @@ def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float
         model=model.name,
         version=model.version,
         state_schema=model.layout.schema_hash,
+        graph_sha256=model.graph_sha256,
         start_s=request.start_s,
         ring_size=request.ring_size,
         created_at=now,
@@ -231,10 +234,12 @@ def _require_live(found: Record, now: float) -> None:
         )
 
 
-def _wrong_step(found: Record, step: int) -> StepConflictError | ReplayExpiredError:
+def _wrong_step(
+    found: Record, step: int, *, is_preview: bool
+) -> StepConflictError | ReplayExpiredError:
     name, num_kept = found.opening.name, found.opening.ring_size
     oldest_kept = found.ring[0].from_step if found.ring else found.step
-    if step < oldest_kept:
+    if step < oldest_kept and not is_preview:
         return ReplayExpiredError(
             f"session {name!r} keeps the replies of its last {num_kept} requests; that of step"
             f" {step} is gone: expected step {found.step}",

@@ -45,6 +45,7 @@ class Worker:
         self._observer = observer
         self._waiting: list[Job] = []
         self._num_steps = 0
+        self._has_stopped = False
         # Expected time of a batch, by the power-of-two class of its cells (rows × steps).
         self._cost_s: dict[int, float] = {}
         self._wake = asyncio.Event()
@@ -88,9 +89,11 @@ class Worker:
             try:
                 result = await self._run_batch(rows, max(sizes))
             except Exception as error:  # the boundary: whatever the runtime raises fails these jobs
-                self._fail(jobs, error)
+                if not self._has_stopped:
+                    self._fail(jobs, error)
             else:
-                self._apply(jobs, sizes, result)
+                if not self._has_stopped:
+                    self._apply(jobs, sizes, result)
 
     async def _run_batch(self, rows: list[Row], num_steps: int) -> BatchResult:
         """In this thread where that is known to be short, else in the worker's own.
@@ -109,7 +112,8 @@ class Worker:
         return result
 
     def refuse_all(self, problem: CarryError) -> None:
-        """End everything that waits: the worker will not go on."""
+        """End everything that waits or runs: the worker will not go on."""
+        self._has_stopped = True
         self._refuse(self._waiting, problem)
 
     def _apply(self, jobs: list[Job], sizes: list[int], result: BatchResult) -> None:

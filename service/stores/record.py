@@ -51,7 +51,9 @@ class KeptReply(NamedTuple):
 class Opening:
     """What is fixed when a session is opened, with the reply to that.
 
-    `start_s` is the time of row 0 where the model uses time, in seconds since the epoch.
+    A state means something only to the graph that made it: `graph_sha256`. `state_schema` says
+    which other graphs may be given it on purpose. `start_s` is the time of row 0 where the model
+    uses time, in seconds since the epoch.
     """
 
     tenant: str
@@ -59,6 +61,7 @@ class Opening:
     model: str
     version: str
     state_schema: str
+    graph_sha256: str
     start_s: int | None = None
     ring_size: int = 1
     created_at: float
@@ -128,6 +131,7 @@ def encode_record(record: Record) -> bytes:
             "model": opening.model,
             "version": opening.version,
             "state_schema": opening.state_schema,
+            "graph_sha256": opening.graph_sha256,
             "start_s": opening.start_s,
             "ring_size": opening.ring_size,
             "created_at": opening.created_at,

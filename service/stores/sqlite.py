@@ -136,7 +136,8 @@ class SqliteStore:
 
     def _connect(self) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # One folder, such as var/: a path mistyped higher up is an error, not a new tree.
+            self._path.parent.mkdir(exist_ok=True)
             self._db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             self._refuse_strange_file()
             self._db.execute("PRAGMA journal_mode = WAL")

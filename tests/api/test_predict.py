@@ -22,8 +22,8 @@ async def test_a_forecast_starts_after_the_last_row(client):
 @pytest.mark.parametrize(
     ("start", "expected"),
     [
-        ("2016-08-22T00:00:00+09:00", "2016-08-24T15:00:00Z"),
-        ("2016-08-22T00:00:00-05:00", "2016-08-25T05:00:00Z"),
+        ("2016-08-22T09:00:00+09:00", "2016-08-25T00:00:00Z"),
+        ("2016-08-21T19:00:00-05:00", "2016-08-25T00:00:00Z"),
         ("2016-08-22T00:00:00", "2016-08-25T00:00:00Z"),
     ],
 )
@@ -74,6 +74,12 @@ async def test_texts_are_classified(client):
         ("mood", {"instances": [{"text": "a"}, {}]}, 422, "instances[1]"),
         ("load", {"instances": [{"observations": [[1, 2]]}]}, 422, "uses the time"),
         ("load", {"instances": [{"start": "x", "observations": [[1, 2]]}]}, 422, "start"),
+        (
+            "load",
+            {"instances": [{"start": "2016-08-22T02:00", "observations": [[1, 2]]}]},
+            422,
+            "midnight",
+        ),
         ("load", {"instances": [{"start": "0001-01-01", "observations": [[1, 2]]}]}, 422, "1824"),
         ("load", {"instances": [{"start": "2016-08-22", "observations": []}]}, 422, "is empty"),
         ("load", {"instances": [{"start": "2016-08-22", "observations": [[1]]}]}, 422, "1 values"),

@@ -1,12 +1,16 @@
 """A restart in the middle of a session: the next step goes on as if nothing had happened."""
 
+import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 
 import httpx
 import pytest
 
-from tests.e2e.server import running_server
+from tests.e2e.server import ROOT, running_server
 from tests.engine.support import rows
 from tests.fakes.bundles import write_classifier, write_forecaster
 
@@ -85,6 +89,25 @@ def test_sigterm_answers_what_was_accepted_and_exits_0(tmp_path, settings):
         assert answers[0].json()["step"] == 20_000
 
 
+def test_a_port_in_use_is_named_before_anything_is_loaded(tmp_path, settings):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {f"CARRY_{k.upper()}": str(v) for k, v in settings.items()}
+        environment["CARRY_PORT"] = str(taken.getsockname()[1])
+        run = subprocess.run(
+            [sys.executable, "-m", "service"],
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert run.returncode != 0
+    assert f"CARRY_PORT {environment['CARRY_PORT']} cannot be listened on" in run.stderr
+    assert "model loaded" not in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
@@ -94,6 +117,7 @@ def test_sigterm_answers_what_was_accepted_and_exits_0(tmp_path, settings):
         ({"models": "/nowhere"}, "CARRY_MODELS"),
         ({"provider": "cuda"}, "CARRY_PROVIDER"),
         ({"durability": "none"}, "CARRY_DURABILITY"),
+        ({"store": "sqlite:////nowhere/at/all.db"}, "CARRY_STORE"),
     ],
 )
 def test_a_bad_setting_stops_the_start_and_is_named(tmp_path, settings, setting, told):

@@ -5,10 +5,15 @@ import threading
 
 import pytest
 
-from service.engine import committer
+from service.engine import committer, lanes, worker
 from service.engine import engine as engine_module
 from service.engine.requests import DeleteRequest, Observations
-from service.errors import DrainingError, ModelFailedError, StoreUnavailableError
+from service.errors import (
+    DrainingError,
+    ModelFailedError,
+    QueueFullError,
+    StoreUnavailableError,
+)
 from service.stores.memory import MemoryStore
 from service.stores.record import Key
 from tests.engine.support import (
@@ -183,3 +188,44 @@ async def test_the_sweeper_outlives_a_store_that_fails(monkeypatch):
         await witness.ended_as_awaited.wait()
         assert store.errors == []
         assert engine.failure is None
+
+
+async def test_a_batch_in_the_graph_when_the_engine_fails_is_answered_once(monkeypatch):
+    store, release, entered = ScriptedStore(), threading.Event(), threading.Event()
+    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+        await engine.submit(A, create_mood())
+        await engine.submit(B, create_load())
+        model = engine.registry.get("mood")
+        run = type(model.runner).run
+
+        def hold_mood(runner, batch):
+            if runner is model.runner:
+                entered.set()
+                release.wait(AT_MOST_S)
+            return run(runner, batch)
+
+        monkeypatch.setattr(type(model.runner), "run", hold_mood)
+        monkeypatch.setattr(worker, "INLINE_S", 0.0)
+        held = asyncio.create_task(engine.submit(A, step_text("a", 0)))
+        await asyncio.to_thread(entered.wait, AT_MOST_S)
+        broken = engine._workers["load", "1"]
+        monkeypatch.setattr(broken, "_apply", lambda *_: 1 / 0)
+        with pytest.raises(ModelFailedError):
+            await engine.submit(B, step_rows(rows(1), 0))
+        with pytest.raises(ModelFailedError):
+            await held
+        release.set()
+        await asyncio.to_thread(release.wait)
+        await asyncio.sleep(0.05)
+        assert (await store.load(A)).step == 0
+        assert isinstance(engine.failure, ZeroDivisionError)
+
+
+async def test_a_refused_request_leaves_nothing_behind(monkeypatch):
+    async with running_engine() as engine:
+        await engine.submit(A, create_load())
+        monkeypatch.setattr(lanes, "_MAX_WAITING_TURNS", 0)
+        before = len(engine._deadlines)
+        with pytest.raises(QueueFullError):
+            await engine.submit(A, step_rows(rows(1), 0))
+        assert len(engine._deadlines) == before

@@ -2,7 +2,6 @@
 
 import pytest
 
-from service.contract.state import StateLayout
 from service.contract.text import TextCursor
 from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import DeleteRequest, Observations
@@ -150,16 +149,19 @@ async def test_a_preview_sees_what_another_replica_did():
         assert tried.step == 5
 
 
-async def test_a_state_of_another_meaning_is_not_stepped():
+async def test_a_state_of_other_weights_is_not_stepped():
+    """The same name, version and layout, trained again: its states mean something else."""
     store = MemoryStore()
     async with running_engine(store) as engine:
         await engine.submit(A, create_load())
     load = small_models().get("load")
-    other = StateLayout(load.layout.specs, schema="other/1")
-    changed = Registry([LoadedModel(load.manifest, other, load.runner, load.codec)], {}, "cpu")
-    async with running_engine(store, registry=changed) as engine:
-        with pytest.raises(VersionGoneError, match="same state"):
+    files = load.manifest.files | {load.manifest.graph.file: "1" * 64}
+    manifest = load.manifest.model_copy(update={"files": files})
+    again = Registry([LoadedModel(manifest, load.layout, load.runner, load.codec)], {}, "cpu")
+    async with running_engine(store, registry=again) as engine:
+        with pytest.raises(VersionGoneError, match="with other weights"):
             await engine.submit(A, step_rows(rows(1), 0))
+        assert (await engine.read(A)).step == 0
 
 
 def test_the_newest_version_is_the_one_with_the_greatest_number():

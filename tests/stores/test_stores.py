@@ -46,6 +46,7 @@ def record_named(name="a", tenant="t", **changes):
         "model": "load",
         "version": "1",
         "state_schema": "s",
+        "graph_sha256": "g",
         "start_s": 86400,
         "ring_size": 2,
         "created_at": NOW,

@@ -13,9 +13,10 @@ from service.contract.bundle import Bundle, read_bundle
 from service.contract.errors import GoldenMismatchError
 from service.contract.golden import check_golden
 from training.__main__ import app, main
-from training.errors import VerificationError
+from training.config import load_recipe
+from training.errors import RecipeError, VerificationError
 from training.evaluate.served_model import ServedModel, make_run
-from training.export.bundle_writer import draft_bundle
+from training.export.bundle_writer import draft_bundle, refuse_other_bundle
 from training.export.verify import check_parity, verify
 from training.fit.run_folder import RunFolder
 from training.tasks.forecast import ForecastTask
@@ -143,7 +144,7 @@ def test_a_changed_golden_run_is_refused(bundle: Bundle) -> None:
     ("arguments", "says"),
     [
         (["fit", "nowhere.toml"], "recipe-invalid: nowhere.toml: cannot be read"),
-        (["export", "nowhere"], "run-invalid: nowhere: not a run folder"),
+        (["export", "nowhere"], "run-invalid: nowhere: neither a bundle nor a run"),
         (
             ["fit", "training/recipes/transit-ridership.toml", "--data", "nowhere.csv"],
             "data-invalid: nowhere.csv: no such file; expected a CSV file",
@@ -164,3 +165,12 @@ def test_mistakes_end_in_one_line_not_in_a_traceback(
     said = capsys.readouterr().err
     assert said.startswith(says)
     assert "Traceback" not in said
+
+
+def test_a_bundle_of_another_recipe_is_not_replaced_unasked(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "training" / "recipes" / "transit-ridership.toml")
+    models = ROOT / "models"
+    refuse_other_bundle(models, recipe)
+    refuse_other_bundle(tmp_path, recipe)
+    with pytest.raises(RecipeError, match=r"raise `version`.*--overwrite"):
+        refuse_other_bundle(models, recipe.model_copy(update={"seed": recipe.seed + 1}))

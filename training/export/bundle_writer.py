@@ -12,9 +12,10 @@ import numpy as np
 
 from service.contract.bundle import Bundle, read_bundle, write_arrays, write_bundle
 from service.contract.golden import check_golden, record_golden
-from service.contract.manifest import Manifest
+from service.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from service.contract.state import StateLayout
-from training.errors import VerificationError
+from training.config import Recipe
+from training.errors import RecipeError, VerificationError
 from training.evaluate.card import write_card
 from training.evaluate.plots import plot_training_curves
 from training.evaluate.report import Evaluation, Plot
@@ -28,6 +29,24 @@ from training.tasks.base import StreamNetwork, Task
 MAX_BUNDLE_BYTES = 10 * 1024**2
 GOLDEN_LENGTHS = (48, 17, 0, 1, 33)
 _NOT_SEALED = "0" * 64
+
+
+def refuse_other_bundle(models: Path, recipe: Recipe) -> None:
+    """Do not train for minutes, only to replace a model that another recipe made.
+
+    Raises:
+        RecipeError: `models` holds this name and version, made by a recipe that differs.
+    """
+    folder = models / recipe.name / recipe.version
+    if not (folder / MANIFEST_FILE).exists():
+        return
+    made_by = parse_manifest((folder / MANIFEST_FILE).read_bytes(), str(folder)).training.recipe
+    if made_by != recipe.model_dump(mode="json"):
+        raise RecipeError(
+            f"{folder} was made by another recipe: open sessions of {recipe.name} version"
+            f" {recipe.version} could not go on with other weights; raise `version` in the recipe,"
+            " name other --models, or pass --overwrite"
+        )
 
 
 def export_run(

@@ -45,7 +45,8 @@ class RunFolder:
             return cls(path, recipe, fields["data"], fields["command"])
         except (OSError, ValueError, KeyError) as error:
             raise RunError(
-                f"{path}: not a run folder ({error}); expected one that `fit` made, such as"
+                f"{path}: neither a bundle nor a run ({error}); expected a bundle's folder with its"
+                " version, such as models/transit-ridership/1, or a run that `fit` made, such as"
                 " runs/transit-ridership/001"
             ) from None
 
