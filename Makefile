@@ -72,7 +72,7 @@ bench: .venv-dev/installed ## Measure the service on this machine
 .PHONY: up
 up: ## Service, Valkey, Prometheus and Grafana in containers
 	$(COMPOSE) version >/dev/null 2>&1 || $(call fail,'"$(COMPOSE)" does not run' \
-		'install Docker with its compose plugin, or name another: make COMPOSE=docker-compose up')
+		'install Docker with its compose plugin or name another: make COMPOSE=docker-compose up')
 	$(COMPOSE) up --detach --build --wait
 	$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 
