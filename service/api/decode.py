@@ -35,7 +35,7 @@ def decode_create(model: LoadedModel, body: SessionCreate, limits: Settings) -> 
         if start_s is not None and history_start_s not in (None, start_s):
             raise InvalidInputError("start and history.start differ: give one of them")
         start_s = history_start_s if start_s is None else start_s
-    if start_s is None and model.manifest.graph.input_with("time") is not None:
+    if start_s is None and model.time is not None:
         raise InvalidInputError(
             f'model {model.name!r} uses the time of each row: expected "start", the time of the'
             ' first row, such as "2016-08-29"; got none'

@@ -75,7 +75,7 @@ class LimitBody:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
+        announced = _header(scope, b"content-length")
         num_bytes = 0
         if announced.isdigit() and int(announced) > self._max_bytes:
             await carry_problem(self._too_large())(scope, receive, send)
@@ -104,11 +104,16 @@ class RequireJson:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            said = next((v for k, v in scope["headers"] if k == b"content-type"), b"")
+            said = _header(scope, b"content-type")
             if said.split(b";")[0].strip().lower() != b"application/json":
                 await carry_problem(_not_json(said))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    """The first header of this name, in lower case; empty where there is none."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
 
 
 def _not_json(said: bytes) -> UnsupportedMediaTypeError:

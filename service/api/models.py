@@ -72,7 +72,7 @@ def _detail(context: Context, model: LoadedModel) -> Json:
         "horizon": forecast.horizon if forecast else None,
         "quantiles": list(forecast.quantiles) if forecast else None,
         "context_steps": forecast.context_steps if forecast else None,
-        "needs_start": manifest.graph.input_with("time") is not None,
+        "needs_start": model.time is not None,
         "labels": list(manifest.labels) if manifest.labels else None,
         "language": text.language if text else None,
         "quality": [figure.model_dump(mode="json") for figure in manifest.quality],

@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import Problem
-from service.errors import CarryError, TooLargeError
+from service.errors import CarryError, InvalidInputError, MalformedError, TooLargeError
 
 log = structlog.get_logger()
 
@@ -83,11 +83,8 @@ def invalid_problem(problems: Sequence[Mapping[str, Any]], where: str = "") -> R
     """The answer to a body, path or query that does not fit its schema, from pydantic's errors."""
     if any(problem["type"] == "json_invalid" for problem in problems):
         why = str(problems[0].get("ctx", {}).get("error", "it cannot be read"))
-        return problem_response(
-            "malformed",
-            "Malformed request",
-            400,
-            f"the body is not valid JSON ({why}): expected an object",
+        return carry_problem(
+            MalformedError(f"the body is not valid JSON ({why}): expected an object")
         )
     prefix = [where] if where else []
     places = [
@@ -100,9 +97,9 @@ def invalid_problem(problems: Sequence[Mapping[str, Any]], where: str = "") -> R
     first = places[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return problem_response(
-        "invalid-input",
-        "Invalid input",
-        422,
+        InvalidInputError.code,
+        InvalidInputError.title,
+        InvalidInputError.status,
         f"{first['place']}: {first['problem']}{more}; /docs shows what is expected",
         errors=places,
     )
@@ -125,7 +122,7 @@ def _got(value: object) -> str:
 
 def http_problem(error: HTTPException, method: str) -> Response:
     """The answer to an error of the framework: no such path, wrong method, body too large."""
-    code, title = _OF_FRAMEWORK.get(error.status_code, ("malformed", "Malformed request"))
+    code, title = _OF_FRAMEWORK.get(error.status_code, (MalformedError.code, MalformedError.title))
     detail = f"{method} is not answered here: see /docs for the paths and their methods"
     if error.status_code not in (404, 405):
         detail = str(error.detail)

@@ -87,6 +87,45 @@ def check_golden(bundle: Bundle, run: Run) -> None:
     compare("alone", outputs, _states_by_row(layout, rows))
 
 
+def call_once(
+    graph: GraphSpec,
+    layout: StateLayout,
+    run: Run,
+    inputs: Mapping[str, np.ndarray],
+    length: np.ndarray,
+    rows: Sequence[bytes],
+) -> tuple[Arrays, list[bytes]]:
+    """One call from packed `rows`: inputs `[B, T, …]` → outputs `[B, T, …]` and new rows."""
+    feeds = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+    feeds |= layout.gather(rows)
+    length_spec = graph.input_with("length")
+    if length_spec is not None:
+        feeds[length_spec.name] = length.astype(length_spec.numpy_dtype)
+    answers = run(feeds)
+    return {o.name: answers[o.name] for o in graph.outputs}, layout.scatter(answers)
+
+
+def call_in_cuts(
+    graph: GraphSpec,
+    layout: StateLayout,
+    run: Run,
+    inputs: Mapping[str, np.ndarray],
+    length: np.ndarray,
+    rows: list[bytes],
+    cuts: Sequence[int],
+) -> tuple[Arrays, list[bytes]]:
+    """As `call_once`, with the steps in runs of the sizes that `cuts` gives, one after another."""
+    parts: list[Arrays] = []
+    start = 0
+    for size in cuts:
+        piece = {name: value[:, start : start + size] for name, value in inputs.items()}
+        left = np.clip(length - start, 0, size)
+        outputs, rows = call_once(graph, layout, run, piece, left, rows)
+        parts.append(outputs)
+        start += size
+    return {k: np.concatenate([p[k] for p in parts], axis=1) for k in parts[0]}, rows
+
+
 class _Feeds:
     """Feeds one padded batch to a graph as a whole, in cuts, or row by row."""
 
@@ -104,15 +143,9 @@ class _Feeds:
 
     def run_in_cuts(self, cuts: Sequence[int]) -> tuple[Arrays, list[bytes]]:
         rows = self._initial(len(self._length))
-        parts = []
-        start = 0
-        for size in cuts:
-            piece = {k: v[:, start : start + size] for k, v in self._inputs.items()}
-            length = np.clip(self._length - start, 0, size)
-            outputs, rows = self._call(piece, length, rows)
-            parts.append(outputs)
-            start += size
-        return {k: np.concatenate([p[k] for p in parts], axis=1) for k in parts[0]}, rows
+        return call_in_cuts(
+            self._graph, self._layout, self._run, self._inputs, self._length, rows, cuts
+        )
 
     def run_alone(self) -> tuple[Arrays, list[bytes]]:
         """Rows of length 0 are not fed: alone they have nothing to say."""
@@ -134,13 +167,7 @@ class _Feeds:
     def _call(
         self, inputs: Arrays, length: np.ndarray, rows: list[bytes]
     ) -> tuple[Arrays, list[bytes]]:
-        feeds = {k: np.ascontiguousarray(v) for k, v in inputs.items()}
-        feeds |= self._layout.gather(rows)
-        length_spec = self._graph.input_with("length")
-        if length_spec is not None:
-            feeds[length_spec.name] = length.astype(length_spec.numpy_dtype)
-        answers = self._run(feeds)
-        return {o.name: answers[o.name] for o in self._graph.outputs}, self._layout.scatter(answers)
+        return call_once(self._graph, self._layout, self._run, inputs, length, rows)
 
 
 class _Comparison:

@@ -14,12 +14,12 @@ import structlog
 
 from service.engine.batcher import BatchLimits
 from service.engine.events import NullObserver, Observer
-from service.engine.inputs import work_for
+from service.engine.inputs import Past, work_for
 from service.engine.job import Job, Segment
 from service.engine.lanes import Lanes
 from service.engine.registry import LoadedModel, Registry
-from service.engine.requests import CreateRequest, Observations, SessionRequest, StepRequest
-from service.engine.session import Reply, decide, seed_record, session_not_found
+from service.engine.requests import Observations, SessionRequest
+from service.engine.session import Reply, require_live, session_not_found
 from service.engine.turns import Turns
 from service.engine.worker import Worker
 from service.errors import (
@@ -154,9 +154,10 @@ class Engine:
         Raises:
             CarryError: not found, expired or closed.
         """
-        found, now = await self.store.load(key), await self.store.now()
-        decide(StepRequest(Observations()), key, found, now)
-        assert found is not None, "decide raises for an absent record"
+        found = await self.store.load(key)
+        if found is None:
+            raise session_not_found(key)
+        require_live(found, await self.store.now())
         return found
 
     async def model_of(self, key: Key, *, is_fresh: bool = False) -> LoadedModel:
@@ -182,10 +183,8 @@ class Engine:
     def _segments_alone(
         self, model: LoadedModel, where: str, observations: Observations, start_s: int | None
     ) -> list[Segment]:
-        request = CreateRequest(model.name, model.version, ttl_s=0, start_s=start_s)
-        seed = seed_record(Key("", "predict"), model, request, now=0)
         try:
-            return work_for(model, seed, observations, "last").segments
+            return work_for(model, Past(start_s), observations, "last").segments
         except InvalidInputError as error:
             raise InvalidInputError(f"{where}: {error.detail}") from None
 

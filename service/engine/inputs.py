@@ -13,11 +13,19 @@ from service.contract.text import TextCursor
 from service.engine.job import Segment
 from service.engine.registry import LoadedModel
 from service.engine.requests import Observations
-from service.errors import InvalidInputError, RecordUnreadableError
-from service.stores.record import Record
+from service.errors import InvalidInputError
 
+_UNREAD = TextCursor()
 _LAST_TIME_S = 253_402_300_799
 """The end of the year 9999, the last that RFC 3339 can write."""
+
+
+class Past(NamedTuple):
+    """Where a session stands: the time of its row 0, its observations so far, its text so far."""
+
+    start_s: int | None
+    step: int = 0
+    cursor: TextCursor = _UNREAD
 
 
 class Work(NamedTuple):
@@ -29,27 +37,22 @@ class Work(NamedTuple):
 
 def work_for(
     model: LoadedModel,
-    record: Record,
+    past: Past,
     observations: Observations,
     emit: Literal["last", "all"],
 ) -> Work:
-    """What `observations` are for a graph, coming after the past of `record`.
+    """What `observations` are for a graph, coming after `past`.
 
     Raises:
         InvalidInputError: rows for a model of text or the reverse, or text that is no text.
     """
-    if len(record.state) != model.layout.row_bytes:
-        raise RecordUnreadableError(
-            f"session {record.opening.name!r} has a state of {len(record.state)} bytes, its model"
-            f" carries {model.layout.row_bytes}: the record is damaged; open the session again"
-        )
     if model.codec is not None:
-        return _text_work(model, record.cursor, observations)
+        return _text_work(model, past.cursor, observations)
     if observations.rows is None:
         raise InvalidInputError(
             f'model {model.name!r} reads rows: expected "observations", got "text"'
         )
-    return Work([_rows_segment(model, record, observations.rows, emit)], record.cursor)
+    return Work([_rows_segment(model, past, observations.rows, emit)], past.cursor)
 
 
 def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
@@ -58,7 +61,7 @@ def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
 
 
 def _rows_segment(
-    model: LoadedModel, record: Record, rows: np.ndarray, emit: Literal["last", "all"]
+    model: LoadedModel, past: Past, rows: np.ndarray, emit: Literal["last", "all"]
 ) -> Segment:
     inputs = {}
     x, time = model.x, model.time
@@ -69,15 +72,15 @@ def _rows_segment(
             )
         inputs[x.name] = rows.astype(x.dtype, copy=False)
     if time is not None:
-        if record.opening.start_s is None:
+        if past.start_s is None:
             raise InvalidInputError(
                 f'model {model.name!r} uses the time of each row: expected "start", the time of'
                 ' the first row, such as "2016-08-29"'
             )
-        first = row_time_s(model, record.opening.start_s, record.step)
+        first = row_time_s(model, past.start_s, past.step)
         if row_time_s(model, first, len(rows)) > _LAST_TIME_S:
             raise InvalidInputError(
-                f"row {record.step + len(rows)} of the session lies past the year 9999: expected an"
+                f"row {past.step + len(rows)} of the session lies past the year 9999: expected an"
                 " earlier start or fewer rows"
             )
         inputs[time.name] = first + model.frequency_s * np.arange(len(rows), dtype=time.dtype)

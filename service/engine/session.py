@@ -71,7 +71,7 @@ def decide(
     if replay is not None:
         step = replay.from_step + replay.num_observed
         return Answer(Reply(found, step, replay.outputs, is_replay=True))
-    _require_live(found, now)
+    require_live(found, now)
     if request.step is not None and request.step != found.step:
         raise _wrong_step(found, request.step, is_preview=request.is_preview)
     return Apply(found, found.revision)
@@ -199,7 +199,7 @@ def _trimmed(ring: tuple[KeptReply, ...], ring_size: int) -> tuple[KeptReply, ..
 def _decide_delete(found: Record, now: float) -> Apply | Answer:
     if found.closed:
         return Answer(Reply(found, found.step, b"", is_replay=True))
-    _require_live(found, now)
+    require_live(found, now)
     return Apply(found, found.revision)
 
 
@@ -220,7 +220,8 @@ def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
     return None
 
 
-def _require_live(found: Record, now: float) -> None:
+def require_live(found: Record, now: float) -> None:
+    """Raise SessionClosedError or SessionExpiredError unless the record can be stepped."""
     if found.closed:
         raise SessionClosedError(
             f"session {found.opening.name!r} was closed ({found.closed}) at step {found.step}:"

@@ -14,7 +14,7 @@ from typing import Literal
 from service.contract.text import TextCursor
 from service.engine.committer import Committer
 from service.engine.events import Observer
-from service.engine.inputs import work_for
+from service.engine.inputs import Past, work_for
 from service.engine.job import Job
 from service.engine.lanes import Lane, Lanes, Turn
 from service.engine.registry import Registry
@@ -32,7 +32,12 @@ from service.engine.session import (
     stepped,
 )
 from service.engine.worker import Worker
-from service.errors import CarryError, ContentionError, StoreUnavailableError
+from service.errors import (
+    CarryError,
+    ContentionError,
+    RecordUnreadableError,
+    StoreUnavailableError,
+)
 from service.stores.base import Outcome, Store, Write
 from service.stores.record import PackedOutputs, Record
 
@@ -127,7 +132,9 @@ class Turns:
             self._commit(turn, decision, base.state, base.cursor, b"")
             return
         model = self._registry.get_for_session(base.opening)
-        segments, turn.cursor = work_for(model, base, observations, emit)
+        _require_whole(base, model.layout.row_bytes)
+        past = Past(base.opening.start_s, base.step, base.cursor)
+        segments, turn.cursor = work_for(model, past, observations, emit)
         job = Job(segments, base.state, turn.future, turn.deadline, self._on_job_done, turn)
         self._workers[model.name, model.version].submit(job)
 
@@ -231,6 +238,15 @@ def _unexpected(error: Exception) -> CarryError:
     )
     problem.__cause__ = error
     return problem
+
+
+def _require_whole(record: Record, row_bytes: int) -> None:
+    """One state of a wrong size would fail the whole batch that it is in."""
+    if len(record.state) != row_bytes:
+        raise RecordUnreadableError(
+            f"session {record.opening.name!r} has a state of {len(record.state)} bytes, its model"
+            f" carries {row_bytes}: the record is damaged; open the session again"
+        )
 
 
 def _to_run(request: SessionRequest) -> tuple[Observations | None, Literal["last", "all"]]:

@@ -12,10 +12,12 @@ from service.errors import (
     DrainingError,
     ModelFailedError,
     QueueFullError,
+    RecordUnreadableError,
     StoreUnavailableError,
 )
+from service.stores.base import Write
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record import Key, new_revision
 from tests.engine.support import (
     A,
     ScriptedStore,
@@ -229,3 +231,18 @@ async def test_a_refused_request_leaves_nothing_behind(monkeypatch):
         with pytest.raises(QueueFullError):
             await engine.submit(A, step_rows(rows(1), 0))
         assert len(engine._deadlines) == before
+
+
+async def test_a_state_of_a_wrong_size_fails_its_own_request_alone():
+    store = MemoryStore()
+    async with running_engine(store) as engine:
+        await asyncio.gather(engine.submit(A, create_load()), engine.submit(B, create_load()))
+    whole = await store.load(A)
+    cut = whole._replace(revision=new_revision(), state=whole.state[:-1])
+    await store.commit([Write(cut, whole.revision)])
+    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+        failed, stepped = await asyncio.gather(
+            *(engine.submit(key, step_rows(rows(1), 0)) for key in (A, B)), return_exceptions=True
+        )
+    assert isinstance(failed, RecordUnreadableError)
+    assert stepped.step == 1

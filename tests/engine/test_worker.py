@@ -10,10 +10,9 @@ import pytest
 from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
 from service.engine.events import NullObserver
-from service.engine.inputs import work_for
+from service.engine.inputs import Past, work_for
 from service.engine.job import Job
 from service.engine.requests import Observations
-from service.engine.session import seed_record
 from service.engine.worker import Worker
 from service.errors import DeadlineError, QueueFullError
 from tests.engine.support import (
@@ -36,13 +35,11 @@ class Asked:
 
     def __init__(self, num_rows, deadline_s=AT_MOST_S):
         model = small_models().get("load")
-        request = create_load(rows(num_rows))
-        seed = seed_record(A, model, request, now=0)
-        segments, _ = work_for(model, seed, request.history, "last")
+        segments, _ = work_for(model, Past(start_s=0), Observations(rows=rows(num_rows)), "last")
         loop = asyncio.get_running_loop()
         self.client, self.outcome = loop.create_future(), loop.create_future()
         deadline = time.monotonic() + deadline_s
-        self.job = Job(segments, seed.state, self.client, deadline, self._on_done)
+        self.job = Job(segments, model.layout.initial_row, self.client, deadline, self._on_done)
 
     def _on_done(self, job, error):
         self.outcome.set_result(error or job.outputs)  # a second time would raise

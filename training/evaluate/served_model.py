@@ -3,6 +3,7 @@
 Evaluations go through here, so that a card's figures are those of the graph that is shipped.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,12 +11,10 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # ships no type information
 
 from service.contract.bundle import Bundle
-from service.contract.golden import Run
+from service.contract.golden import Arrays, Run, call_in_cuts, call_once
 from service.contract.manifest import GraphSpec
 from service.contract.state import StateLayout
 from service.contract.text import TextCodec
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +39,15 @@ class ServedModel:
         Steps are fed in slices, as a server feeds a long history, which bounds memory.
         """
         rows = [self.layout.initial_row] * len(length)
-        parts: list[Arrays] = []
         num_steps = next(iter(inputs.values())).shape[1]
-        for start in range(0, num_steps, slice_steps):
-            piece = {k: v[:, start : start + slice_steps] for k, v in inputs.items()}
-            outputs, rows = self.step(piece, np.clip(length - start, 0, slice_steps), rows)
-            parts.append(outputs)
-        return {k: np.concatenate([p[k] for p in parts], axis=1) for k in parts[0]}, rows
+        cuts = [slice_steps] * math.ceil(num_steps / slice_steps)
+        return call_in_cuts(self.graph, self.layout, self.run, inputs, length, rows, cuts)
 
     def step(
         self, inputs: Mapping[str, np.ndarray], length: np.ndarray, rows: list[bytes]
     ) -> tuple[Arrays, list[bytes]]:
         """One call of the graph from packed `rows`."""
-        feeds = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
-        feeds |= self.layout.gather(rows)
-        length_spec = self.graph.input_with("length")
-        if length_spec is not None:
-            feeds[length_spec.name] = length.astype(length_spec.numpy_dtype)
-        answers = self.run(feeds)
-        outputs = {spec.name: answers[spec.name] for spec in self.graph.outputs}
-        return outputs, self.layout.scatter(answers)
+        return call_once(self.graph, self.layout, self.run, inputs, length, rows)
 
 
 def make_run(graph: bytes, num_threads: int = 1) -> Run:

@@ -15,9 +15,9 @@ import torch
 
 from service.contract.bundle import Bundle
 from service.contract.errors import GoldenMismatchError
-from service.contract.golden import check_golden
+from service.contract.golden import Arrays, check_golden
 from training.errors import VerificationError
-from training.evaluate.served_model import Arrays, ServedModel
+from training.evaluate.served_model import ServedModel
 from training.tasks.base import StreamNetwork
 
 TOLERANCE = 1e-4
