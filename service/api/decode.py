@@ -52,7 +52,7 @@ def decode_create(model: LoadedModel, body: SessionCreate, limits: Settings) -> 
         ring_size=body.replay,
         start_s=start_s,
         history=history,
-        metadata=body.metadata,
+        metadata=body.metadata or None,
         resumes=body.if_exists == "resume",
     )
 

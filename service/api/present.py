@@ -110,11 +110,11 @@ def present_session(record: Record, layout_norms: Mapping[str, float], now: floa
         "expires_at": rfc3339(record.expires_at),
         "ttl_s": record.ttl_s,
         "age_s": round(max(0.0, now - opening.created_at), 3),
-        "state_bytes": len(record.state),
+        "state_bytes": record.state_bytes,
         "state_norms": layout_norms,
         "pending_chars": len(record.cursor.pending.strip()),
         "replay": opening.ring_size,
-        "metadata": opening.metadata,
+        "metadata": opening.metadata or {},
     }
 
 

@@ -205,7 +205,7 @@ def _answer(context: Context, reply: Reply, emit: str) -> Json:
 def _detail(context: Context, record: Record, now: float) -> Json:
     opening = record.opening
     loaded = context.engine.registry.find(opening.model, opening.version)
-    is_ours = loaded is not None and loaded.graph_sha256 == opening.graph_sha256
+    is_ours = loaded is not None and loaded.origin.graph_sha256 == opening.origin.graph_sha256
     norms = loaded.layout.norms(record.state) if loaded and is_ours else {}
     return present_session(record, norms, now)
 

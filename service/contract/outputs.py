@@ -24,16 +24,18 @@ class OutputLayout:
         ]
         self.step_bytes = sum(self._sizes)
 
-    def pack_last(self, outputs: Mapping[str, np.ndarray], lengths: np.ndarray) -> list[bytes]:
-        """`{name: [B, T, …]}` → for each row, its step `lengths - 1`, packed."""
+    def pack_last(self, outputs: Mapping[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
+        """`{name: [B, T, …]}` → step `lengths - 1` of each row, packed, bytes `[B, step_bytes]`."""
+        if next(iter(outputs.values())).shape[1] == 1:
+            return self._pack({name: value[:, 0] for name, value in outputs.items()})
         places = np.arange(len(lengths)), lengths - 1
-        data = self._pack({name: value[places] for name, value in outputs.items()})
-        size = self.step_bytes
-        return [data[start : start + size] for start in range(0, len(data), size)]
+        return self._pack({name: value[places] for name, value in outputs.items()})
 
     def pack_row(self, outputs: Mapping[str, np.ndarray], row: int, num_steps: int) -> bytes:
         """`{name: [B, T, …]}` → the first `num_steps` steps of one row, packed end to end."""
-        return self._pack({name: value[row, :num_steps] for name, value in outputs.items()})
+        return self._pack(
+            {name: value[row, :num_steps] for name, value in outputs.items()}
+        ).tobytes()
 
     def unpack(self, data: bytes) -> dict[str, np.ndarray]:
         """Packed steps, end to end → `{name: [n, …]}`."""
@@ -46,13 +48,12 @@ class OutputLayout:
             start += size
         return outputs
 
-    def _pack(self, steps: Mapping[str, np.ndarray]) -> bytes:
-        """`{name: [n, …]}` → bytes."""
+    def _pack(self, steps: Mapping[str, np.ndarray]) -> np.ndarray:
+        """`{name: [n, …]}` → bytes `[n, step_bytes]`."""
         columns = [
             np.ascontiguousarray(steps[spec.name], spec.dtype)
             .reshape(len(steps[spec.name]), -1)
             .view(np.uint8)
             for spec in self._specs
         ]
-        packed = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
-        return packed.tobytes()
+        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)

@@ -73,7 +73,12 @@ class StateLayout:
 
     def gather(self, rows: Sequence[bytes]) -> NamedStates:
         """`[B]` packed rows → the graph's state inputs, by input name."""
-        packed = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), self.row_bytes)
+        data = b"".join(rows)
+        if len(self.specs) == 1 and self.specs[0].batch_axis == 0:  # ours: nothing to move
+            spec = self.specs[0]
+            values = np.frombuffer(data, dtype=spec.dtype)
+            return {spec.input: values.reshape(len(rows), *spec.row_shape)}
+        packed = np.frombuffer(data, dtype=np.uint8).reshape(len(rows), self.row_bytes)
         states: NamedStates = {}
         start = 0
         for spec in self.specs:
@@ -86,15 +91,18 @@ class StateLayout:
 
     def scatter(self, states: Mapping[str, np.ndarray]) -> list[bytes]:
         """The graph's state outputs, by *output* name → `[B]` packed rows."""
+        return [row.tobytes() for row in self.pack(states)]
+
+    def pack(self, states: Mapping[str, np.ndarray]) -> np.ndarray:
+        """As `scatter`, in one piece: bytes `[B, row_bytes]`."""
         columns = []
         for spec in self.specs:
-            values = np.moveaxis(states[spec.output], spec.batch_axis, 0)
+            values = states[spec.output]
+            if spec.batch_axis:
+                values = np.moveaxis(values, spec.batch_axis, 0)
             values = np.ascontiguousarray(values, dtype=spec.dtype)
             columns.append(values.reshape(len(values), -1).view(np.uint8))
-        packed = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
-        data = packed.tobytes()
-        size = self.row_bytes
-        return [data[start : start + size] for start in range(0, len(data), size)]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
     def norms(self, row: bytes) -> dict[str, float]:
         """Euclidean norm of each named state of one packed row (for people who look)."""

@@ -42,6 +42,10 @@ class TextCursor:
     num_tokens: int = 0
 
 
+UNREAD = TextCursor()
+"""Nothing has been read yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class FedText:
     """What one chunk adds: tokens now certain, the cursor behind them, and the uncertain tail.

@@ -19,30 +19,35 @@ class BatchLimits(NamedTuple):
     max_cells: int
 
 
-class Slice(NamedTuple):
-    """`num_steps` steps of the waiting job at place `job`."""
+class Plan(NamedTuple):
+    """Of the waiting job at each of `jobs`, as many steps as `num_steps` says."""
 
-    job: int
-    num_steps: int
+    jobs: list[int]
+    num_steps: list[int]
 
 
-def plan(remaining_steps: Sequence[int], limits: BatchLimits) -> list[Slice]:
-    """Remaining steps of each waiting job, oldest first → the slices of the next batch.
+def plan(remaining_steps: Sequence[int], limits: BatchLimits) -> Plan:
+    """Remaining steps of each waiting job, oldest first → the next batch.
 
     Never empty when something waits; each job appears at most once, in order.
     """
-    batch: list[Slice] = []
+    if remaining_steps and max(remaining_steps) == 1:  # single steps only: what comes first
+        num_rows = min(len(remaining_steps), limits.max_rows, limits.max_cells)
+        return Plan(list(range(num_rows)), [1] * num_rows)
+    jobs: list[int] = []
+    sizes: list[int] = []
     longest = 0
     length_class = 0
     for job, remaining in enumerate(remaining_steps):
         num_steps = min(remaining, limits.max_slice_steps)
-        num_cells = max(longest, num_steps) * (len(batch) + 1)
-        if not batch:
+        num_cells = max(longest, num_steps) * (len(jobs) + 1)
+        if not jobs:
             length_class = num_steps.bit_length()
         elif num_steps.bit_length() != length_class or num_cells > limits.max_cells:
             continue
-        batch.append(Slice(job, num_steps))
+        jobs.append(job)
+        sizes.append(num_steps)
         longest = max(longest, num_steps)
-        if len(batch) == limits.max_rows:
+        if len(jobs) == limits.max_rows:
             break
-    return batch
+    return Plan(jobs, sizes)

@@ -1,8 +1,8 @@
 """Group commit: whatever became ready while the store was busy is its next transaction.
 
 Rule 1: one group is in flight at a time; there is no timer.
-Rule 2: `on_group` is called once for each group, with an outcome or the store's error for each
-        write, in order.
+Rule 2: `on_group` is called once for each group, with the record as kept, None or the store's error
+        for each write, in order.
 Rule 3: the number of waiting writes is bounded by the number of sessions with a request in flight.
 
 The task is owned by the engine, which cancels it when it closes.
@@ -15,11 +15,12 @@ from typing import Generic, TypeVar
 
 from service.engine.events import Observer
 from service.errors import CarryError, StoreUnavailableError
-from service.stores.base import Outcome, Store, Write
+from service.stores.base import Store, Write
+from service.stores.record import Record
 
 Owner = TypeVar("Owner")
 
-_MAX_GROUP = 1024
+_MAX_GROUP = 256
 
 
 class Committer(Generic[Owner]):
@@ -29,7 +30,7 @@ class Committer(Generic[Owner]):
         self,
         store: Store,
         observer: Observer,
-        on_group: Callable[[list[Owner], Sequence[Outcome | CarryError]], None],
+        on_group: Callable[[list[Owner], Sequence[Record | CarryError | None]], None],
     ) -> None:
         self._store = store
         self._observer = observer
@@ -38,10 +39,10 @@ class Committer(Generic[Owner]):
         self._owners: list[Owner] = []
         self._wake = asyncio.Event()
 
-    def put(self, write: Write, owner: Owner) -> None:
-        """Queue one write for the next group."""
-        self._writes.append(write)
-        self._owners.append(owner)
+    def put(self, writes: list[Write], owners: list[Owner]) -> None:
+        """Queue writes for the next group."""
+        self._writes += writes
+        self._owners += owners
         self._wake.set()
 
     async def run(self) -> None:
@@ -57,7 +58,7 @@ class Committer(Generic[Owner]):
             self._observer.group_committed(len(writes), time.perf_counter() - started)
             self._on_group(owners, outcomes)
 
-    async def _commit(self, writes: list[Write]) -> Sequence[Outcome | CarryError]:
+    async def _commit(self, writes: list[Write]) -> Sequence[Record | CarryError | None]:
         try:
             return await self._store.commit(writes)
         except StoreUnavailableError as error:

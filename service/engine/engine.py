@@ -6,20 +6,21 @@ Everything runs on the event loop; only the graph and the store leave it.
 
 import asyncio
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
 
+from service.contract.text import UNREAD
 from service.engine.batcher import BatchLimits
 from service.engine.events import NullObserver, Observer
-from service.engine.inputs import Past, work_for
+from service.engine.inputs import work_for
 from service.engine.job import Job, Segment
 from service.engine.lanes import Lanes
 from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import Observations, SessionRequest
+from service.engine.runner import BatchResult
 from service.engine.session import Reply, require_live, session_not_found
+from service.engine.turn import Turn
 from service.engine.turns import Turns
 from service.engine.worker import Worker
 from service.errors import (
@@ -67,23 +68,20 @@ class Engine:
         self.is_draining = False
         self.failure: BaseException | None = None
         self._observer = observer or NullObserver()
-        self._executors: list[ThreadPoolExecutor] = []
-        self._workers = {(m.name, m.version): self._new_worker(m) for m in registry.all()}
+        self._workers = {model.origin: self._new_worker(model) for model in registry.all()}
         self._lanes = Lanes(self.limits.cache_sessions)
         self._turns = Turns(registry, self._workers, store, self._lanes, self._observer)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
-        self._num_open_requests = 0
-        self._deadlines: deque[tuple[float, asyncio.Future[Reply]]] = deque()
-        self._all_answered = asyncio.Event()
-        self._all_answered.set()
+        self._predictions: set[asyncio.Future[PackedOutputs]] = set()
 
     async def start(self) -> None:
         """Begin to serve, on the loop that runs now."""
         # Kept, because asking for it takes a system call, which a step would feel.
         self._loop = asyncio.get_running_loop()
-        endless = [worker.run() for worker in self._workers.values()]
-        endless += [self._turns.committer.run(), self._sweep_forever(), self._watch_deadlines()]
+        for worker in self._workers.values():
+            worker.start()
+        endless = [self._turns.committer.run(), self._sweep_forever(), self._watch_deadlines()]
         self._tasks = [asyncio.create_task(coroutine) for coroutine in endless]
         for task in self._tasks:
             task.add_done_callback(self._on_task_ended)
@@ -91,22 +89,21 @@ class Engine:
     async def close(self, grace_s: float = 10.0) -> None:
         """Refuse new work, finish what was accepted, stop the tasks. The store stays open."""
         self.is_draining = True
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._all_answered.wait()
-        except TimeoutError:
-            self._answer_all(
-                DrainingError(
-                    "this server is shutting down; whether the request was applied is not known:"
-                    " repeat it with its step",
-                    retry_after_s=1,
-                )
+        waiting = {turn.future for turn in self._lanes.turns()} | self._predictions
+        if waiting:
+            await asyncio.wait(waiting, timeout=grace_s)
+        self._answer_all(
+            DrainingError(
+                "this server is shutting down; whether the request was applied is not known:"
+                " repeat it with its step",
+                retry_after_s=1,
             )
+        )
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for executor in self._executors:
-            executor.shutdown()
+        for worker in self._workers.values():
+            worker.close()
 
     async def submit(self, key: Key, request: SessionRequest) -> Reply:
         """Open, step, preview or close a session, after whatever came for it before.
@@ -114,17 +111,17 @@ class Engine:
         Raises:
             CarryError: with nothing of the request applied, unless it says that this is unknown.
         """
-        self._accept()
-        try:
-            future: asyncio.Future[Reply] = self._loop.create_future()
-            deadline = time.monotonic() + self.limits.request_timeout_s
-            turn = self._lanes.join(key, request, future, deadline)
-            self._deadlines.append((deadline, future))
-            if turn is turn.lane.turns[0]:
-                self._turns.begin(turn)
-            return await future
-        finally:
-            self._answered()
+        return await self.begin(key, request)
+
+    def begin(self, key: Key, request: SessionRequest) -> "asyncio.Future[Reply]":
+        """As `submit`, at once. Cancelled, it is dropped if it has not begun."""
+        self._refuse_if_draining()
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        deadline = time.monotonic() + self.limits.request_timeout_s
+        turn = Turn(self._lanes.lane_of(key), request, future, deadline)
+        if self._lanes.join(turn):
+            self._turns.begin(turn)
+        return future
 
     async def predict(
         self, model: LoadedModel, instances: list[tuple[Observations, int | None]]
@@ -134,7 +131,7 @@ class Engine:
             self._segments_alone(model, f"instances[{index}]", *instance)
             for index, instance in enumerate(instances)
         ]
-        self._accept()
+        self._refuse_if_draining()
         futures: list[asyncio.Future[PackedOutputs]] = []
         try:
             for segments in work:
@@ -144,7 +141,6 @@ class Engine:
         finally:
             for future in futures:
                 future.cancel()  # those behind a failed one; their jobs are dropped
-            self._answered()
         self._observer.predicted(model.name, model.version, len(instances))
         return outputs
 
@@ -184,7 +180,7 @@ class Engine:
         self, model: LoadedModel, where: str, observations: Observations, start_s: int | None
     ) -> list[Segment]:
         try:
-            return work_for(model, Past(start_s), observations, "last").segments
+            return work_for(model, start_s, 0, UNREAD, observations, "last").segments
         except InvalidInputError as error:
             raise InvalidInputError(f"{where}: {error.detail}") from None
 
@@ -192,32 +188,43 @@ class Engine:
         self, model: LoadedModel, segments: list[Segment]
     ) -> "asyncio.Future[PackedOutputs]":
         future: asyncio.Future[PackedOutputs] = self._loop.create_future()
-
-        def on_done(job: Job, error: CarryError | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(job.outputs)
-
-        deadline = time.monotonic() + self.limits.request_timeout_s
-        job = Job(segments, model.layout.initial_row, future, deadline, on_done)
-        self._workers[model.name, model.version].submit(job)
+        job = Job(future, time.monotonic() + self.limits.request_timeout_s)
+        job.feed(segments, model.layout.initial_row)
+        self._workers[model.origin].submit(job)
+        self._predictions.add(future)
+        future.add_done_callback(self._predictions.discard)
         return future
 
     def _new_worker(self, model: LoadedModel) -> Worker:
-        executor = ThreadPoolExecutor(1, thread_name_prefix=f"{model.name}-{model.version}")
-        self._executors.append(executor)
         limits = self.limits
         return Worker(
             model,
             limits.batch,
             limits.max_waiting_jobs,
             limits.max_waiting_steps,
-            executor,
             self._observer,
+            self._on_done,
+            self._on_failed,
+            self._on_defect,
         )
+
+    def _on_done(self, jobs: list[Job], rows: list[int], result: BatchResult) -> None:
+        """Jobs of one batch are through: turns of sessions, and predictions without one."""
+        turns = [job for job in jobs if isinstance(job, Turn)]
+        if len(turns) == len(jobs):
+            self._turns.ran(turns, rows, result)
+            return
+        places = [row for job, row in zip(jobs, rows, strict=True) if isinstance(job, Turn)]
+        self._turns.ran(turns, places, result)
+        for job, row in zip(jobs, rows, strict=True):
+            if not isinstance(job, Turn) and not job.future.done():
+                job.future.set_result(result.last_of(row) if job.remaining else job.outputs)
+
+    def _on_failed(self, job: Job, error: CarryError) -> None:
+        if isinstance(job, Turn):
+            self._turns.failed(job, error)
+        else:
+            job.fail(error)
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -236,23 +243,22 @@ class Engine:
         return swept
 
     async def _watch_deadlines(self) -> None:
-        """Answer requests that wait past their deadline, for a store that hangs as well.
-
-        Every request waits equally long, so the oldest stands first.
-        """
+        """Answer requests that wait past their deadline, for a store that hangs as well."""
         while True:
             await asyncio.sleep(min(_DEADLINES_EVERY_S, self.limits.request_timeout_s))
             now = time.monotonic()
-            while self._deadlines and (self._deadlines[0][1].done() or self._deadlines[0][0] < now):
-                _, future = self._deadlines.popleft()
-                if not future.done():
-                    future.set_exception(_too_late())
+            for turn in list(self._lanes.turns()):
+                if turn.deadline < now:
+                    turn.end(_too_late())
 
     def _on_task_ended(self, task: asyncio.Task[None]) -> None:
-        """An endless task ends only by our own defect: nobody may wait for it, and we say so."""
-        if task.cancelled():
-            return
-        self.failure = self.failure or task.exception()
+        """An endless task ends only by our own defect."""
+        if not task.cancelled():
+            self._on_defect(task.exception() or RuntimeError("an endless task ended"))
+
+    def _on_defect(self, error: BaseException) -> None:
+        """Our own code failed where it must not: nobody may wait for it, and we say so."""
+        self.failure = self.failure or error
         self.is_draining = True
         log.critical("engine stopped", exc_info=self.failure)
         self._answer_all(
@@ -263,24 +269,17 @@ class Engine:
         )
 
     def _answer_all(self, error: CarryError) -> None:
-        self._lanes.fail_all(error)
+        for turn in list(self._lanes.turns()):
+            turn.end(error)
         for worker in self._workers.values():
             worker.refuse_all(error)
 
-    def _accept(self) -> None:
-        """Count a request until `_answered`; refuse it when shutting down."""
+    def _refuse_if_draining(self) -> None:
         if self.is_draining:
             raise DrainingError(
                 "this server is shutting down; nothing was applied: repeat the request",
                 retry_after_s=1,
             )
-        self._num_open_requests += 1
-        self._all_answered.clear()
-
-    def _answered(self) -> None:
-        self._num_open_requests -= 1
-        if not self._num_open_requests:
-            self._all_answered.set()
 
 
 def _too_late() -> DeadlineError:

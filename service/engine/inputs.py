@@ -15,17 +15,8 @@ from service.engine.registry import LoadedModel
 from service.engine.requests import Observations
 from service.errors import InvalidInputError
 
-_UNREAD = TextCursor()
 _LAST_TIME_S = 253_402_300_799
 """The end of the year 9999, the last that RFC 3339 can write."""
-
-
-class Past(NamedTuple):
-    """Where a session stands: the time of its row 0, its observations so far, its text so far."""
-
-    start_s: int | None
-    step: int = 0
-    cursor: TextCursor = _UNREAD
 
 
 class Work(NamedTuple):
@@ -37,22 +28,24 @@ class Work(NamedTuple):
 
 def work_for(
     model: LoadedModel,
-    past: Past,
+    start_s: int | None,
+    step: int,
+    cursor: TextCursor,
     observations: Observations,
     emit: Literal["last", "all"],
 ) -> Work:
-    """What `observations` are for a graph, coming after `past`.
+    """What `observations` are for a graph that has seen `step` of them, the first at `start_s`.
 
     Raises:
         InvalidInputError: rows for a model of text or the reverse, or text that is no text.
     """
     if model.codec is not None:
-        return _text_work(model, past.cursor, observations)
+        return _text_work(model, cursor, observations)
     if observations.rows is None:
         raise InvalidInputError(
             f'model {model.name!r} reads rows: expected "observations", got "text"'
         )
-    return Work([_rows_segment(model, past, observations.rows, emit)], past.cursor)
+    return Work([_rows_segment(model, start_s, step, observations.rows, emit)], cursor)
 
 
 def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
@@ -61,30 +54,34 @@ def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
 
 
 def _rows_segment(
-    model: LoadedModel, past: Past, rows: np.ndarray, emit: Literal["last", "all"]
+    model: LoadedModel,
+    start_s: int | None,
+    step: int,
+    rows: np.ndarray,
+    emit: Literal["last", "all"],
 ) -> Segment:
-    inputs = {}
-    x, time = model.x, model.time
-    if x is not None:
-        if rows.shape[1] != x.shape[-1]:
-            raise InvalidInputError(
-                f"rows have {rows.shape[1]} values, model {model.name!r} reads {x.shape[-1]}"
-            )
-        inputs[x.name] = rows.astype(x.dtype, copy=False)
-    if time is not None:
-        if past.start_s is None:
-            raise InvalidInputError(
-                f'model {model.name!r} uses the time of each row: expected "start", the time of'
-                ' the first row, such as "2016-08-29"'
-            )
-        first = row_time_s(model, past.start_s, past.step)
-        if row_time_s(model, first, len(rows)) > _LAST_TIME_S:
-            raise InvalidInputError(
-                f"row {past.step + len(rows)} of the session lies past the year 9999: expected an"
-                " earlier start or fewer rows"
-            )
-        inputs[time.name] = first + model.frequency_s * np.arange(len(rows), dtype=time.dtype)
-    return Segment(inputs, len(rows), emit)
+    num_steps, num_values = rows.shape
+    if model.x is not None and num_values != model.num_values:
+        raise InvalidInputError(
+            f"rows have {num_values} values, model {model.name!r} reads {model.num_values}"
+        )
+    first_s = 0 if model.time is None else _first_time_s(model, start_s, step, num_steps)
+    return Segment(rows, num_steps, emit, first_s)
+
+
+def _first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: int) -> int:
+    if start_s is None:
+        raise InvalidInputError(
+            f'model {model.name!r} uses the time of each row: expected "start", the time of'
+            ' the first row, such as "2016-08-29"'
+        )
+    first_s = row_time_s(model, start_s, step)
+    if row_time_s(model, first_s, num_steps) > _LAST_TIME_S:
+        raise InvalidInputError(
+            f"row {step + num_steps} of the session lies past the year 9999: expected an"
+            " earlier start or fewer rows"
+        )
+    return first_s
 
 
 def _text_work(model: LoadedModel, cursor: TextCursor, observations: Observations) -> Work:
@@ -109,4 +106,4 @@ def _tokens_segment(
 ) -> Segment:
     spec = model.tokens
     assert spec is not None, "the manifest of a model of text has an input with role 'tokens'"
-    return Segment({spec.name: np.array(tokens, spec.dtype)}, len(tokens), emit, keeps_state)
+    return Segment(np.array(tokens, spec.dtype), len(tokens), emit, keeps_state=keeps_state)

@@ -1,62 +1,45 @@
 """Lanes: the requests of one session, one at a time, in the order in which they came.
 
 Rule 1: the turn at the head of a lane is the only one in flight; it ends exactly once.
-Rule 2: a lane's cached record is a guess. It is dropped whenever a write was refused or its
-        outcome is not known, and with the lane when the cache is full.
-Rule 3: a lane with waiting turns is never dropped; idle ones leave oldest first.
+Rule 2: a lane's cached record is a guess, and of an open session. It is dropped whenever a write
+        was refused or its outcome is not known, and with the lane when the cache is full.
+Rule 3: a lane with waiting turns is never dropped. Of the idle ones, those leave first that were
+        not used for a whole round: a step only marks its lane, nothing is moved.
 """
 
-import asyncio
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from service.contract.text import TextCursor
-from service.engine.requests import SessionRequest
-from service.engine.session import Apply, Reply
-from service.errors import CarryError, QueueFullError
-from service.stores.record import Key, PackedOutputs, Record
+from service.errors import QueueFullError
+from service.stores.record import Key, Record
+
+if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns
+    from service.engine.turn import Turn
 
 _MAX_WAITING_TURNS = 1024
 
 
-@dataclass(slots=True, eq=False)
 class Lane:
-    """A session's waiting turns, the head being in flight, and its record as last seen."""
+    """A session's turn in flight, those behind it, and its record and step as last seen."""
 
-    key: Key
-    record: Record | None = None
-    turns: "deque[Turn]" = field(default_factory=deque)
+    __slots__ = ("head", "is_used", "key", "record", "step", "waiting")
 
-
-@dataclass(slots=True, eq=False)
-class Turn:
-    """One request of a session, the client that waits for it, and how far it has come."""
-
-    lane: Lane
-    request: SessionRequest
-    future: "asyncio.Future[Reply]"
-    deadline: float
-    apply: Apply | None = None
-    cursor: TextCursor | None = None
-    written: Record | None = None
-    outputs: PackedOutputs = b""
-    num_lost_races: int = 0
-
-    def end(self, outcome: Reply | CarryError) -> None:
-        if self.future.done():  # the client left; what was committed stays committed
-            return
-        if isinstance(outcome, CarryError):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.record: Record | None = None
+        self.step = 0
+        self.head: Turn | None = None
+        self.waiting: deque[Turn] | None = None
+        self.is_used = True
 
 
 class Lanes:
-    """All lanes of a process: at most `max_cached` idle ones keep their record."""
+    """All lanes of a process: about `max_cached` idle ones keep their record."""
 
     def __init__(self, max_cached: int) -> None:
         self._max_cached = max_cached
         self._lanes: OrderedDict[Key, Lane] = OrderedDict()
+        self._began: list[Lane] = []
         self.state_bytes = 0
 
     def __len__(self) -> int:
@@ -67,48 +50,80 @@ class Lanes:
         lane = self._lanes.get(key)
         return lane.record if lane else None
 
-    def fail_all(self, error: CarryError) -> None:
-        """Answer every waiting turn with `error`: the engine will not go on."""
-        for lane in self._lanes.values():
-            for turn in lane.turns:
-                turn.end(error)
+    def lane_of(self, key: Key) -> Lane:
+        """The lane of a session, until its last turn is over."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+            self._make_room()
+        return lane
 
-    def join(
-        self, key: Key, request: SessionRequest, future: "asyncio.Future[Reply]", deadline: float
-    ) -> Turn:
-        """Put a request behind the others of its session.
+    def join(self, turn: "Turn") -> bool:
+        """Put a turn behind the others of its lane; True if it is the head.
 
         Raises:
             QueueFullError: too many requests of this session wait already.
         """
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(key)
-        if len(lane.turns) >= _MAX_WAITING_TURNS:
+        lane = turn.lane
+        if lane.head is None:
+            lane.head = turn
+            self._began.append(lane)
+            return True
+        if lane.waiting is None:
+            lane.waiting = deque()
+        if len(lane.waiting) >= _MAX_WAITING_TURNS - 1:
             raise QueueFullError(
-                f"session {key.name!r} has {_MAX_WAITING_TURNS} requests waiting; nothing was"
+                f"session {lane.key.name!r} has {_MAX_WAITING_TURNS} requests waiting; nothing was"
                 " applied: send fewer at once",
                 retry_after_s=1,
             )
-        turn = Turn(lane, request, future, deadline)
-        lane.turns.append(turn)
-        return turn
+        lane.waiting.append(turn)
+        return False
+
+    def next(self, lane: Lane) -> "Turn | None":
+        """The head of the lane is over: the next turn, if there is one."""
+        if lane.waiting:
+            lane.head = lane.waiting.popleft()
+            return lane.head
+        lane.head = None
+        lane.is_used = True
+        if lane.record is None or not self._max_cached:
+            self.remember(lane, None)
+            del self._lanes[lane.key]
+        return None
 
     def remember(self, lane: Lane, record: Record | None) -> None:
         """Set what the lane believes the store holds."""
-        self.state_bytes += len(record.state) if record else 0
-        self.state_bytes -= len(lane.record.state) if lane.record else 0
-        lane.record = record
-
-    def rest(self, lane: Lane) -> None:
-        """Called when a lane has no turn left: keep it as the newest, and drop the oldest."""
-        if lane.record is None:
-            del self._lanes[lane.key]
+        if lane.record is not None:
+            self.state_bytes -= len(lane.record.data)
+        if record is None or record.closed:
+            lane.record = None
             return
-        self._lanes.move_to_end(lane.key)
-        while len(self._lanes) > self._max_cached:
-            idle = next((old for old in self._lanes.values() if not old.turns), None)
-            if idle is None:
+        self.state_bytes += len(record.data)
+        lane.record = record
+        lane.step = record.step
+
+    def turns(self) -> "list[Turn]":
+        """Every turn that has not ended. Called now and then: it forgets which lanes came to rest.
+
+        What began since the last call is noted by its lane alone, so that a turn that has ended
+        keeps nothing alive.
+        """
+        self._began = [lane for lane in dict.fromkeys(self._began) if lane.head is not None]
+        turns = []
+        for lane in self._began:
+            if lane.head is not None:
+                turns += [lane.head, *(lane.waiting or ())]
+        return turns
+
+    def _make_room(self) -> None:
+        """Look at a few of the oldest lanes, and drop those that nobody used for a round."""
+        for _ in range(4):
+            if len(self._lanes) <= max(1, self._max_cached):
                 return
-            self.remember(idle, None)
-            del self._lanes[idle.key]
+            key, lane = self._lanes.popitem(last=False)
+            if lane.head is None and not lane.is_used:
+                self.remember(lane, None)
+            else:
+                lane.is_used = False
+                self._lanes[key] = lane

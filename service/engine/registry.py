@@ -18,7 +18,7 @@ from service.contract.tensors import InputSpec
 from service.contract.text import TextCodec
 from service.engine.runner import Row, Runner, check_signature, open_ort_session, resolve_provider
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
-from service.stores.record import Opening
+from service.stores.record import Opening, Origin
 
 log = structlog.get_logger()
 
@@ -35,24 +35,32 @@ class LoadedModel:
     codec: TextCodec | None
     name: str = field(init=False)
     version: str = field(init=False)
-    graph_sha256: str = field(init=False)
+    origin: Origin = field(init=False)
     x: InputSpec | None = field(init=False)
     time: InputSpec | None = field(init=False)
     tokens: InputSpec | None = field(init=False)
+    num_values: int = field(init=False)
     frequency_s: int = field(init=False)
 
     def __post_init__(self) -> None:
         graph, forecast = self.manifest.graph, self.manifest.forecast
+        x = graph.input_with("x")
         for name, value in (
             ("name", self.manifest.name),
             ("version", self.manifest.version),
-            ("graph_sha256", self.manifest.files[graph.file]),
-            ("x", graph.input_with("x")),
+            ("origin", self._origin()),
+            ("x", x),
+            ("num_values", x.concrete(1)[-1] if x else 0),
             ("time", graph.input_with("time")),
             ("tokens", graph.input_with("tokens")),
             ("frequency_s", forecast.frequency_s if forecast else 0),
         ):
             object.__setattr__(self, name, value)
+
+    def _origin(self) -> Origin:
+        manifest = self.manifest
+        graph_sha256 = manifest.files[manifest.graph.file]
+        return Origin(manifest.name, manifest.version, self.layout.schema_hash, graph_sha256)
 
 
 class Registry:
@@ -112,7 +120,7 @@ class Registry:
         """
         name, version = opening.model, opening.version
         model = self.find(name, version)
-        if model is None or model.graph_sha256 != opening.graph_sha256:
+        if model is None or model.origin.graph_sha256 != opening.origin.graph_sha256:
             loaded = sorted(self._models.get(name, {}), key=int)
             changed = ", with other weights" if model else ""
             raise VersionGoneError(
@@ -160,7 +168,8 @@ def load_model(bundle: Bundle, provider: str = "cpu", num_threads: int = 1) -> L
     layout = bundle.state_layout()
     ort_session = open_ort_session(bundle.graph, provider, num_threads)
     check_signature(ort_session, manifest.graph)
-    runner = Runner(ort_session, manifest.graph, layout)
+    frequency_s = manifest.forecast.frequency_s if manifest.forecast else 0
+    runner = Runner(ort_session, manifest.graph, layout, frequency_s)
     check_golden(bundle, runner.call)
     model = LoadedModel(manifest, layout, runner, bundle.text_codec())
     _warm_up(model)
@@ -177,14 +186,13 @@ def _reason(error: Exception) -> str:
 
 
 def _warm_up(model: LoadedModel) -> None:
-    inputs = {
-        spec.name: np.zeros(spec.concrete(1)[1:], spec.numpy_dtype)
-        for spec in model.manifest.graph.inputs
-        if spec.role != "length"
-    }
-    row = Row(inputs, 1, model.layout.initial_row)
+    main = model.x or model.tokens
+    assert main is not None, "checked by the manifest"
+    values = np.zeros(main.concrete(1)[1:], main.numpy_dtype)
     for num_rows in _WARM_UP_ROWS:
-        model.runner.run([row] * num_rows)
+        batch = model.runner.stage([Row(values, 1, model.layout.initial_row)] * num_rows)
+        batch.run()
+        model.runner.take(batch)
 
 
 def _bundle_folders(folder: Path) -> list[Path]:

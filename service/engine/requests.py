@@ -3,8 +3,9 @@
 The digest is taken over the decoded request, so that a retry may come by another transport.
 """
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,14 +27,12 @@ class Observations(NamedTuple):
         """How many observations these are: rows, or one chunk."""
         return 1 if self.rows is None else len(self.rows)
 
-    def digest_parts(self) -> list[bytes]:
+    def described(self) -> tuple[str, bytes]:
+        """What they are, in a word, and their content: two different ones differ in either."""
         if self.rows is None:
-            return [
-                b"text",
-                (self.text or "").encode("utf-8", "surrogatepass"),
-                b"\x01" if self.final else b"\x00",
-            ]
-        return [b"rows", str(self.rows.shape).encode(), self.rows.tobytes()]
+            content = (self.text or "").encode("utf-8", "surrogatepass")
+            return f"text final={self.final} bytes={len(content)}", content
+        return _rows_head(*self.rows.shape), self.rows.tobytes()
 
 
 class StepRequest(NamedTuple):
@@ -46,7 +45,8 @@ class StepRequest(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        return _digest([b"step", self.emit.encode(), *self.observations.digest_parts()])
+        what, content = self.observations.described()
+        return blake2b(_step_head(self.emit, what) + content, digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,16 @@ class CreateRequest:
     ring_size: int = 1
     start_s: int | None = None
     history: Observations | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] | None = None
     resumes: bool = False
 
     @property
     def digest(self) -> bytes:
         asked = [self.model, self.version, self.ttl_s, self.ring_size, self.start_s, self.metadata]
-        parts = [b"create", orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)]
-        return _digest(parts + (self.history.digest_parts() if self.history else []))
+        asked_json = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode()
+        what, content = self.history.described() if self.history else ("nothing", b"")
+        head = f"create {len(asked_json)}:{asked_json} {what};".encode()
+        return blake2b(head + content, digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,15 @@ class DeleteRequest:
 SessionRequest = StepRequest | CreateRequest | DeleteRequest
 
 
-def _digest(parts: list[bytes]) -> bytes:
-    lengths = ",".join([str(len(part)) for part in parts]) + ";"
-    return hashlib.blake2b(b"".join([lengths.encode(), *parts]), digest_size=16).digest()
+# A digest is taken over a head, which names the sizes of all that varies, and the content: so no
+# two requests are the same bytes. Heads are few, and made for every step.
+
+
+@lru_cache
+def _step_head(emit: str, what: str) -> bytes:
+    return f"step emit={emit} {what};".encode()
+
+
+@lru_cache
+def _rows_head(num_steps: int, num_values: int) -> str:
+    return f"rows {num_steps}x{num_values}"

@@ -3,11 +3,12 @@
 Rule 1: a row is independent of its neighbours; padding past a row's length never changes it.
 Rule 2: every row has at least one step (ONNX Runtime's recurrent kernels return zeros for rows of
         length 0, so such rows must not come here).
-Rule 3: `run` is called from one thread at a time and keeps nothing between calls.
+Rule 3: a batch is staged and taken apart where its jobs live; only the call itself may be made in
+        another thread. Nothing is kept between calls.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,41 +21,100 @@ from service.contract.state import StateLayout
 from service.contract.tensors import ONNX_TYPES, Axis, describe_shape
 from service.errors import StartUpError
 
-Inputs = Mapping[str, np.ndarray]
-"""Inputs of one row by name, `[T, …]`: everything but its length and its states."""
-
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Row(NamedTuple):
-    """One row of a batch: `num_steps` ≥ 1 steps of inputs, and the packed state before them."""
+    """One row of a batch: `num_steps` ≥ 1 steps, and the packed state before them.
 
-    inputs: Inputs
+    `values` are `[T, F]` or, for tokens, `[T]`. Where the model uses time, they are the steps from
+    `start` on of a run whose first has time `first_time_s`.
+    """
+
+    values: np.ndarray
     num_steps: int
     state: bytes
+    first_time_s: int = 0
+    start: int = 0
 
 
 class BatchResult(NamedTuple):
-    """What a batch came to: `states` and `last` (packed outputs of its last step) of each row.
+    """What a batch came to: `states` and `last` (outputs of its last step), packed, of each row.
 
-    `outputs` are all steps, `[B, T, …]`; past a row's length they are undefined.
+    Bytes `[B, …]`. `outputs` are all steps, `[B, T, …]`; past a row's length they are undefined.
     """
 
-    states: list[bytes]
-    last: list[bytes]
+    states: np.ndarray
+    last: np.ndarray
     outputs: dict[str, np.ndarray]
-    ort_s: float
+
+    def state_of(self, row: int) -> bytes:
+        return bytes(self.states[row])
+
+    def last_of(self, row: int) -> bytes:
+        return bytes(self.last[row])
+
+
+class Batch:
+    """One call of the graph: staged, then run, in any thread, then taken apart.
+
+    `num_cells` are its rows × steps, padding included. `error` is set where the runtime raised;
+    `ort_s` is the time inside it.
+    """
+
+    __slots__ = (
+        "_fetches",
+        "_ort_session",
+        "answers",
+        "error",
+        "feeds",
+        "lengths",
+        "num_cells",
+        "ort_s",
+    )
+
+    def __init__(
+        self,
+        ort_session: ort.InferenceSession,
+        fetches: list[str],
+        feeds: dict[str, np.ndarray],
+        lengths: np.ndarray,
+        num_cells: int,
+    ) -> None:
+        self._ort_session = ort_session
+        self._fetches = fetches
+        self.feeds = feeds
+        self.lengths = lengths
+        self.num_cells = num_cells
+        self.answers: list[np.ndarray] = []
+        self.error: Exception | None = None
+        self.ort_s = 0.0
+
+    def run(self) -> None:
+        """Call the graph. Nothing else is done here: another thread holds up the event loop."""
+        started = time.perf_counter()
+        try:
+            self.answers = self._ort_session.run(self._fetches, self.feeds)
+        except Exception as error:
+            self.error = error
+        self.ort_s = time.perf_counter() - started
 
 
 class Runner:
     """Runs batches of rows through one graph."""
 
     def __init__(
-        self, ort_session: ort.InferenceSession, graph: GraphSpec, layout: StateLayout
+        self,
+        ort_session: ort.InferenceSession,
+        graph: GraphSpec,
+        layout: StateLayout,
+        frequency_s: int = 0,
     ) -> None:
         self._ort_session = ort_session
-        self._inputs = [spec for spec in graph.inputs if spec.role != "length"]
+        self._main = graph.input_with("x") or graph.input_with("tokens")
+        self._time = graph.input_with("time")
         self._length = graph.input_with("length")
+        self._frequency_s = frequency_s
         self._output_names = [spec.name for spec in graph.outputs]
         self._fetches = self._output_names + [spec.output for spec in graph.states]
         self._layout = layout
@@ -64,21 +124,28 @@ class Runner:
     def provider(self) -> str:
         return str(self._ort_session.get_providers()[0]).removesuffix("ExecutionProvider").lower()
 
-    def run(self, rows: Sequence[Row]) -> BatchResult:
-        """Run `rows` as one batch."""
-        lengths = np.array([row.num_steps for row in rows])
-        num_steps = int(lengths.max())
-        feeds = self._layout.gather([row.state for row in rows])
-        for spec in self._inputs:
-            feeds[spec.name] = _pad([row.inputs[spec.name] for row in rows], num_steps)
+    def stage(self, rows: Sequence[Row]) -> Batch:
+        """Gather `rows` into one batch, padded to the longest."""
+        assert self._main is not None, "the manifest asks for x or tokens"
+        values, sizes, states, first_times, starts = zip(*rows, strict=True)
+        lengths = np.array(sizes)
+        num_steps = max(sizes)
+        feeds = self._layout.gather(states)
+        feeds[self._main.name] = _pad(values, num_steps, self._main.numpy_dtype)
+        if self._time is not None:
+            firsts = np.array(first_times) + self._frequency_s * np.array(starts)
+            times = firsts[:, None] + self._frequency_s * np.arange(num_steps)
+            feeds[self._time.name] = times.astype(self._time.dtype, copy=False)
         if self._length is not None:
             feeds[self._length.name] = lengths.astype(self._length.dtype, copy=False)
-        started = time.perf_counter()
-        answers = self.call(feeds)
-        ort_s = time.perf_counter() - started
+        return Batch(self._ort_session, self._fetches, feeds, lengths, num_steps * len(rows))
+
+    def take(self, batch: Batch) -> BatchResult:
+        """Scatter what the graph answered into packed rows."""
+        answers = dict(zip(self._fetches, batch.answers, strict=True))
         outputs = {name: answers[name] for name in self._output_names}
-        last = self.outputs.pack_last(outputs, lengths)
-        return BatchResult(self._layout.scatter(answers), last, outputs, ort_s)
+        last = self.outputs.pack_last(outputs, batch.lengths)
+        return BatchResult(self._layout.pack(answers), last, outputs)
 
     def call(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One bare call of the graph: all inputs by name → all outputs by name."""
@@ -166,14 +233,14 @@ def _provider_names(provider: str) -> list[str]:
     return list(dict.fromkeys([_PROVIDERS[provider], _PROVIDERS["cpu"]]))
 
 
-def _pad(values: Sequence[np.ndarray], num_steps: int) -> np.ndarray:
+def _pad(values: Sequence[np.ndarray], num_steps: int, dtype: np.dtype[np.generic]) -> np.ndarray:
     """`B` arrays `[T_b, …]` → `[B, T, …]`, zeros past each row's end."""
     first = values[0]
-    if len(values) == 1:
-        return np.ascontiguousarray(first)[None]
-    if all(len(value) == num_steps for value in values):
-        return np.concatenate(values).reshape(len(values), num_steps, *first.shape[1:])
-    padded = np.zeros((len(values), num_steps, *first.shape[1:]), first.dtype)
+    joined = first if len(values) == 1 else np.concatenate(values)
+    if len(joined) == len(values) * num_steps:
+        padded = np.ascontiguousarray(joined).reshape(len(values), num_steps, *first.shape[1:])
+        return padded.astype(dtype, copy=False)
+    padded = np.zeros((len(values), num_steps, *first.shape[1:]), dtype)
     for row, value in zip(padded, values, strict=True):
         row[: len(value)] = value
     return padded

@@ -10,7 +10,9 @@ Rule 4: a decision taken from a cached record counts only if it is `Apply`, beca
 from dataclasses import replace
 from typing import NamedTuple
 
-from service.contract.text import TextCursor
+import numpy as np
+
+from service.contract.text import UNREAD, TextCursor
 from service.engine.registry import LoadedModel
 from service.engine.requests import CreateRequest, DeleteRequest, SessionRequest, StepRequest
 from service.errors import (
@@ -22,20 +24,31 @@ from service.errors import (
     SessionNotFoundError,
     StepConflictError,
 )
-from service.stores.record import KeptReply, Key, Opening, PackedOutputs, Record, new_revision
+from service.stores.record import (
+    KeptReply,
+    Key,
+    Opening,
+    PackedOutputs,
+    PackedReplies,
+    Record,
+    pack_alike,
+    pack_data,
+    pack_reply,
+)
 
 MAX_RING_BYTES = 1_048_576
 """Of the replies that one session keeps."""
 
 
 class Apply(NamedTuple):
-    """Run the request on `base` and write the outcome if `expected` is still the revision.
+    """Run the request on `base` and write the outcome if `replaces` is still what is stored.
 
-    `expired` is the record in whose place it will be, where nobody has said yet that it expired.
+    `replaces` is None for a new session, whose base is its seed. `expired` is the record in whose
+    place it will be, where nobody has said yet that it expired.
     """
 
     base: Record
-    expected: bytes | None
+    replaces: Record | None
     expired: Record | None = None
 
 
@@ -67,14 +80,15 @@ def decide(
         raise session_not_found(key)
     if isinstance(request, DeleteRequest):
         return _decide_delete(found, now)
-    replay = _kept_reply(found, request)
-    if replay is not None:
+    if request.step is not None and request.step != found.step:
+        replay = None if request.is_preview else _kept_reply(found, request)
+        if replay is None:
+            require_live(found, now)
+            raise _wrong_step(found, request.step, is_preview=request.is_preview)
         step = replay.from_step + replay.num_observed
         return Answer(Reply(found, step, replay.outputs, is_replay=True))
     require_live(found, now)
-    if request.step is not None and request.step != found.step:
-        raise _wrong_step(found, request.step, is_preview=request.is_preview)
-    return Apply(found, found.revision)
+    return Apply(found, found)
 
 
 def decide_create(
@@ -91,9 +105,9 @@ def decide_create(
         return Apply(seed, None, expired=found)
     if request.resumes and found.opening.model == request.model:
         return Answer(Reply(found, found.step, b""))
-    if found.opening.reply.digest == seed.opening.reply.digest:
-        first = found.opening.reply
-        return Answer(Reply(found, first.num_observed, first.outputs, is_replay=True, is_new=True))
+    if found.opening.digest == seed.opening.digest:
+        first = found.opening
+        return Answer(Reply(found, first.history, first.outputs, is_replay=True, is_new=True))
     remedy = "choose another name, or close it first"
     if found.opening.model == request.model and not request.resumes:
         remedy = 'choose another name, or say "if_exists": "resume" to go on with it'
@@ -109,35 +123,24 @@ def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float
     opening = Opening(
         tenant=key.tenant,
         name=key.name,
-        model=model.name,
-        version=model.version,
-        state_schema=model.layout.schema_hash,
-        graph_sha256=model.graph_sha256,
+        origin=model.origin,
         start_s=request.start_s,
         ring_size=request.ring_size,
         created_at=now,
         metadata=request.metadata,
-        reply=KeptReply(0, 0, request.digest, b""),
+        digest=request.digest,
     )
     return Record(
-        opening=opening,
-        revision=new_revision(),
-        step=0,
-        state=model.layout.initial_row,
-        cursor=TextCursor(),
-        ring=(),
-        ttl_s=request.ttl_s,
-        updated_at=now,
+        opening, pack_data(0, model.layout.initial_row, UNREAD, b"", 0, request.ttl_s, now)
     )
 
 
 def opened(
     seed: Record, count: int, state: bytes, cursor: TextCursor, outputs: PackedOutputs, now: float
-) -> Record:
-    """The first record of a session, after its history."""
-    reply = seed.opening.reply._replace(num_observed=count, outputs=outputs)
-    opening = replace(seed.opening, reply=reply)
-    return seed._replace(opening=opening, step=count, state=state, cursor=cursor, updated_at=now)
+) -> tuple[Opening, bytes]:
+    """The opening and the data of a session, after its history."""
+    opening = replace(seed.opening, history=count, outputs=outputs) if count else seed.opening
+    return opening, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now)
 
 
 def stepped(
@@ -147,33 +150,34 @@ def stepped(
     cursor: TextCursor,
     outputs: PackedOutputs,
     now: float,
-) -> Record:
-    """The record after a step; a final one is a tombstone that keeps its reply."""
-    count = request.observations.num_observed
-    kept = KeptReply(base.step, count, request.digest, outputs)
-    record = Record(
-        base.opening,
-        new_revision(),
-        base.step + count,
-        state,
-        cursor,
-        _trimmed((*base.ring, kept), base.opening.ring_size),
-        base.ttl_s,
-        now,
-    )
-    return closed(record, "final", now) if request.observations.final else record
+) -> bytes:
+    """The data after a step; a final one is a tombstone that keeps its reply."""
+    observations = request.observations
+    count, step = observations.num_observed, base.step
+    replies, num_replies = _with_reply(base, pack_reply(step, count, request.digest, outputs))
+    if observations.final:
+        return pack_data(step + count, b"", UNREAD, replies, num_replies, 0.0, now, "final")
+    return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now)
 
 
-def closed(base: Record, reason: str, now: float) -> Record:
+def stepped_alike(
+    bases: list[Record],
+    steps: list[int],
+    requests: list[StepRequest],
+    states: np.ndarray,
+    outputs: np.ndarray,
+    now: float,
+) -> list[bytes]:
+    """`stepped` of many sessions that keep one reply, at once. Bytes `[B, …]`."""
+    counts = [request.observations.num_observed for request in requests]
+    ttl_s = [base.ttl_s for base in bases]
+    digests = [request.digest for request in requests]
+    return pack_alike(np.array(steps), counts, ttl_s, states, digests, outputs, now)
+
+
+def closed(base: Record, reason: str, now: float) -> bytes:
     """A tombstone: no state and no pending text, only the last replies; see `TOMBSTONE_S`."""
-    return base._replace(
-        revision=new_revision(),
-        state=b"",
-        cursor=TextCursor(),
-        closed=reason,
-        ttl_s=0.0,
-        updated_at=now,
-    )
+    return pack_data(base.step, b"", UNREAD, base.replies, base.num_replies, 0.0, now, reason)
 
 
 def session_not_found(key: Key) -> SessionNotFoundError:
@@ -183,30 +187,34 @@ def session_not_found(key: Key) -> SessionNotFoundError:
     )
 
 
-def is_fresh_needed(request: SessionRequest) -> bool:
-    """Requests whose answer no commit proves must look into the store first."""
-    return not isinstance(request, StepRequest) or request.is_preview
+def may_apply(request: SessionRequest, step: int) -> bool:
+    """Whether a session believed to be at `step` lets the request be run: its commit proves that.
+
+    Every other answer must come from what the store holds.
+    """
+    return (
+        isinstance(request, StepRequest) and not request.is_preview and request.step in (None, step)
+    )
 
 
-def _trimmed(ring: tuple[KeptReply, ...], ring_size: int) -> tuple[KeptReply, ...]:
-    """The last replies, bounded by count and by bytes; the newest is always kept."""
-    ring = ring[-ring_size:]
-    while len(ring) > 1 and sum(len(reply.outputs) for reply in ring) > MAX_RING_BYTES:
-        ring = ring[1:]
-    return ring
+def _with_reply(base: Record, reply: PackedReplies) -> tuple[PackedReplies, int]:
+    """The last replies, bounded by count and by bytes, and their number; the newest is kept."""
+    num_before = base.opening.ring_size - 1
+    before = [pack_reply(*each) for each in base.ring[-num_before:]] if num_before else []
+    while before and sum(map(len, before)) + len(reply) > MAX_RING_BYTES:
+        del before[0]
+    return b"".join([*before, reply]), len(before) + 1
 
 
 def _decide_delete(found: Record, now: float) -> Apply | Answer:
     if found.closed:
         return Answer(Reply(found, found.step, b"", is_replay=True))
     require_live(found, now)
-    return Apply(found, found.revision)
+    return Apply(found, found)
 
 
 def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
     """The stored reply that this request repeats, if any."""
-    if request.step is None or request.is_preview:
-        return None
     for reply in found.ring:
         if reply.from_step == request.step:
             if reply.digest == request.digest:
@@ -239,7 +247,8 @@ def _wrong_step(
     found: Record, step: int, *, is_preview: bool
 ) -> StepConflictError | ReplayExpiredError:
     name, num_kept = found.opening.name, found.opening.ring_size
-    oldest_kept = found.ring[0].from_step if found.ring else found.step
+    ring = found.ring
+    oldest_kept = ring[0].from_step if ring else found.step
     if step < oldest_kept and not is_preview:
         return ReplayExpiredError(
             f"session {name!r} keeps the replies of its last {num_kept} requests; that of step"

@@ -11,14 +11,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from service.contract.text import TextCursor
+import numpy as np
+
+from service.contract.text import UNREAD, TextCursor
 from service.engine.committer import Committer
 from service.engine.events import Observer
-from service.engine.inputs import Past, work_for
-from service.engine.job import Job
-from service.engine.lanes import Lane, Lanes, Turn
+from service.engine.inputs import work_for
+from service.engine.lanes import Lane, Lanes
 from service.engine.registry import Registry
 from service.engine.requests import CreateRequest, Observations, SessionRequest, StepRequest
+from service.engine.runner import BatchResult
 from service.engine.session import (
     Answer,
     Apply,
@@ -26,11 +28,13 @@ from service.engine.session import (
     closed,
     decide,
     decide_create,
-    is_fresh_needed,
+    may_apply,
     opened,
     seed_record,
     stepped,
+    stepped_alike,
 )
+from service.engine.turn import Turn
 from service.engine.worker import Worker
 from service.errors import (
     CarryError,
@@ -38,14 +42,13 @@ from service.errors import (
     RecordUnreadableError,
     StoreUnavailableError,
 )
-from service.stores.base import Outcome, Store, Write
-from service.stores.record import PackedOutputs, Record
+from service.stores.base import Store, Write
+from service.stores.record import Opening, Origin, PackedOutputs, Record
 
 _MAX_LOST_RACES = 50
 _EXPIRY_NOT_JUDGED = 0.0
 
-Workers = Mapping[tuple[str, str], Worker]
-"""By model name and version."""
+Workers = Mapping[Origin, Worker]
 
 
 class Turns:
@@ -73,22 +76,16 @@ class Turns:
         """`turn` has come to the head of its lane."""
         if turn.future.done():  # the client left, or its deadline passed, while it waited
             self._next(turn.lane)
-        elif not self._run_from_cache(turn):
-            self._decide_from_store(turn)
-
-    def _run_from_cache(self, turn: Turn) -> bool:
-        """True if the cached record led to a run: its commit will prove that it was right."""
+            return
         cached = turn.lane.record
-        if cached is None or is_fresh_needed(turn.request):
-            return False
-        try:
-            decision = self._decide(turn, cached, _EXPIRY_NOT_JUDGED)
-            if not isinstance(decision, Apply):
-                return False
-            self._run(turn, decision)
-        except Exception:  # whatever a guess leads to is looked at again with the truth
-            return False
-        return True
+        if cached is not None and may_apply(turn.request, turn.lane.step):
+            try:
+                self._run(turn, Apply(cached, cached))
+            except Exception:  # noqa: S110 -- a guess led here: the store knows the truth
+                pass
+            else:
+                return
+        self._decide_from_store(turn)
 
     def _decide_from_store(self, turn: Turn) -> None:
         task = asyncio.create_task(self._load_and_decide(turn))
@@ -98,7 +95,7 @@ class Turns:
     async def _load_and_decide(self, turn: Turn) -> None:
         try:
             found = await self._store.load(turn.lane.key)
-            self._lanes.remember(turn.lane, None if found is None or found.closed else found)
+            self._lanes.remember(turn.lane, found)
             decision = self._decide(turn, found, await self._store.now())
             if isinstance(decision, Apply):
                 self._run(turn, decision)
@@ -129,67 +126,88 @@ class Turns:
         base = decision.base
         observations, emit = _to_run(turn.request)
         if observations is None:
-            self._commit(turn, decision, base.state, base.cursor, b"")
+            self._commit_one(turn, base.state)
             return
-        model = self._registry.get_for_session(base.opening)
-        _require_whole(base, model.layout.row_bytes)
-        past = Past(base.opening.start_s, base.step, base.cursor)
-        segments, turn.cursor = work_for(model, past, observations, emit)
-        job = Job(segments, base.state, turn.future, turn.deadline, self._on_job_done, turn)
-        self._workers[model.name, model.version].submit(job)
+        opening, state = base.opening, base.state
+        worker = self._workers.get(opening.origin)
+        if worker is None:
+            worker = self._workers[self._registry.get_for_session(opening).origin]
+        model = worker.model
+        if len(state) != model.layout.row_bytes:
+            raise _damaged(base, model.layout.row_bytes)
+        cursor = UNREAD if model.codec is None else base.cursor
+        work = work_for(model, opening.start_s, base.step, cursor, observations, emit)
+        turn.cursor = work.cursor
+        turn.feed(work.segments, state)
+        worker.submit(turn)
 
-    def _on_job_done(self, job: Job, error: CarryError | None) -> None:
-        turn: Turn = job.owner
-        decision, cursor = turn.apply, turn.cursor
-        assert decision is not None, "set by _run, before the job"
-        assert cursor is not None, "set by _run, before the job"
-        request = turn.request
-        if error is not None:
-            self._end(turn, error)
-        elif isinstance(request, StepRequest) and request.is_preview:
-            base = decision.base
-            step = base.step + request.observations.num_observed
-            self._end(turn, Reply(base, step, job.outputs))
-        else:
-            self._commit(turn, decision, job.state, cursor, job.outputs)
+    def ran(self, turns: list[Turn], rows: list[int], result: BatchResult) -> None:
+        """The graph is through with some turns, all those of a batch that ended there."""
+        alike = [turn for turn in turns if _is_alike(turn)]
+        if len(alike) == len(result.states):
+            self._commit_alike(alike, result.states, result.last)
+            return
+        for turn, row in zip(turns, rows, strict=True):
+            if turn.remaining:  # it lies in the result as it is
+                turn.state, turn.outputs = result.state_of(row), result.last_of(row)
+            request = turn.request
+            if isinstance(request, StepRequest) and request.is_preview:
+                base = turn.apply.base
+                step = base.step + request.observations.num_observed
+                self._end(turn, Reply(base, step, turn.outputs))
+            else:
+                self._commit_one(turn, turn.state)
+
+    def failed(self, turn: Turn, error: CarryError) -> None:
+        """A turn could not be run."""
+        self._end(turn, error)
 
     # Commit what was run, and answer.
 
-    def _commit(
-        self,
-        turn: Turn,
-        decision: Apply,
-        state: bytes,
-        cursor: TextCursor,
-        outputs: PackedOutputs,
-    ) -> None:
-        turn.outputs = outputs
-        turn.written = _written(turn.request, decision.base, state, cursor, outputs)
-        self.committer.put(Write(turn.written, decision.expected), turn)
+    def _commit_one(self, turn: Turn, state: bytes) -> None:
+        decision = turn.apply
+        opening, data = _written(turn.request, decision.base, state, turn.cursor, turn.outputs)
+        self.committer.put([Write(opening, data, decision.replaces)], [turn])
 
-    def _on_group(self, turns: list[Turn], outcomes: Sequence[Outcome | CarryError]) -> None:
-        num_steps: dict[tuple[str, str], int] = defaultdict(int)
+    def _commit_alike(self, turns: list[Turn], states: np.ndarray, outputs: np.ndarray) -> None:
+        """Commit a whole batch of turns that differ in nothing but their values."""
+        bases = [turn.apply.base for turn in turns]
+        requests: list[StepRequest] = [turn.request for turn in turns]  # type: ignore[misc]  # are alike
+        steps = [turn.lane.step for turn in turns]
+        data = stepped_alike(bases, steps, requests, states, outputs, time.time())
+        num_bytes = outputs.shape[1]
+        for turn, each in zip(turns, data, strict=True):
+            turn.outputs = each[-num_bytes:]
+        openings = [base.opening for base in bases]
+        self.committer.put(list(map(Write._make, zip(openings, data, bases, strict=True))), turns)
+
+    def _on_group(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
+        num_steps: dict[Origin, int] = defaultdict(int)
         for turn, outcome in zip(turns, outcomes, strict=True):
             if isinstance(outcome, CarryError):
                 self._lanes.remember(turn.lane, None)
                 self._end(turn, outcome)
-            elif not outcome.committed:
+            elif outcome is None:
                 self._race_lost(turn)
             else:
-                record, count = self._committed(turn, outcome.expires_at)
-                num_steps[record.opening.model, record.opening.version] += count
-        for (model, version), count in num_steps.items():
-            self._observer.steps_committed(model, version, count)
+                num_steps[outcome.opening.origin] += self._committed(turn, outcome)
+        for origin, count in num_steps.items():
+            self._observer.steps_committed(origin.model, origin.version, count)
         self._observer.cache_changed(len(self._lanes), self._lanes.state_bytes)
 
-    def _committed(self, turn: Turn, expires_at: float) -> tuple[Record, int]:
-        """Answer a committed turn; its record, and the steps that it made."""
-        decision, written = turn.apply, turn.written
-        assert decision is not None, "set by _run, before the commit"
-        assert written is not None, "set by _commit"
-        record = written._replace(expires_at=expires_at)
-        is_new = isinstance(turn.request, CreateRequest)
+    def _committed(self, turn: Turn, record: Record) -> int:
+        """Answer a committed turn; how many steps it made."""
+        decision = turn.apply
+        is_new = decision.replaces is None
         from_step = 0 if is_new else decision.base.step
+        step = record.step
+        if is_new or record.closed:
+            self._report_life(decision, record, is_new=is_new)
+        self._lanes.remember(turn.lane, record)
+        self._end(turn, Reply(record, step, turn.outputs, False, is_new))
+        return step - from_step
+
+    def _report_life(self, decision: Apply, record: Record, *, is_new: bool) -> None:
         opening = record.opening
         if is_new:
             self._observer.session_created(opening.model, opening.version)
@@ -198,9 +216,6 @@ class Turns:
         if decision.expired is not None:
             gone = decision.expired.opening
             self._observer.session_ended(gone.model, gone.version, "expired")
-        self._lanes.remember(turn.lane, None if record.closed else record)
-        self._end(turn, Reply(record, record.step, turn.outputs, is_new=is_new))
-        return record, record.step - from_step
 
     def _race_lost(self, turn: Turn) -> None:
         turn.num_lost_races += 1
@@ -223,12 +238,10 @@ class Turns:
 
     def _next(self, lane: Lane) -> None:
         """The turn at the head of the lane is over."""
-        lane.turns.popleft()
-        if lane.turns:
+        turn = self._lanes.next(lane)
+        if turn is not None:
             # Not called from here, so that a long lane of refusals does not nest.
-            asyncio.get_running_loop().call_soon(self.begin, lane.turns[0])
-        else:
-            self._lanes.rest(lane)
+            asyncio.get_running_loop().call_soon(self.begin, turn)
 
 
 def _unexpected(error: Exception) -> CarryError:
@@ -240,13 +253,25 @@ def _unexpected(error: Exception) -> CarryError:
     return problem
 
 
-def _require_whole(record: Record, row_bytes: int) -> None:
+def _damaged(record: Record, row_bytes: int) -> CarryError:
     """One state of a wrong size would fail the whole batch that it is in."""
-    if len(record.state) != row_bytes:
-        raise RecordUnreadableError(
-            f"session {record.opening.name!r} has a state of {len(record.state)} bytes, its model"
-            f" carries {row_bytes}: the record is damaged; open the session again"
-        )
+    return RecordUnreadableError(
+        f"session {record.opening.name!r} has a state of {record.state_bytes} bytes, its model"
+        f" carries {row_bytes}: the record is damaged; open the session again"
+    )
+
+
+def _is_alike(turn: Turn) -> bool:
+    """A step of rows, ended with its first batch, of a session that keeps one reply."""
+    return (
+        bool(turn.remaining)
+        and turn.lane.record is turn.apply.base
+        and turn.apply.base.opening.ring_size == 1
+        and turn.cursor is UNREAD
+        and isinstance(turn.request, StepRequest)
+        and not turn.request.is_preview
+        and not turn.request.observations.final
+    )
 
 
 def _to_run(request: SessionRequest) -> tuple[Observations | None, Literal["last", "all"]]:
@@ -259,12 +284,12 @@ def _to_run(request: SessionRequest) -> tuple[Observations | None, Literal["last
 
 def _written(
     request: SessionRequest, base: Record, state: bytes, cursor: TextCursor, outputs: PackedOutputs
-) -> Record:
-    """The record that follows `base`."""
+) -> tuple[Opening, bytes]:
+    """What follows `base`."""
     now = time.time()
     if isinstance(request, StepRequest):
-        return stepped(base, request, state, cursor, outputs, now)
+        return base.opening, stepped(base, request, state, cursor, outputs, now)
     if isinstance(request, CreateRequest):
         count = request.history.num_observed if request.history else 0
         return opened(base, count, state, cursor, outputs, now)
-    return closed(base, "deleted", now)
+    return base.opening, closed(base, "deleted", now)

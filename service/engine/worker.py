@@ -1,28 +1,42 @@
 """One worker per model: whatever waits when the graph becomes free forms the next batch.
 
 Rule 1: no timer. An idle worker runs a job at once; a busy one batches what gathered meanwhile.
-Rule 2: the queue is bounded in jobs and in steps; a job that does not fit is refused at once.
-Rule 3: a job is finished exactly once, by `on_done`, with its outputs or with an error; a failed
-        batch fails its own jobs and no others, and the worker goes on.
-Rule 4: a job that nobody waits for any more, or whose deadline passed, is dropped before its next
+Rule 2: a batch that is expected to be short runs on the event loop, because to hand it to a thread
+        and back costs more. A longer one runs in the model's thread, and while it does, the loop
+        answers those of the batch before and stages the next.
+Rule 3: two batches are in the thread at most, and the second only if it is a full one, so that
+        the graph is never idle under load and nobody waits behind work that could have waited.
+Rule 4: the queue is bounded in jobs and in steps; a job that does not fit is refused at once.
+Rule 5: a job is finished exactly once, with its outputs or with an error; a failed batch fails its
+        own jobs and no others, and the worker goes on.
+Rule 6: a job that nobody waits for any more, or whose deadline passed, is dropped before its next
         slice.
 
-The task is owned by the engine, which cancels it when it closes.
+The engine owns it, from `start` to `close`; `on_defect` tells it of a failure of our own. Jobs that
+are through go to `on_done`, those of a batch together; a failed one to `on_failed`.
 """
 
 import asyncio
 import time
-from concurrent.futures import Executor
+from collections.abc import Callable
 
 from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
+from service.engine.graph_thread import GraphThread
 from service.engine.job import Job
 from service.engine.registry import LoadedModel
-from service.engine.runner import BatchResult, Row
+from service.engine.runner import Batch, BatchResult
 from service.errors import CarryError, DeadlineError, ModelFailedError, QueueFullError
 
-INLINE_S = 0.001
+INLINE_S = 0.0002
 """A batch that is expected to take no longer runs on the event loop."""
+
+_FULL_ROWS = 64
+"""As many rows make good use of the graph: more wait for the batch after."""
+
+
+OnDone = Callable[[list[Job], list[int], BatchResult], None]
+"""Jobs that are through, the row of each in the batch that ended it, and that batch's result."""
 
 
 class Worker:
@@ -34,21 +48,40 @@ class Worker:
         limits: BatchLimits,
         max_waiting_jobs: int,
         max_waiting_steps: int,
-        executor: Executor,
         observer: Observer,
+        on_done: OnDone,
+        on_failed: Callable[[Job, CarryError], None],
+        on_defect: Callable[[BaseException], None],
     ) -> None:
-        self._model = model
+        self.model = model
         self._limits = limits
+        self._full_rows = min(_FULL_ROWS, limits.max_rows)
         self._max_waiting_jobs = max_waiting_jobs
         self._max_waiting_steps = max_waiting_steps
-        self._executor = executor
         self._observer = observer
+        self._on_done = on_done
+        self._on_failed = on_failed
+        self._on_defect = on_defect
         self._waiting: list[Job] = []
+        self._in_thread: dict[Batch, tuple[list[Job], list[int]]] = {}
         self._num_steps = 0
+        self._is_pump_due = False
         self._has_stopped = False
         # Expected time of a batch, by the power-of-two class of its cells (rows × steps).
         self._cost_s: dict[int, float] = {}
-        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: GraphThread
+
+    def start(self) -> None:
+        """Begin to serve, on the loop that runs now."""
+        self._loop = asyncio.get_running_loop()
+        name = f"{self.model.name}-{self.model.version}"
+        self._thread = GraphThread(name, self._loop, self._on_ran)
+
+    def close(self) -> None:
+        """Let go of the thread. Whatever waits must have been ended before."""
+        self._has_stopped = True
+        self._thread.close()
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -60,107 +93,151 @@ class Worker:
         # An empty queue takes a job of any size: request limits bound it before it comes here.
         num_steps = self._num_steps + job.steps_left
         if len(self._waiting) >= self._max_waiting_jobs or (
-            self._waiting and num_steps > self._max_waiting_steps
+            self._num_steps and num_steps > self._max_waiting_steps
         ):
             raise QueueFullError(
-                f"model {self._model.name!r} has {len(self._waiting)} pieces of work with"
+                f"model {self.model.name!r} has {len(self._waiting)} pieces of work with"
                 f" {self._num_steps} steps waiting (at most {self._max_waiting_jobs} and"
                 f" {self._max_waiting_steps}); nothing was applied: try again later",
                 retry_after_s=1,
             )
         self._waiting.append(job)
         self._num_steps = num_steps
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Plan, run, apply, for as long as the task lives."""
-        while True:
-            await self._wake.wait()
-            self._report_queue()
-            slices = plan([job.remaining_steps for job in self._waiting], self._limits)
-            if not slices:
-                self._wake.clear()
-                continue
-            jobs = [self._waiting[place] for place, _ in slices]
-            if self._drop_unwanted(jobs):
-                continue
-            sizes = [num_steps for _, num_steps in slices]
-            rows = [job.row(size) for job, size in zip(jobs, sizes, strict=True)]
-            try:
-                result = await self._run_batch(rows, max(sizes))
-            except Exception as error:  # the boundary: whatever the runtime raises fails these jobs
-                if not self._has_stopped:
-                    self._fail(jobs, error)
-            else:
-                if not self._has_stopped:
-                    self._apply(jobs, sizes, result)
-
-    async def _run_batch(self, rows: list[Row], num_steps: int) -> BatchResult:
-        """In this thread where that is known to be short, else in the worker's own.
-
-        To hand a batch to another thread and back costs more than to run a small one.
-        """
-        run = self._model.runner.run
-        size_class = (len(rows) * num_steps).bit_length()
-        if self._cost_s.get(size_class, 1.0) <= INLINE_S:
-            result = run(rows)
-            await asyncio.sleep(0)  # whoever became ready meanwhile comes first
-        else:
-            result = await asyncio.get_running_loop().run_in_executor(self._executor, run, rows)
-        before = self._cost_s.get(size_class, result.ort_s)
-        self._cost_s[size_class] = before + 0.1 * (result.ort_s - before)
-        return result
+        self._pump_soon()
 
     def refuse_all(self, problem: CarryError) -> None:
         """End everything that waits or runs: the worker will not go on."""
         self._has_stopped = True
-        self._refuse(self._waiting, problem)
+        running = [job for jobs, _ in self._in_thread.values() for job in jobs]
+        jobs, self._waiting = running + self._waiting, []
+        self._finish(jobs, problem)
 
-    def _apply(self, jobs: list[Job], sizes: list[int], result: BatchResult) -> None:
-        self._observer.batch_ran(self._model.name, self._model.version, len(jobs), result.ort_s)
+    # Plan.
+
+    def _pump_soon(self) -> None:
+        """Begin a batch when whoever is ready now has put what they have."""
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._is_pump_due = False
+        try:
+            while self._may_begin() and self._begin():
+                pass
+            self._observer.queue_changed(self.model.name, self.model.version, self._num_jobs())
+        except Exception as error:
+            self._on_defect(error)
+
+    def _may_begin(self) -> bool:
+        if self._has_stopped or not self._waiting:
+            return False
+        num_running = len(self._in_thread)
+        return not num_running or (num_running == 1 and len(self._waiting) >= self._full_rows)
+
+    def _begin(self) -> bool:
+        """Run or hand over the next batch; False if others should have their turn first."""
+        waiting = self._waiting
+        # What waits is cut in two where it can be, so that one half runs while the other is
+        # answered.
+        max_rows = min(self._limits.max_rows, max(self._full_rows, len(waiting) // 2))
+        limits = self._limits._replace(max_rows=max_rows)
+        places, sizes = plan([job.remaining for job in waiting], limits)
+        jobs = [waiting[place] for place in places]
+        if self._drop_unwanted(jobs):
+            return True
         self._take_out(jobs)
-        runner = self._model.runner
-        for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
-            if job.advance(size, result, row, runner):
-                job.on_done(job, None)
-            else:
-                self._waiting.append(job)
-                self._num_steps += job.steps_left
-
-    def _fail(self, jobs: list[Job], error: Exception) -> None:
-        problem = ModelFailedError(
-            f"model {self._model.name!r} version {self._model.version} failed on this input"
-            f" ({type(error).__name__}); nothing was applied"
-        )
-        problem.__cause__ = error
-        self._refuse(jobs, problem)
+        rows = [job.row(size) for job, size in zip(jobs, sizes, strict=True)]
+        batch = self.model.runner.stage(rows)
+        expected_s = self._cost_s.get(batch.num_cells.bit_length(), 1.0)
+        if expected_s <= INLINE_S and not self._in_thread:
+            batch.run()
+            self._apply(batch, jobs, sizes)
+            if self._waiting:
+                self._pump_soon()
+            return False
+        self._in_thread[batch] = jobs, sizes
+        self._thread.put(batch)
+        return True
 
     def _drop_unwanted(self, jobs: list[Job]) -> bool:
         """Drop those whose client left or whose deadline passed; False if there are none."""
         now = time.monotonic()
         late = [job for job in jobs if now > job.deadline or job.future.done()]
         if late:
-            self._refuse(
-                late,
-                DeadlineError(
-                    "the request waited longer than its deadline; nothing was applied: try again",
-                    retry_after_s=1,
-                ),
-            )
+            self._take_out(late)
+            self._finish(late, _too_late())
         return bool(late)
-
-    def _refuse(self, jobs: list[Job], problem: CarryError) -> None:
-        self._take_out(jobs)
-        for job in jobs:
-            job.on_done(job, problem)
 
     def _take_out(self, jobs: list[Job]) -> None:
         if len(jobs) == len(self._waiting):
             self._waiting = []
         else:
-            gone = set(map(id, jobs))
-            self._waiting = [job for job in self._waiting if id(job) not in gone]
-        self._num_steps -= sum(job.steps_left for job in jobs)
+            gone = set(jobs)
+            self._waiting = [job for job in self._waiting if job not in gone]
 
-    def _report_queue(self) -> None:
-        self._observer.queue_changed(self._model.name, self._model.version, len(self._waiting))
+    # Apply.
+
+    def _on_ran(self, batch: Batch) -> None:
+        """A batch came back from the thread."""
+        jobs, sizes = self._in_thread.pop(batch)
+        if self._has_stopped:
+            return
+        self._pump()  # first of all: the graph may be idle
+        try:
+            self._apply(batch, jobs, sizes)
+        except Exception as error:
+            self._on_defect(error)
+        if self._waiting:
+            self._pump_soon()
+
+    def _apply(self, batch: Batch, jobs: list[Job], sizes: list[int]) -> None:
+        if batch.error is not None:
+            self._finish(jobs, self._failed(batch.error))
+            return
+        self._learn_cost(batch)
+        self._observer.batch_ran(self.model.name, self.model.version, len(jobs), batch.ort_s)
+        runner = self.model.runner
+        result = runner.take(batch)
+        self._num_steps -= sum(sizes)
+        done: list[Job] = []
+        rows: list[int] = []
+        for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
+            # A simple job that ends with its first batch is taken up from the result as it is.
+            if (job.is_simple and size == job.segment.num_steps) or job.advance(
+                size, result, row, runner.outputs
+            ):
+                done.append(job)
+                rows.append(row)
+            else:
+                self._waiting.append(job)
+        if done:
+            self._on_done(done, rows, result)
+
+    def _learn_cost(self, batch: Batch) -> None:
+        size_class = batch.num_cells.bit_length()
+        before = self._cost_s.get(size_class, batch.ort_s)
+        self._cost_s[size_class] = before + 0.1 * (batch.ort_s - before)
+
+    def _failed(self, error: Exception) -> ModelFailedError:
+        problem = ModelFailedError(
+            f"model {self.model.name!r} version {self.model.version} failed on this input"
+            f" ({type(error).__name__}); nothing was applied"
+        )
+        problem.__cause__ = error
+        return problem
+
+    def _finish(self, jobs: list[Job], problem: CarryError) -> None:
+        for job in jobs:
+            self._num_steps -= job.steps_left
+            self._on_failed(job, problem)
+
+    def _num_jobs(self) -> int:
+        return len(self._waiting) + sum(len(jobs) for jobs, _ in self._in_thread.values())
+
+
+def _too_late() -> DeadlineError:
+    return DeadlineError(
+        "the request waited longer than its deadline; nothing was applied: try again",
+        retry_after_s=1,
+    )

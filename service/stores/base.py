@@ -16,23 +16,17 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from service.errors import StartUpError
-from service.stores.record import Key, Record
+from service.stores.record import Key, Opening, Record
 
 TOMBSTONE_S = 600.0
 
 
 class Write(NamedTuple):
-    """`expected` is the revision that must be there, live; None: nothing live may be there."""
+    """`base` is the record that must still be there, live; None: nothing live may be there."""
 
-    record: Record
-    expected: bytes | None
-
-
-class Outcome(NamedTuple):
-    """`committed` is False when another writer was first, or the record had expired."""
-
-    committed: bool
-    expires_at: float
+    opening: Opening
+    data: bytes
+    base: Record | None
 
 
 class Swept(NamedTuple):
@@ -52,8 +46,11 @@ class Store(Protocol):
     async def load(self, key: Key) -> Record | None:
         """The latest record, live or not; None if there is none."""
 
-    async def commit(self, writes: Sequence[Write]) -> list[Outcome]:
-        """One group commit; an outcome for each write, in order."""
+    async def commit(self, writes: Sequence[Write]) -> list[Record | None]:
+        """One group commit: each record as it is kept now, in order.
+
+        None where another writer was first, or the base had expired.
+        """
 
     async def list_live(
         self, tenant: str, model: str | None, after: str, limit: int

@@ -1,0 +1,71 @@
+"""Records as durable stores write them: each part with a checksum, the opening as JSON.
+
+Rule 1: what does not fit its checksum is refused; no part is guessed.
+Rule 2: an opening names its format, as `data` does.
+"""
+
+import zlib
+from typing import Any
+
+import orjson
+
+from service.stores.record import Opening, Origin, Record, RecordFormatError, check_data
+
+OPENING_FORMAT = 1
+
+checksum = zlib.crc32
+
+
+def encode_opening(opening: Opening) -> bytes:
+    """The opening as a line of JSON with its format."""
+    return orjson.dumps(
+        {
+            "format": OPENING_FORMAT,
+            "tenant": opening.tenant,
+            "name": opening.name,
+            "origin": list(opening.origin),
+            "start_s": opening.start_s,
+            "ring_size": opening.ring_size,
+            "created_at": opening.created_at,
+            "metadata": opening.metadata,
+            "history": opening.history,
+            "digest": opening.digest.hex(),
+            "outputs": opening.outputs.hex(),
+        }
+    )
+
+
+def decode_record(
+    opening: bytes,
+    opening_checksum: int,
+    data: bytes,
+    data_checksum: int,
+    expires_at: float = 0.0,
+    place: int = 0,
+) -> Record:
+    """What a store kept → a record.
+
+    Raises:
+        RecordFormatError: damaged, cut short, or written by a later service.
+    """
+    if checksum(opening) != opening_checksum or checksum(data) != data_checksum:
+        raise RecordFormatError("session record is damaged: its checksum does not fit")
+    check_data(data)
+    return Record(_decode_opening(opening), data, expires_at, place)
+
+
+def _decode_opening(sealed: bytes) -> Opening:
+    try:
+        fields: dict[str, Any] = orjson.loads(sealed)
+        version = fields.pop("format")
+        if version > OPENING_FORMAT:
+            raise RecordFormatError(
+                f"session record has opening format {version}, this service reads up to"
+                f" {OPENING_FORMAT}: it was written by a later service; upgrade this one"
+            )
+        fields["origin"] = Origin(*fields["origin"])
+        fields["digest"] = bytes.fromhex(fields["digest"])
+        fields["outputs"] = bytes.fromhex(fields["outputs"])
+        return Opening(**fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordFormatError(f"session record is damaged: {error}") from None

@@ -1,0 +1,258 @@
+"""The SQLite file of the session store: its tables, and what is asked of them, by one connection.
+
+Rule 1: what a step changes lies in `states`, found by number, and in nothing else: no index is
+        touched by a step.
+Rule 2: `sessions.due_at` says only that a session cannot expire earlier. A step does not write it;
+        the sweeper looks at `states.expires_at` and puts `due_at` off.
+Rule 3: used from one thread at a time.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from service.errors import StartUpError
+from service.stores.base import TOMBSTONE_S, Swept, Write
+from service.stores.record import Key, Record, ttl_s_of
+from service.stores.sealed import checksum, decode_record, encode_opening
+
+_APPLICATION_ID: Final = 0x43525259  # "CRRY"
+_SCHEMA_VERSION: Final = 1
+# Of 4, 8 and 16 kB, 8 was the fastest for groups of neighbours without being slow for strangers.
+_PAGE_BYTES: Final = 8192
+
+_SCHEMA: Final = (
+    """CREATE TABLE IF NOT EXISTS sessions (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        tenant TEXT NOT NULL,
+        name TEXT NOT NULL,
+        model TEXT NOT NULL,
+        version TEXT NOT NULL,
+        due_at REAL NOT NULL,
+        checksum INTEGER NOT NULL,
+        opening BLOB NOT NULL,
+        UNIQUE (tenant, name)
+    )""",
+    "CREATE INDEX IF NOT EXISTS sessions_by_due ON sessions (due_at)",
+    """CREATE TABLE IF NOT EXISTS states (
+        id INTEGER PRIMARY KEY,
+        revision BLOB NOT NULL,
+        expires_at REAL NOT NULL,
+        closed TEXT NOT NULL,
+        checksum INTEGER NOT NULL,
+        data BLOB NOT NULL
+    )""",
+)
+
+_STEP: Final = """
+UPDATE states SET revision = ?, expires_at = ?, closed = ?, checksum = ?, data = ?
+WHERE id = ? AND revision = ? AND closed = '' AND expires_at > ?
+"""
+
+_CREATE: Final = """
+INSERT INTO sessions (tenant, name, model, version, due_at, checksum, opening)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (tenant, name) DO UPDATE SET model = excluded.model, version = excluded.version,
+    due_at = excluded.due_at, checksum = excluded.checksum, opening = excluded.opening
+WHERE NOT EXISTS
+    (SELECT 1 FROM states WHERE states.id = sessions.id AND closed = '' AND expires_at > ?)
+RETURNING id
+"""
+
+_FOUND: Final = """
+SELECT opening, sessions.checksum, data, states.checksum, expires_at, sessions.id
+FROM sessions JOIN states USING (id)
+"""
+
+_LIST: Final = f"""{_FOUND}
+WHERE tenant = ? AND name > ? AND closed = '' AND expires_at > ? AND (? IS NULL OR model = ?)
+ORDER BY name LIMIT ?
+"""
+
+_DUE: Final = """
+SELECT id, tenant, name, model, version, closed, expires_at
+FROM sessions JOIN states USING (id) WHERE due_at <= ? ORDER BY due_at LIMIT ?
+"""
+
+
+class SqliteFile:
+    """One connection to the file."""
+
+    def __init__(self, path: Path, clock: Callable[[], float], busy_timeout_s: float) -> None:
+        self._path = path
+        self._clock = clock
+        self._busy_timeout_s = busy_timeout_s
+        self._db: sqlite3.Connection
+
+    def connect(self) -> None:
+        """Open or create the file.
+
+        Raises:
+            StartUpError: it cannot be used as a session store of this service.
+        """
+        try:
+            # One folder, such as var/: a path mistyped higher up is an error, not a new tree.
+            self._path.parent.mkdir(exist_ok=True)
+            self._db = sqlite3.connect(
+                self._path,
+                timeout=max(self._busy_timeout_s, 5.0),
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self._refuse_strange_file()
+            self._db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # heeded by a new file only
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # The store syncs the log itself and starts checkpoints: see WriteAheadLog.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA wal_autocheckpoint = 0")
+            # Looked at again under the lock: another process may be making the same file.
+            with _Transaction(self._db):
+                self._refuse_strange_file()
+                for statement in _SCHEMA:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            self._db.execute(f"PRAGMA busy_timeout = {int(1000 * self._busy_timeout_s)}")
+        except (sqlite3.Error, OSError) as error:
+            raise StartUpError(
+                f"CARRY_STORE: cannot use {self._path} as the session store ({error});"
+                " expected a writable folder and an SQLite file of this service"
+            ) from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    def load(self, key: Key) -> Record | None:
+        row = self._db.execute(f"{_FOUND} WHERE tenant = ? AND name = ?", key).fetchone()
+        return decode_record(*row) if row else None
+
+    def commit(self, writes: Sequence[Write]) -> list[Record | None]:
+        """One transaction, whether the log is synced or not."""
+        with _Transaction(self._db):
+            now = self._clock()
+            steps = [write for write in writes if write.base is not None]
+            stepped = iter(self._commit_steps(steps, now))
+            return [
+                self._create(write, now) if write.base is None else next(stepped)
+                for write in writes
+            ]
+
+    def list_live(
+        self, tenant: str, model: str | None, after: str, limit: int
+    ) -> list[Callable[[], Record]]:
+        """Live records by name, each to be decoded by a call, which may fail by itself."""
+        rows = self._db.execute(_LIST, (tenant, after, self._clock(), model, model, limit))
+        return [partial(decode_record, *row) for row in rows]
+
+    def sweep(self, limit: int) -> list[Swept]:
+        """Look at everything that may be over; remove at most about `limit`."""
+        before = self._clock() - TOMBSTONE_S
+        swept: list[Swept] = []
+        while len(swept) < limit:
+            with _Transaction(self._db):
+                due = self._db.execute(_DUE, (before, limit)).fetchall()
+                over = [row for row in due if row[-1] <= before]
+                self._put_off([(row[-1], row[0]) for row in due if row[-1] > before])
+                places = [(row[0],) for row in over]
+                self._db.executemany("DELETE FROM states WHERE id = ?", places)
+                self._db.executemany("DELETE FROM sessions WHERE id = ?", places)
+            swept += [Swept(Key(*row[1:3]), *row[3:6]) for row in over]
+            if len(due) < limit:
+                break
+        return swept
+
+    def check(self) -> None:
+        """Take the write lock, as a commit would."""
+        with _Transaction(self._db):
+            self._db.execute("PRAGMA user_version").fetchone()
+
+    def _commit_steps(self, steps: list[Write], now: float) -> list[Record | None]:
+        if not steps:
+            return []
+        kept = [
+            Record(opening, data, now + ttl_s_of(data), base.place)
+            for opening, data, base in steps
+            if base
+        ]
+        rows = [
+            (
+                record.revision,
+                record.expires_at,
+                record.closed,
+                checksum(record.data),
+                record.data,
+                record.place,
+                base.revision,
+                now,
+            )
+            for record, (_, _, base) in zip(kept, steps, strict=True)
+            if base
+        ]
+        num_written = self._db.executemany(_STEP, rows).rowcount
+        self._put_off([(each.expires_at, each.place) for each in kept if each.closed])
+        if num_written == len(kept):
+            return list(kept)
+        return [record if self._lies_there(record) else None for record in kept]
+
+    def _put_off(self, due: list[tuple[float, int]]) -> None:
+        """Set when to look at sessions again: (time, place) each."""
+        if due:
+            self._db.executemany("UPDATE sessions SET due_at = ? WHERE id = ?", due)
+
+    def _lies_there(self, record: Record) -> bool:
+        query = "SELECT 1 FROM states WHERE id = ? AND revision = ?"
+        return self._db.execute(query, (record.place, record.revision)).fetchone() is not None
+
+    def _create(self, write: Write, now: float) -> Record | None:
+        opening = write.opening
+        expires_at = now + ttl_s_of(write.data)
+        sealed = encode_opening(opening)
+        row = (
+            opening.tenant, opening.name, opening.model, opening.version, expires_at,
+            checksum(sealed), sealed, now,
+        )  # fmt: skip
+        created = self._db.execute(_CREATE, row).fetchone()
+        if created is None:
+            return None
+        kept = Record(opening, write.data, expires_at, created[0])
+        self._db.execute(
+            "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)",
+            (kept.place, kept.revision, expires_at, "", checksum(kept.data), kept.data),
+        )
+        return kept
+
+    def _refuse_strange_file(self) -> None:
+        """One statement, so that no other process can change the file between its parts."""
+        [(application_id, version, num_tables)] = self._db.execute(
+            "SELECT (SELECT application_id FROM pragma_application_id),"
+            " (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+        )
+        if num_tables and application_id != _APPLICATION_ID:
+            raise StartUpError(
+                f"CARRY_STORE: {self._path} is a database of another program; name another file"
+            )
+        if version > _SCHEMA_VERSION:
+            raise StartUpError(
+                f"CARRY_STORE: {self._path} has schema {version}, this service knows up to"
+                f" {_SCHEMA_VERSION}: it was written by a later service; upgrade this one"
+            )
+
+
+class _Transaction:
+    """Takes the write lock at once; commits at the end, or rolls back on any error."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._db.execute("ROLLBACK" if kind else "COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise

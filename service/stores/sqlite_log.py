@@ -1,0 +1,84 @@
+"""The write-ahead log beside an SQLite file: when it is synced, and when it is taken up.
+
+Rule 1: SQLite hands a commit to the system without syncing (synchronous=NORMAL); `sync` returns
+        when everything that was written before it was called is on the disk. The two together are
+        what synchronous=FULL does in one, but the next group can be written during the sync.
+Rule 2: taking up the log (a checkpoint) moves most of it while commits go on, and the rest, which
+        is little, while the store waits. So no commit waits long, and the log does not grow.
+Rule 3: a sync and a checkpoint never wait for each other: each has its own thread.
+"""
+
+import asyncio
+import os
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger()
+
+_CHECKPOINT_BYTES = 16 * 2**20
+
+# Elsewhere than on Linux the one that exists does more than is needed.
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+class WriteAheadLog:
+    """Owned by the store, which opens it behind its first transaction and closes it before itself.
+
+    `is_checkpoint_wanted` tells that `finish_checkpoint` should be called before the next commit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.is_checkpoint_wanted = False
+        self._path = path
+        self._num_bytes = 0
+        self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-sync")
+        self._checkpoint_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
+        self._under_way: asyncio.Future[None] | None = None
+        self._file: int
+        self._db: sqlite3.Connection
+
+    def open(self) -> None:
+        self._file = os.open(f"{self._path}-wal", os.O_RDWR)
+        self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+
+    async def sync(self) -> None:
+        """Return when all that was written before is on the disk."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._sync_thread, _sync, self._file)
+
+    def wrote(self, num_bytes: int) -> None:
+        """Count what was written; begin a checkpoint when it is much."""
+        self._num_bytes += num_bytes
+        if self._num_bytes >= _CHECKPOINT_BYTES and self._under_way is None:
+            self._num_bytes = 0
+            self._under_way = self._checkpoint()
+            self._under_way.add_done_callback(self._on_most_moved)
+
+    async def finish_checkpoint(self) -> None:
+        """Move what was written during the checkpoint; the next commit begins the log anew."""
+        self.is_checkpoint_wanted = False
+        await self._checkpoint()
+
+    async def close(self) -> None:
+        if self._under_way is not None:
+            await self._under_way
+        self._sync_thread.shutdown()
+        self._checkpoint_thread.shutdown()
+        self._db.close()
+        os.close(self._file)
+
+    def _checkpoint(self) -> "asyncio.Future[None]":
+        return asyncio.get_running_loop().run_in_executor(self._checkpoint_thread, self._move)
+
+    def _on_most_moved(self, _: "asyncio.Future[None]") -> None:
+        self._under_way = None
+        self.is_checkpoint_wanted = True
+
+    def _move(self) -> None:
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:  # commits go on without it; it is tried again with more
+            log.warning("checkpoint failed, will try again", reason=str(error))
