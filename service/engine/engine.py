@@ -13,8 +13,8 @@ import structlog
 from service.contract.text import UNREAD
 from service.engine.batcher import BatchLimits
 from service.engine.events import NullObserver, Observer
-from service.engine.inputs import work_for
-from service.engine.job import Job, Segment
+from service.engine.inputs import feed
+from service.engine.job import Job
 from service.engine.lanes import Lanes
 from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import Observations, SessionRequest
@@ -105,38 +105,37 @@ class Engine:
         for worker in self._workers.values():
             worker.close()
 
-    async def submit(self, key: Key, request: SessionRequest) -> Reply:
+    def submit(self, key: Key, request: SessionRequest) -> "asyncio.Future[Reply]":
         """Open, step, preview or close a session, after whatever came for it before.
 
-        Raises:
-            CarryError: with nothing of the request applied, unless it says that this is unknown.
+        To be awaited; cancelled, it is dropped if it has not begun. It raises CarryError, with
+        nothing of the request applied, unless the error says that this is not known.
         """
-        return await self.begin(key, request)
-
-    def begin(self, key: Key, request: SessionRequest) -> "asyncio.Future[Reply]":
-        """As `submit`, at once. Cancelled, it is dropped if it has not begun."""
-        self._refuse_if_draining()
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        future = self._loop.create_future()
         deadline = time.monotonic() + self.limits.request_timeout_s
-        turn = Turn(self._lanes.lane_of(key), request, future, deadline)
-        if self._lanes.join(turn):
-            self._turns.begin(turn)
+        try:
+            self._refuse_if_draining()
+            self._turns.join(key, request, future, deadline)
+        except CarryError as error:
+            future.set_exception(error)
         return future
 
     async def predict(
         self, model: LoadedModel, instances: list[tuple[Observations, int | None]]
     ) -> list[PackedOutputs]:
         """Answer each instance (observations, start) from a fresh state; nothing is kept."""
-        work = [
-            self._segments_alone(model, f"instances[{index}]", *instance)
+        jobs = [
+            self._job_alone(model, f"instances[{index}]", *instance)
             for index, instance in enumerate(instances)
         ]
         self._refuse_if_draining()
         futures: list[asyncio.Future[PackedOutputs]] = []
         try:
-            for segments in work:
-                # One at a time: those before a refusal must be known, to be cancelled.
-                futures.append(self._run_alone(model, segments))  # noqa: PERF401
+            for job in jobs:
+                self._workers[model.origin].submit(job)
+                futures.append(job.future)  # those before a refusal are cancelled below
+                self._predictions.add(job.future)
+                job.future.add_done_callback(self._predictions.discard)
             outputs = await asyncio.gather(*futures)
         finally:
             for future in futures:
@@ -176,24 +175,16 @@ class Engine:
         """Live sessions by name, as the store holds them now."""
         return await self.store.list_live(tenant, model, after, limit)
 
-    def _segments_alone(
+    def _job_alone(
         self, model: LoadedModel, where: str, observations: Observations, start_s: int | None
-    ) -> list[Segment]:
+    ) -> Job:
+        job = Job(self._loop.create_future(), time.monotonic() + self.limits.request_timeout_s)
+        initial = model.layout.initial_row
         try:
-            return work_for(model, start_s, 0, UNREAD, observations, "last").segments
+            feed(job, model, start_s, 0, UNREAD, initial, observations, "last")
         except InvalidInputError as error:
             raise InvalidInputError(f"{where}: {error.detail}") from None
-
-    def _run_alone(
-        self, model: LoadedModel, segments: list[Segment]
-    ) -> "asyncio.Future[PackedOutputs]":
-        future: asyncio.Future[PackedOutputs] = self._loop.create_future()
-        job = Job(future, time.monotonic() + self.limits.request_timeout_s)
-        job.feed(segments, model.layout.initial_row)
-        self._workers[model.origin].submit(job)
-        self._predictions.add(future)
-        future.add_done_callback(self._predictions.discard)
-        return future
+        return job
 
     def _new_worker(self, model: LoadedModel) -> Worker:
         limits = self.limits

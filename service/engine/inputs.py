@@ -4,13 +4,13 @@ This is the one place that knows what the roles of inputs mean for the past of a
 of its next row, and the text whose tokens are not certain yet.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from service.contract.errors import TextError
 from service.contract.text import TextCursor
-from service.engine.job import Segment
+from service.engine.job import Job, Segment
 from service.engine.registry import LoadedModel
 from service.engine.requests import Observations
 from service.errors import InvalidInputError
@@ -19,54 +19,45 @@ _LAST_TIME_S = 253_402_300_799
 """The end of the year 9999, the last that RFC 3339 can write."""
 
 
-class Work(NamedTuple):
-    """Segments to run from the record's state, and the record's text position behind them."""
-
-    segments: list[Segment]
-    cursor: TextCursor
-
-
-def work_for(
+def feed(
+    job: Job,
     model: LoadedModel,
     start_s: int | None,
     step: int,
     cursor: TextCursor,
+    state: bytes,
     observations: Observations,
     emit: Literal["last", "all"],
-) -> Work:
-    """What `observations` are for a graph that has seen `step` of them, the first at `start_s`.
+) -> TextCursor:
+    """Give `job` what `observations` are for the graph; how far the text has then been read.
+
+    The session has seen `step` observations, the first of them at `start_s`.
 
     Raises:
         InvalidInputError: rows for a model of text or the reverse, or text that is no text.
     """
     if model.codec is not None:
-        return _text_work(model, cursor, observations)
-    if observations.rows is None:
+        segments, cursor = _text_segments(model, cursor, observations)
+        job.feed(segments, state)
+        return cursor
+    rows = observations.rows
+    if rows is None:
         raise InvalidInputError(
             f'model {model.name!r} reads rows: expected "observations", got "text"'
         )
-    return Work([_rows_segment(model, start_s, step, observations.rows, emit)], cursor)
+    num_steps, num_values = rows.shape
+    if num_values != model.num_values:
+        raise InvalidInputError(
+            f"rows have {num_values} values, model {model.name!r} reads {model.num_values}"
+        )
+    first_s = 0 if model.time is None else _first_time_s(model, start_s, step, num_steps)
+    job.feed_rows(rows, emit, first_s, state)
+    return cursor
 
 
 def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
     """The time of row `step` (from 0) of a series that begins at `start_s`."""
     return start_s + step * model.frequency_s
-
-
-def _rows_segment(
-    model: LoadedModel,
-    start_s: int | None,
-    step: int,
-    rows: np.ndarray,
-    emit: Literal["last", "all"],
-) -> Segment:
-    num_steps, num_values = rows.shape
-    if model.x is not None and num_values != model.num_values:
-        raise InvalidInputError(
-            f"rows have {num_values} values, model {model.name!r} reads {model.num_values}"
-        )
-    first_s = 0 if model.time is None else _first_time_s(model, start_s, step, num_steps)
-    return Segment(rows, num_steps, emit, first_s)
 
 
 def _first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: int) -> int:
@@ -84,7 +75,9 @@ def _first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps:
     return first_s
 
 
-def _text_work(model: LoadedModel, cursor: TextCursor, observations: Observations) -> Work:
+def _text_segments(
+    model: LoadedModel, cursor: TextCursor, observations: Observations
+) -> tuple[list[Segment], TextCursor]:
     if model.codec is None or observations.text is None:
         raise InvalidInputError(
             f'model {model.name!r} reads text: expected "text", got "observations"'
@@ -95,10 +88,10 @@ def _text_work(model: LoadedModel, cursor: TextCursor, observations: Observation
         raise InvalidInputError(str(error)) from None
     if observations.final:
         certain = fed.certain + fed.tail
-        return Work([_tokens_segment(model, certain, "last", keeps_state=True)], fed.cursor)
+        return [_tokens_segment(model, certain, "last", keeps_state=True)], fed.cursor
     segments = [_tokens_segment(model, fed.certain, "none", keeps_state=True)]
     segments.append(_tokens_segment(model, fed.tail, "last", keeps_state=False))
-    return Work([segment for segment in segments if segment.num_steps], fed.cursor)
+    return [segment for segment in segments if segment.num_steps], fed.cursor
 
 
 def _tokens_segment(

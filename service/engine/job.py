@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from service.contract.outputs import OutputLayout
-from service.engine.runner import BatchResult, Row
+from service.engine.runner import BatchResult
 from service.errors import CarryError
 from service.stores.record import PackedOutputs
 
@@ -42,15 +42,19 @@ class Job:
     __slots__ = (
         "_emitted",
         "_later",
-        "_running_state",
         "deadline",
+        "emit",
+        "first_time_s",
         "future",
         "is_simple",
+        "keeps_state",
+        "num_steps",
         "outputs",
         "remaining",
-        "segment",
+        "running_state",
         "state",
         "steps_left",
+        "values",
     )
 
     outputs: PackedOutputs
@@ -61,46 +65,64 @@ class Job:
 
     def feed(self, segments: list[Segment], state: bytes) -> None:
         """Set what is to be run, from which state. No segment is empty."""
-        segment = self.segment = segments[0]
+        self.state = self.running_state = state
+        self.steps_left = sum([segment.num_steps for segment in segments])
         self._later = segments[1:]
-        self.state = self._running_state = state
-        self.remaining = self.steps_left = segment.num_steps
-        for later in self._later:
-            self.steps_left += later.num_steps
-        self.is_simple = not self._later and segment.emit == "last" and segment.keeps_state
         self._emitted: list[bytes] = []
+        self._turn_to(segments[0])
+        self.is_simple = not self._later and self.emit == "last" and self.keeps_state
+
+    def feed_rows(self, rows: np.ndarray, emit: Emit, first_time_s: int, state: bytes) -> None:
+        """As `feed`, for the one segment that rows are."""
+        self.state = self.running_state = state
+        self.values = rows
+        self.num_steps = self.remaining = self.steps_left = len(rows)
+        self.emit = emit
+        self.first_time_s = first_time_s
+        self.keeps_state = True
+        self._later = _NOTHING
+        self.is_simple = emit == "last"
+        if emit == "all":
+            self._emitted = []
+
+    def _turn_to(self, segment: Segment) -> None:
+        self.values, self.num_steps, self.emit, self.first_time_s, self.keeps_state = segment
+        self.remaining = self.num_steps
 
     def fail(self, error: CarryError) -> None:
         """End it with an error."""
         if not self.future.done():
             self.future.set_exception(error)
 
-    def row(self, num_steps: int) -> Row:
+    @property
+    def start(self) -> int:
+        """How many steps of the current segment have been run."""
+        return self.num_steps - self.remaining
+
+    def next_values(self, num_steps: int) -> np.ndarray:
         """The next `num_steps` steps of the current segment."""
-        values, total, _, first_time_s, _ = self.segment
-        if num_steps == total:
-            return Row(values, num_steps, self._running_state, first_time_s)
-        start = total - self.remaining
-        values = values[start : start + num_steps]
-        return Row(values, num_steps, self._running_state, first_time_s, start)
+        if num_steps == self.num_steps:
+            return self.values
+        return self.values[self.start : self.start + num_steps]
 
     def advance(self, num_steps: int, result: BatchResult, row: int, layout: OutputLayout) -> bool:
         """Take this job's share of a batch; True when the last segment is through."""
-        emit = self.segment.emit
-        self._running_state = result.state_of(row)
+        self.running_state = result.state_of(row)
         self.remaining -= num_steps
         self.steps_left -= num_steps
-        if emit == "all":
+        if self.emit == "all":
             self._emitted.append(layout.pack_row(result.outputs, row, num_steps))
-        elif emit == "last" and not self.remaining:
-            self._emitted.append(result.last_of(row))
+        elif self.emit == "last" and not self.remaining:
+            self._emitted = [result.last_of(row)]
         if self.remaining:
             return False
-        if self.segment.keeps_state:
-            self.state = self._running_state
+        if self.keeps_state:
+            self.state = self.running_state
         if self._later:
-            self.segment = self._later.pop(0)
-            self.remaining = self.segment.num_steps
+            self._turn_to(self._later.pop(0))
             return False
         self.outputs = b"".join(self._emitted)
         return True
+
+
+_NOTHING: list[Segment] = []

@@ -15,19 +15,24 @@ from service.stores.record import Key, Record
 
 if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns
     from service.engine.turn import Turn
+    from service.engine.worker import Worker
 
 _MAX_WAITING_TURNS = 1024
 
 
 class Lane:
-    """A session's turn in flight, those behind it, and its record and step as last seen."""
+    """A session's turn in flight, those behind it, and its record and step as last seen.
 
-    __slots__ = ("head", "is_used", "key", "record", "step", "waiting")
+    `worker` is that of its model; it is set when the record was found to fit it.
+    """
+
+    __slots__ = ("head", "is_used", "key", "record", "step", "waiting", "worker")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.record: Record | None = None
         self.step = 0
+        self.worker: Worker | None = None
         self.head: Turn | None = None
         self.waiting: deque[Turn] | None = None
         self.is_used = True
@@ -96,12 +101,20 @@ class Lanes:
         """Set what the lane believes the store holds."""
         if lane.record is not None:
             self.state_bytes -= len(lane.record.data)
+        lane.worker = None
         if record is None or record.closed:
             lane.record = None
             return
         self.state_bytes += len(record.data)
         lane.record = record
         lane.step = record.step
+
+    def stepped(self, lane: Lane, record: Record, step: int) -> None:
+        """As `remember`, after a step of the session that it holds."""
+        if lane.record is not None:
+            self.state_bytes += len(record.data) - len(lane.record.data)
+            lane.record = record
+            lane.step = step
 
     def turns(self) -> "list[Turn]":
         """Every turn that has not ended. Called now and then: it forgets which lanes came to rest.

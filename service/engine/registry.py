@@ -16,7 +16,7 @@ from service.contract.manifest import Manifest
 from service.contract.state import StateLayout
 from service.contract.tensors import InputSpec
 from service.contract.text import TextCodec
-from service.engine.runner import Row, Runner, check_signature, open_ort_session, resolve_provider
+from service.engine.runner import Runner, check_signature, open_ort_session, resolve_provider
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
 from service.stores.record import Opening, Origin
 
@@ -190,7 +190,9 @@ def _warm_up(model: LoadedModel) -> None:
     assert main is not None, "checked by the manifest"
     values = np.zeros(main.concrete(1)[1:], main.numpy_dtype)
     for num_rows in _WARM_UP_ROWS:
-        batch = model.runner.stage([Row(values, 1, model.layout.initial_row)] * num_rows)
+        states = [model.layout.initial_row] * num_rows
+        ones, zeros = [1] * num_rows, [0] * num_rows
+        batch = model.runner.stage([values] * num_rows, states, ones, zeros, zeros)
         batch.run()
         model.runner.take(batch)
 

@@ -6,7 +6,7 @@ The digest is taken over the decoded request, so that a retry may come by anothe
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -61,6 +61,11 @@ class CreateRequest:
     history: Observations | None = None
     metadata: dict[str, Any] | None = None
     resumes: bool = False
+    emit: ClassVar[Literal["last"]] = "last"
+
+    @property
+    def observations(self) -> Observations | None:
+        return self.history
 
     @property
     def digest(self) -> bytes:
@@ -74,6 +79,9 @@ class CreateRequest:
 @dataclass(frozen=True, slots=True)
 class DeleteRequest:
     """Close a session."""
+
+    observations: ClassVar[None] = None
+    emit: ClassVar[Literal["last"]] = "last"
 
 
 SessionRequest = StepRequest | CreateRequest | DeleteRequest

@@ -24,20 +24,6 @@ from service.errors import StartUpError
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class Row(NamedTuple):
-    """One row of a batch: `num_steps` ≥ 1 steps, and the packed state before them.
-
-    `values` are `[T, F]` or, for tokens, `[T]`. Where the model uses time, they are the steps from
-    `start` on of a run whose first has time `first_time_s`.
-    """
-
-    values: np.ndarray
-    num_steps: int
-    state: bytes
-    first_time_s: int = 0
-    start: int = 0
-
-
 class BatchResult(NamedTuple):
     """What a batch came to: `states` and `last` (outputs of its last step), packed, of each row.
 
@@ -124,21 +110,31 @@ class Runner:
     def provider(self) -> str:
         return str(self._ort_session.get_providers()[0]).removesuffix("ExecutionProvider").lower()
 
-    def stage(self, rows: Sequence[Row]) -> Batch:
-        """Gather `rows` into one batch, padded to the longest."""
+    def stage(
+        self,
+        values: Sequence[np.ndarray],
+        states: Sequence[bytes],
+        num_steps: Sequence[int],
+        first_times: Sequence[int] = (),
+        starts: Sequence[int] = (),
+    ) -> Batch:
+        """Gather rows into one batch, padded to the longest: of each, its values and its state.
+
+        Where the model uses time, they are the steps from `starts` on of runs that begin at
+        `first_times`.
+        """
         assert self._main is not None, "the manifest asks for x or tokens"
-        values, sizes, states, first_times, starts = zip(*rows, strict=True)
-        lengths = np.array(sizes)
-        num_steps = max(sizes)
+        longest = max(num_steps)
+        lengths = np.array(num_steps)
         feeds = self._layout.gather(states)
-        feeds[self._main.name] = _pad(values, num_steps, self._main.numpy_dtype)
+        feeds[self._main.name] = _pad(values, longest, self._main.numpy_dtype)
         if self._time is not None:
             firsts = np.array(first_times) + self._frequency_s * np.array(starts)
-            times = firsts[:, None] + self._frequency_s * np.arange(num_steps)
+            times = firsts[:, None] + self._frequency_s * np.arange(longest)
             feeds[self._time.name] = times.astype(self._time.dtype, copy=False)
         if self._length is not None:
             feeds[self._length.name] = lengths.astype(self._length.dtype, copy=False)
-        return Batch(self._ort_session, self._fetches, feeds, lengths, num_steps * len(rows))
+        return Batch(self._ort_session, self._fetches, feeds, lengths, longest * len(lengths))
 
     def take(self, batch: Batch) -> BatchResult:
         """Scatter what the graph answered into packed rows."""

@@ -3,21 +3,26 @@
 import asyncio
 from typing import Any
 
-from service.contract.text import UNREAD, TextCursor
+from service.contract.text import UNREAD
 from service.engine.job import Job
 from service.engine.lanes import Lane
 from service.engine.requests import SessionRequest
-from service.engine.session import Apply, Reply
+from service.engine.session import Reply
 from service.errors import CarryError
+from service.stores.record import Record
 
 
 class Turn(Job):
-    """A turn is the job of its own request: its lane and its decision travel with it."""
+    """A turn is the job of its own request: its lane, and what was decided, travel with it.
 
-    __slots__ = ("apply", "cursor", "lane", "num_lost_races", "request")
+    `base` is the record that the request is run on; `replaces` is the one that must still be
+    stored, None for a new session; `expired` is one in whose place a new session is opened.
+    """
 
-    apply: Apply
-    cursor: TextCursor
+    __slots__ = ("base", "cursor", "expired", "lane", "num_lost_races", "replaces", "request")
+
+    base: Record
+    replaces: Record | None
 
     def __init__(
         self, lane: Lane, request: SessionRequest, future: "asyncio.Future[Any]", deadline: float
@@ -26,6 +31,7 @@ class Turn(Job):
         self.request = request
         self.future = future
         self.deadline = deadline
+        self.expired: Record | None = None
         self.cursor = UNREAD
         self.outputs = b""
         self.num_lost_races = 0

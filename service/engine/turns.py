@@ -9,17 +9,16 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
-from service.contract.text import UNREAD, TextCursor
+from service.contract.text import UNREAD
 from service.engine.committer import Committer
 from service.engine.events import Observer
-from service.engine.inputs import work_for
+from service.engine.inputs import feed
 from service.engine.lanes import Lane, Lanes
 from service.engine.registry import Registry
-from service.engine.requests import CreateRequest, Observations, SessionRequest, StepRequest
+from service.engine.requests import CreateRequest, SessionRequest, StepRequest
 from service.engine.runner import BatchResult
 from service.engine.session import (
     Answer,
@@ -43,7 +42,7 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.stores.base import Store, Write
-from service.stores.record import Opening, Origin, PackedOutputs, Record
+from service.stores.record import Key, Opening, Origin, Record
 
 _MAX_LOST_RACES = 50
 _EXPIRY_NOT_JUDGED = 0.0
@@ -70,6 +69,22 @@ class Turns:
         self.committer = Committer[Turn](store, observer, self._on_group)
         self._loads: set[asyncio.Task[None]] = set()
 
+    def join(
+        self,
+        key: Key,
+        request: SessionRequest,
+        future: "asyncio.Future[Reply]",
+        deadline: float,
+    ) -> None:
+        """Take a request up, behind the others of its session.
+
+        Raises:
+            QueueFullError: too many of them wait already.
+        """
+        turn = Turn(self._lanes.lane_of(key), request, future, deadline)
+        if self._lanes.join(turn):
+            self.begin(turn)
+
     # A turn begins: decide, from the cache if that may be enough, else from the store.
 
     def begin(self, turn: Turn) -> None:
@@ -77,10 +92,10 @@ class Turns:
         if turn.future.done():  # the client left, or its deadline passed, while it waited
             self._next(turn.lane)
             return
-        cached = turn.lane.record
-        if cached is not None and may_apply(turn.request, turn.lane.step):
+        lane = turn.lane
+        if lane.record is not None and may_apply(turn.request, lane.step):
             try:
-                self._run(turn, Apply(cached, cached))
+                self._run(turn, lane.record, lane.record)
             except Exception:  # noqa: S110 -- a guess led here: the store knows the truth
                 pass
             else:
@@ -98,7 +113,8 @@ class Turns:
             self._lanes.remember(turn.lane, found)
             decision = self._decide(turn, found, await self._store.now())
             if isinstance(decision, Apply):
-                self._run(turn, decision)
+                turn.expired = decision.expired
+                self._run(turn, decision.base, decision.replaces)
             else:
                 self._end(turn, decision.reply)
         except CarryError as error:
@@ -116,45 +132,53 @@ class Turns:
 
     # Run what was decided.
 
-    def _run(self, turn: Turn, decision: Apply) -> None:
+    def _run(self, turn: Turn, base: Record, replaces: Record | None) -> None:
         """Hand the turn on to its worker or, with nothing to run, to the store.
 
         Raises:
             CarryError: the model is gone, the input does not fit it, or its queue is full.
         """
-        turn.apply = decision
-        base = decision.base
-        observations, emit = _to_run(turn.request)
+        turn.base, turn.replaces = base, replaces
+        request, lane = turn.request, turn.lane
+        observations = request.observations
         if observations is None:
             self._commit_one(turn, base.state)
             return
-        opening, state = base.opening, base.state
-        worker = self._workers.get(opening.origin)
-        if worker is None:
-            worker = self._workers[self._registry.get_for_session(opening).origin]
+        worker = lane.worker or self._worker_for(turn, base)
         model = worker.model
-        if len(state) != model.layout.row_bytes:
-            raise _damaged(base, model.layout.row_bytes)
+        opening = base.opening
+        step = lane.step if base is lane.record else base.step
         cursor = UNREAD if model.codec is None else base.cursor
-        work = work_for(model, opening.start_s, base.step, cursor, observations, emit)
-        turn.cursor = work.cursor
-        turn.feed(work.segments, state)
+        turn.cursor = feed(
+            turn, model, opening.start_s, step, cursor, base.state, observations, request.emit
+        )
         worker.submit(turn)
+
+    def _worker_for(self, turn: Turn, base: Record) -> Worker:
+        """The worker of a record's model, remembered with the record."""
+        worker = self._workers[self._registry.get_for_session(base.opening).origin]
+        row_bytes = worker.model.layout.row_bytes
+        if base.state_bytes != row_bytes:  # it would fail the whole batch that it is in
+            raise RecordUnreadableError(
+                f"session {base.opening.name!r} has a state of {base.state_bytes} bytes, its model"
+                f" carries {row_bytes}: the record is damaged; open the session again"
+            )
+        if base is turn.lane.record:
+            turn.lane.worker = worker
+        return worker
 
     def ran(self, turns: list[Turn], rows: list[int], result: BatchResult) -> None:
         """The graph is through with some turns, all those of a batch that ended there."""
-        alike = [turn for turn in turns if _is_alike(turn)]
-        if len(alike) == len(result.states):
-            self._commit_alike(alike, result.states, result.last)
+        if len(turns) == len(result.states) and all(map(_is_alike, turns)):
+            self._commit_alike(turns, result.states, result.last)
             return
         for turn, row in zip(turns, rows, strict=True):
             if turn.remaining:  # it lies in the result as it is
                 turn.state, turn.outputs = result.state_of(row), result.last_of(row)
             request = turn.request
             if isinstance(request, StepRequest) and request.is_preview:
-                base = turn.apply.base
-                step = base.step + request.observations.num_observed
-                self._end(turn, Reply(base, step, turn.outputs))
+                step = turn.base.step + request.observations.num_observed
+                self._end(turn, Reply(turn.base, step, turn.outputs))
             else:
                 self._commit_one(turn, turn.state)
 
@@ -165,15 +189,14 @@ class Turns:
     # Commit what was run, and answer.
 
     def _commit_one(self, turn: Turn, state: bytes) -> None:
-        decision = turn.apply
-        opening, data = _written(turn.request, decision.base, state, turn.cursor, turn.outputs)
-        self.committer.put([Write(opening, data, decision.replaces)], [turn])
+        opening, data = _written(turn, state)
+        self.committer.put([Write(opening, data, turn.replaces)], [turn])
 
     def _commit_alike(self, turns: list[Turn], states: np.ndarray, outputs: np.ndarray) -> None:
         """Commit a whole batch of turns that differ in nothing but their values."""
-        bases = [turn.apply.base for turn in turns]
-        requests: list[StepRequest] = [turn.request for turn in turns]  # type: ignore[misc]  # are alike
+        bases = [turn.base for turn in turns]
         steps = [turn.lane.step for turn in turns]
+        requests: list[StepRequest] = [turn.request for turn in turns]  # type: ignore[misc]  # are alike
         data = stepped_alike(bases, steps, requests, states, outputs, time.time())
         num_bytes = outputs.shape[1]
         for turn, each in zip(turns, data, strict=True):
@@ -182,39 +205,49 @@ class Turns:
         self.committer.put(list(map(Write._make, zip(openings, data, bases, strict=True))), turns)
 
     def _on_group(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
-        num_steps: dict[Origin, int] = defaultdict(int)
+        num_steps: dict[str, int] = defaultdict(int)
+        origins: dict[str, Origin] = {}
         for turn, outcome in zip(turns, outcomes, strict=True):
-            if isinstance(outcome, CarryError):
-                self._lanes.remember(turn.lane, None)
-                self._end(turn, outcome)
+            if isinstance(outcome, Record):
+                origin = outcome.opening.origin
+                num_steps[origin.graph_sha256] += self._committed(turn, outcome)
+                origins[origin.graph_sha256] = origin
             elif outcome is None:
                 self._race_lost(turn)
             else:
-                num_steps[outcome.opening.origin] += self._committed(turn, outcome)
-        for origin, count in num_steps.items():
-            self._observer.steps_committed(origin.model, origin.version, count)
+                self._lanes.remember(turn.lane, None)
+                self._end(turn, outcome)
+        for graph, count in num_steps.items():
+            self._observer.steps_committed(origins[graph].model, origins[graph].version, count)
         self._observer.cache_changed(len(self._lanes), self._lanes.state_bytes)
 
     def _committed(self, turn: Turn, record: Record) -> int:
         """Answer a committed turn; how many steps it made."""
-        decision = turn.apply
-        is_new = decision.replaces is None
-        from_step = 0 if is_new else decision.base.step
-        step = record.step
-        if is_new or record.closed:
-            self._report_life(decision, record, is_new=is_new)
-        self._lanes.remember(turn.lane, record)
-        self._end(turn, Reply(record, step, turn.outputs, False, is_new))
-        return step - from_step
+        lane, request = turn.lane, turn.request
+        if (
+            turn.replaces is lane.record
+            and isinstance(request, StepRequest)
+            and not request.observations.final
+        ):
+            count = request.observations.num_observed
+            step = lane.step + count
+            self._lanes.stepped(lane, record, step)
+            self._end(turn, Reply(record, step, turn.outputs))
+            return count
+        is_new = turn.replaces is None
+        self._report_life(turn, record, is_new=is_new)
+        self._lanes.remember(lane, record)
+        self._end(turn, Reply(record, record.step, turn.outputs, is_new=is_new))
+        return record.step - (0 if is_new else turn.base.step)
 
-    def _report_life(self, decision: Apply, record: Record, *, is_new: bool) -> None:
+    def _report_life(self, turn: Turn, record: Record, *, is_new: bool) -> None:
         opening = record.opening
         if is_new:
             self._observer.session_created(opening.model, opening.version)
         if record.closed:
             self._observer.session_ended(opening.model, opening.version, record.closed)
-        if decision.expired is not None:
-            gone = decision.expired.opening
+        if turn.expired is not None:
+            gone = turn.expired.opening
             self._observer.session_ended(gone.model, gone.version, "expired")
 
     def _race_lost(self, turn: Turn) -> None:
@@ -253,43 +286,25 @@ def _unexpected(error: Exception) -> CarryError:
     return problem
 
 
-def _damaged(record: Record, row_bytes: int) -> CarryError:
-    """One state of a wrong size would fail the whole batch that it is in."""
-    return RecordUnreadableError(
-        f"session {record.opening.name!r} has a state of {record.state_bytes} bytes, its model"
-        f" carries {row_bytes}: the record is damaged; open the session again"
-    )
-
-
 def _is_alike(turn: Turn) -> bool:
-    """A step of rows, ended with its first batch, of a session that keeps one reply."""
+    """A step of rows, ended with its first batch, of a cached session that keeps one reply."""
+    request = turn.request
     return (
-        bool(turn.remaining)
-        and turn.lane.record is turn.apply.base
-        and turn.apply.base.opening.ring_size == 1
-        and turn.cursor is UNREAD
-        and isinstance(turn.request, StepRequest)
-        and not turn.request.is_preview
-        and not turn.request.observations.final
+        turn.remaining > 0
+        and turn.base is turn.lane.record
+        and isinstance(request, StepRequest)
+        and not request.is_preview
+        and request.observations.text is None
+        and turn.base.opening.ring_size == 1
     )
 
 
-def _to_run(request: SessionRequest) -> tuple[Observations | None, Literal["last", "all"]]:
+def _written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
+    """What follows the turn's base."""
+    request, base, now = turn.request, turn.base, time.time()
     if isinstance(request, StepRequest):
-        return request.observations, request.emit
-    if isinstance(request, CreateRequest):
-        return request.history, "last"
-    return None, "last"
-
-
-def _written(
-    request: SessionRequest, base: Record, state: bytes, cursor: TextCursor, outputs: PackedOutputs
-) -> tuple[Opening, bytes]:
-    """What follows `base`."""
-    now = time.time()
-    if isinstance(request, StepRequest):
-        return base.opening, stepped(base, request, state, cursor, outputs, now)
+        return base.opening, stepped(base, request, state, turn.cursor, turn.outputs, now)
     if isinstance(request, CreateRequest):
         count = request.history.num_observed if request.history else 0
-        return opened(base, count, state, cursor, outputs, now)
+        return opened(base, count, state, turn.cursor, turn.outputs, now)
     return base.opening, closed(base, "deleted", now)

@@ -147,8 +147,7 @@ class Worker:
         if self._drop_unwanted(jobs):
             return True
         self._take_out(jobs)
-        rows = [job.row(size) for job, size in zip(jobs, sizes, strict=True)]
-        batch = self.model.runner.stage(rows)
+        batch = self._stage(jobs, sizes)
         expected_s = self._cost_s.get(batch.num_cells.bit_length(), 1.0)
         if expected_s <= INLINE_S and not self._in_thread:
             batch.run()
@@ -159,6 +158,15 @@ class Worker:
         self._in_thread[batch] = jobs, sizes
         self._thread.put(batch)
         return True
+
+    def _stage(self, jobs: list[Job], sizes: list[int]) -> Batch:
+        values = [job.next_values(size) for job, size in zip(jobs, sizes, strict=True)]
+        states = [job.running_state for job in jobs]
+        stage = self.model.runner.stage
+        if self.model.time is None:
+            return stage(values, states, sizes)
+        times = [job.first_time_s for job in jobs]
+        return stage(values, states, sizes, times, [job.start for job in jobs])
 
     def _drop_unwanted(self, jobs: list[Job]) -> bool:
         """Drop those whose client left or whose deadline passed; False if there are none."""
@@ -204,7 +212,7 @@ class Worker:
         rows: list[int] = []
         for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
             # A simple job that ends with its first batch is taken up from the result as it is.
-            if (job.is_simple and size == job.segment.num_steps) or job.advance(
+            if (job.is_simple and size == job.num_steps) or job.advance(
                 size, result, row, runner.outputs
             ):
                 done.append(job)
