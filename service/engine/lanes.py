@@ -23,16 +23,18 @@ _MAX_WAITING_TURNS = 1024
 class Lane:
     """A session's turn in flight, those behind it, and its record and step as last seen.
 
-    `worker` is that of its model; it is set when the record was found to fit it.
+    `worker` is that of its model; it is set when the record was found to fit it. `is_plain` says
+    that steps of it can be committed by the batch: rows, of which one reply is kept.
     """
 
-    __slots__ = ("head", "is_used", "key", "record", "step", "waiting", "worker")
+    __slots__ = ("head", "is_plain", "is_used", "key", "record", "step", "waiting", "worker")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.record: Record | None = None
         self.step = 0
         self.worker: Worker | None = None
+        self.is_plain = False
         self.head: Turn | None = None
         self.waiting: deque[Turn] | None = None
         self.is_used = True
@@ -102,6 +104,7 @@ class Lanes:
         if lane.record is not None:
             self.state_bytes -= len(lane.record.data)
         lane.worker = None
+        lane.is_plain = False
         if record is None or record.closed:
             lane.record = None
             return

@@ -62,6 +62,7 @@ class CreateRequest:
     metadata: dict[str, Any] | None = None
     resumes: bool = False
     emit: ClassVar[Literal["last"]] = "last"
+    is_preview: ClassVar[bool] = False
 
     @property
     def observations(self) -> Observations | None:
@@ -82,6 +83,7 @@ class DeleteRequest:
 
     observations: ClassVar[None] = None
     emit: ClassVar[Literal["last"]] = "last"
+    is_preview: ClassVar[bool] = False
 
 
 SessionRequest = StepRequest | CreateRequest | DeleteRequest

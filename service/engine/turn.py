@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from service.contract.text import UNREAD
+from service.contract.text import TextCursor
 from service.engine.job import Job
 from service.engine.lanes import Lane
 from service.engine.requests import SessionRequest
@@ -23,6 +23,7 @@ class Turn(Job):
 
     base: Record
     replaces: Record | None
+    cursor: TextCursor
 
     def __init__(
         self, lane: Lane, request: SessionRequest, future: "asyncio.Future[Any]", deadline: float
@@ -32,8 +33,6 @@ class Turn(Job):
         self.future = future
         self.deadline = deadline
         self.expired: Record | None = None
-        self.cursor = UNREAD
-        self.outputs = b""
         self.num_lost_races = 0
 
     def end(self, outcome: Reply | CarryError) -> None:

@@ -41,8 +41,8 @@ from service.errors import (
     RecordUnreadableError,
     StoreUnavailableError,
 )
-from service.stores.base import Store, Write
-from service.stores.record import Key, Opening, Origin, Record
+from service.stores.base import Store
+from service.stores.record import STATE_AT, Key, Opening, Origin, Record
 
 _MAX_LOST_RACES = 50
 _EXPIRY_NOT_JUDGED = 0.0
@@ -142,16 +142,18 @@ class Turns:
         request, lane = turn.request, turn.lane
         observations = request.observations
         if observations is None:
+            turn.cursor, turn.outputs = UNREAD, b""
             self._commit_one(turn, base.state)
             return
         worker = lane.worker or self._worker_for(turn, base)
         model = worker.model
-        opening = base.opening
         step = lane.step if base is lane.record else base.step
         cursor = UNREAD if model.codec is None else base.cursor
-        turn.cursor = feed(
-            turn, model, opening.start_s, step, cursor, base.state, observations, request.emit
-        )
+        state = base.data[STATE_AT : STATE_AT + model.layout.row_bytes]
+        start_s = base.opening.start_s
+        turn.cursor = feed(turn, model, start_s, step, cursor, state, observations, request.emit)
+        if request.is_preview:
+            turn.is_simple = False
         worker.submit(turn)
 
     def _worker_for(self, turn: Turn, base: Record) -> Worker:
@@ -165,11 +167,13 @@ class Turns:
             )
         if base is turn.lane.record:
             turn.lane.worker = worker
+            turn.lane.is_plain = worker.model.codec is None and base.opening.ring_size == 1
         return worker
 
     def ran(self, turns: list[Turn], rows: list[int], result: BatchResult) -> None:
         """The graph is through with some turns, all those of a batch that ended there."""
-        if len(turns) == len(result.states) and all(map(_is_alike, turns)):
+        alike = [turn.is_simple and turn.lane.is_plain and turn.remaining for turn in turns]
+        if len(turns) == len(result.states) and all(alike):
             self._commit_alike(turns, result.states, result.last)
             return
         for turn, row in zip(turns, rows, strict=True):
@@ -190,7 +194,7 @@ class Turns:
 
     def _commit_one(self, turn: Turn, state: bytes) -> None:
         opening, data = _written(turn, state)
-        self.committer.put([Write(opening, data, turn.replaces)], [turn])
+        self.committer.put([(opening, data, turn.replaces)], [turn])
 
     def _commit_alike(self, turns: list[Turn], states: np.ndarray, outputs: np.ndarray) -> None:
         """Commit a whole batch of turns that differ in nothing but their values."""
@@ -202,23 +206,27 @@ class Turns:
         for turn, each in zip(turns, data, strict=True):
             turn.outputs = each[-num_bytes:]
         openings = [base.opening for base in bases]
-        self.committer.put(list(map(Write._make, zip(openings, data, bases, strict=True))), turns)
+        self.committer.put(list(zip(openings, data, bases, strict=True)), turns)
 
     def _on_group(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
-        num_steps: dict[str, int] = defaultdict(int)
-        origins: dict[str, Origin] = {}
+        num_steps: dict[Origin, int] = defaultdict(int)
+        origin, count = None, 0
         for turn, outcome in zip(turns, outcomes, strict=True):
             if isinstance(outcome, Record):
-                origin = outcome.opening.origin
-                num_steps[origin.graph_sha256] += self._committed(turn, outcome)
-                origins[origin.graph_sha256] = origin
+                if outcome.opening.origin is not origin:  # sessions of one model come together
+                    if origin is not None:
+                        num_steps[origin] += count
+                    origin, count = outcome.opening.origin, 0
+                count += self._committed(turn, outcome)
             elif outcome is None:
                 self._race_lost(turn)
             else:
                 self._lanes.remember(turn.lane, None)
                 self._end(turn, outcome)
-        for graph, count in num_steps.items():
-            self._observer.steps_committed(origins[graph].model, origins[graph].version, count)
+        if origin is not None:
+            num_steps[origin] += count
+        for each, number in num_steps.items():
+            self._observer.steps_committed(each.model, each.version, number)
         self._observer.cache_changed(len(self._lanes), self._lanes.state_bytes)
 
     def _committed(self, turn: Turn, record: Record) -> int:
@@ -232,7 +240,9 @@ class Turns:
             count = request.observations.num_observed
             step = lane.step + count
             self._lanes.stepped(lane, record, step)
-            self._end(turn, Reply(record, step, turn.outputs))
+            if not turn.future.done():
+                turn.future.set_result(Reply(record, step, turn.outputs))
+            self._next(lane)
             return count
         is_new = turn.replaces is None
         self._report_life(turn, record, is_new=is_new)
@@ -284,19 +294,6 @@ def _unexpected(error: Exception) -> CarryError:
     )
     problem.__cause__ = error
     return problem
-
-
-def _is_alike(turn: Turn) -> bool:
-    """A step of rows, ended with its first batch, of a cached session that keeps one reply."""
-    request = turn.request
-    return (
-        turn.remaining > 0
-        and turn.base is turn.lane.record
-        and isinstance(request, StepRequest)
-        and not request.is_preview
-        and request.observations.text is None
-        and turn.base.opening.ring_size == 1
-    )
 
 
 def _written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:

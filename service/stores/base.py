@@ -21,12 +21,9 @@ from service.stores.record import Key, Opening, Record
 TOMBSTONE_S = 600.0
 
 
-class Write(NamedTuple):
-    """`base` is the record that must still be there, live; None: nothing live may be there."""
-
-    opening: Opening
-    data: bytes
-    base: Record | None
+Write = tuple[Opening, bytes, Record | None]
+"""Opening, data, and the base: the record that must still be there, live; None: nothing live may
+be there. A plain tuple, because one is made for every step."""
 
 
 class Swept(NamedTuple):

@@ -39,7 +39,10 @@ _CLOSED = ("", "deleted", "final")
 _STEP, _STEP_AT = struct.Struct("<q"), 20
 _TTL_S, _TTL_S_AT = struct.Struct("<d"), 36
 _STATE_BYTES, _STATE_BYTES_AT = struct.Struct("<I"), 44
-_CLOSED_AT, _REVISION_AT, _STATE_AT = 3, 4, _HEAD.size
+_CLOSED_AT, _REVISION_AT = 3, 4
+
+STATE_AT = _HEAD.size
+"""Where the state begins in `data`."""
 
 PackedOutputs = bytes
 """Answered steps, packed by the model's `OutputLayout`; empty where nothing was answered."""
@@ -153,20 +156,20 @@ class Record(NamedTuple):
     def state(self) -> bytes:
         data = self.data
         num_bytes = _STATE_BYTES.unpack_from(data, _STATE_BYTES_AT)[0]
-        return data[_STATE_AT : _STATE_AT + num_bytes]
+        return data[STATE_AT : STATE_AT + num_bytes]
 
     @property
     def cursor(self) -> TextCursor:
         """How far a text has been read, and what of it is not certain yet."""
         head = self._head
-        start = _STATE_AT + head.state_bytes
+        start = STATE_AT + head.state_bytes
         pending = self.data[start : start + head.pending_bytes].decode()
         return TextCursor(pending, head.num_tokens)
 
     @property
     def replies(self) -> PackedReplies:
         head = self._head
-        return self.data[_STATE_AT + head.state_bytes + head.pending_bytes :]
+        return self.data[STATE_AT + head.state_bytes + head.pending_bytes :]
 
     @property
     def ring(self) -> tuple[KeptReply, ...]:

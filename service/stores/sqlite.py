@@ -90,7 +90,7 @@ class SqliteStore:
                 await self._log.sync()
             except OSError as error:
                 raise _unavailable(error) from error
-        self._log.wrote(sum(len(write.data) for write in writes))
+        self._log.wrote(sum(len(data) for _, data, _ in writes))
         return kept
 
     async def list_live(

@@ -15,7 +15,7 @@ from typing import Final
 
 from service.errors import StartUpError
 from service.stores.base import TOMBSTONE_S, Swept, Write
-from service.stores.record import Key, Record, ttl_s_of
+from service.stores.record import Key, Opening, Record, ttl_s_of
 from service.stores.sealed import checksum, decode_record, encode_opening
 
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
@@ -132,11 +132,11 @@ class SqliteFile:
         """One transaction, whether the log is synced or not."""
         with _Transaction(self._db):
             now = self._clock()
-            steps = [write for write in writes if write.base is not None]
+            steps = [(opening, data, base) for opening, data, base in writes if base is not None]
             stepped = iter(self._commit_steps(steps, now))
             return [
-                self._create(write, now) if write.base is None else next(stepped)
-                for write in writes
+                self._create(opening, data, now) if base is None else next(stepped)
+                for opening, data, base in writes
             ]
 
     def list_live(
@@ -168,13 +168,13 @@ class SqliteFile:
         with _Transaction(self._db):
             self._db.execute("PRAGMA user_version").fetchone()
 
-    def _commit_steps(self, steps: list[Write], now: float) -> list[Record | None]:
+    def _commit_steps(
+        self, steps: list[tuple[Opening, bytes, Record]], now: float
+    ) -> list[Record | None]:
         if not steps:
             return []
         kept = [
-            Record(opening, data, now + ttl_s_of(data), base.place)
-            for opening, data, base in steps
-            if base
+            Record(opening, data, now + ttl_s_of(data), base.place) for opening, data, base in steps
         ]
         rows = [
             (
@@ -188,7 +188,6 @@ class SqliteFile:
                 now,
             )
             for record, (_, _, base) in zip(kept, steps, strict=True)
-            if base
         ]
         num_written = self._db.executemany(_STEP, rows).rowcount
         self._put_off([(each.expires_at, each.place) for each in kept if each.closed])
@@ -205,9 +204,8 @@ class SqliteFile:
         query = "SELECT 1 FROM states WHERE id = ? AND revision = ?"
         return self._db.execute(query, (record.place, record.revision)).fetchone() is not None
 
-    def _create(self, write: Write, now: float) -> Record | None:
-        opening = write.opening
-        expires_at = now + ttl_s_of(write.data)
+    def _create(self, opening: Opening, data: bytes, now: float) -> Record | None:
+        expires_at = now + ttl_s_of(data)
         sealed = encode_opening(opening)
         row = (
             opening.tenant, opening.name, opening.model, opening.version, expires_at,
@@ -216,7 +214,7 @@ class SqliteFile:
         created = self._db.execute(_CREATE, row).fetchone()
         if created is None:
             return None
-        kept = Record(opening, write.data, expires_at, created[0])
+        kept = Record(opening, data, expires_at, created[0])
         self._db.execute(
             "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)",
             (kept.place, kept.revision, expires_at, "", checksum(kept.data), kept.data),

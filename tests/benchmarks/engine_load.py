@@ -64,6 +64,7 @@ async def _measure(
     create = CreateRequest(NAME, None, ttl_s=1e6)
     await asyncio.gather(*(engine.submit(key, create) for key in keys))
     rows = np.random.default_rng(1).normal(size=(64, 1, F)).astype(np.float32)
+    observed = [Observations(rows=each) for each in rows]
     latencies: list[float] = []
     clock = time.perf_counter
     stop = clock() + seconds
@@ -71,7 +72,7 @@ async def _measure(
     async def client(key: Key) -> None:
         step = 0
         while (sent := clock()) < stop:
-            request = StepRequest(Observations(rows=rows[step % 64]), step)
+            request = StepRequest(observed[step % 64], step)
             step = (await engine.submit(key, request)).step
             latencies.append(clock() - sent)
 
