@@ -1,6 +1,8 @@
 """Group commit: whatever became ready while the store was busy is its next transaction.
 
-Rule 1: one group is in flight at a time; there is no timer.
+Rule 1: there is no timer. One group is in flight at a time, or a few where the store waits for
+        something else than the processor: a session has one write in flight, so groups never
+        depend on one another.
 Rule 2: `on_group` is called once for each group, with the record as kept, None or the store's error
         for each write, in order.
 Rule 3: the number of waiting writes is bounded by the number of sessions with a request in flight.
@@ -21,6 +23,7 @@ from service.stores.record import Record
 Owner = TypeVar("Owner")
 
 _MAX_GROUP = 256
+_MAX_GROUPS = 3
 
 
 class Committer(Generic[Owner]):
@@ -38,6 +41,7 @@ class Committer(Generic[Owner]):
         self._writes: list[Write] = []
         self._owners: list[Owner] = []
         self._wake = asyncio.Event()
+        self._groups: set[asyncio.Task[None]] = set()
 
     def put(self, writes: list[Write], owners: list[Owner]) -> None:
         """Queue writes for the next group."""
@@ -53,10 +57,21 @@ class Committer(Generic[Owner]):
             owners, self._owners = self._owners[:_MAX_GROUP], self._owners[_MAX_GROUP:]
             if not self._writes:
                 self._wake.clear()
-            started = time.perf_counter()
-            outcomes = await self._commit(writes)
-            self._observer.group_committed(len(writes), time.perf_counter() - started)
-            self._on_group(owners, outcomes)
+            if not self._store.waits:
+                await self._commit_group(writes, owners)
+                continue
+            self._groups.add(asyncio.create_task(self._commit_group(writes, owners)))
+            if len(self._groups) == _MAX_GROUPS:
+                await asyncio.wait(self._groups, return_when=asyncio.FIRST_COMPLETED)
+            for group in [group for group in self._groups if group.done()]:
+                self._groups.discard(group)
+                group.result()  # a defect of ours ends this task as well
+
+    async def _commit_group(self, writes: list[Write], owners: list[Owner]) -> None:
+        started = time.perf_counter()
+        outcomes = await self._commit(writes)
+        self._observer.group_committed(len(writes), time.perf_counter() - started)
+        self._on_group(owners, outcomes)
 
     async def _commit(self, writes: list[Write]) -> Sequence[Record | CarryError | None]:
         try:

@@ -36,9 +36,13 @@ class Swept(NamedTuple):
 
 
 class Store(Protocol):
-    """Behaviour is fixed by one test suite that every store passes."""
+    """Behaviour is fixed by one test suite that every store passes.
+
+    `waits` says that a commit waits for a disk or a network: others may be begun meanwhile.
+    """
 
     durability: str
+    waits: bool
 
     async def load(self, key: Key) -> Record | None:
         """The latest record, live or not; None if there is none."""

@@ -10,6 +10,7 @@ from service.stores.record import Key, Opening, Record, ttl_s_of
 
 class MemoryStore:
     durability = "none"
+    waits = False
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

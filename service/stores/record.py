@@ -129,7 +129,7 @@ class Record(NamedTuple):
 
     @property
     def revision(self) -> bytes:
-        return self.data[_REVISION_AT : _REVISION_AT + 16]
+        return revision_of(self.data)
 
     @property
     def step(self) -> int:
@@ -183,6 +183,11 @@ class Record(NamedTuple):
     @property
     def _head(self) -> "_Head":
         return _Head(*_HEAD.unpack_from(self.data))
+
+
+def revision_of(data: bytes) -> bytes:
+    """The revision of a record that is not kept yet."""
+    return data[_REVISION_AT : _REVISION_AT + _REVISION_BYTES]
 
 
 def ttl_s_of(data: bytes) -> float:

@@ -41,6 +41,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, durability: str, clock: Callable[[], float]) -> None:
         self.durability = durability
+        self.waits = durability == "power"
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         # One connection for the caller's thread, which never waits for a lock; one for the store's.

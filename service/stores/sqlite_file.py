@@ -15,7 +15,7 @@ from typing import Final
 
 from service.errors import StartUpError
 from service.stores.base import TOMBSTONE_S, Swept, Write
-from service.stores.record import Key, Opening, Record, ttl_s_of
+from service.stores.record import Key, Opening, Record, revision_of, ttl_s_of
 from service.stores.sealed import checksum, decode_record, encode_opening
 
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
@@ -178,16 +178,16 @@ class SqliteFile:
         ]
         rows = [
             (
-                record.revision,
+                revision_of(data),
                 record.expires_at,
                 record.closed,
-                checksum(record.data),
-                record.data,
-                record.place,
-                base.revision,
+                checksum(data),
+                data,
+                base.place,
+                revision_of(base.data),
                 now,
             )
-            for record, (_, _, base) in zip(kept, steps, strict=True)
+            for record, (_, data, base) in zip(kept, steps, strict=True)
         ]
         num_written = self._db.executemany(_STEP, rows).rowcount
         self._put_off([(each.expires_at, each.place) for each in kept if each.closed])
