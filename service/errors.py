@@ -67,6 +67,10 @@ class ReplayExpiredError(CarryError):
     code, status, title = "replay-expired", 409, "Reply no longer kept"
 
 
+class SkippedError(CarryError):
+    code, status, title = "skipped", 409, "Skipped behind a failed step"
+
+
 class VersionGoneError(CarryError):
     code, status, title = "version-gone", 409, "Model version gone"
 

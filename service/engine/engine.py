@@ -6,12 +6,14 @@ Everything runs on the event loop; only the graph and the store leave it.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from service.contract.text import UNREAD
 from service.engine.batcher import BatchLimits
+from service.engine.bulk import Bulk, Outcome
 from service.engine.events import NullObserver, Observer
 from service.engine.inputs import feed
 from service.engine.job import Job
@@ -115,9 +117,23 @@ class Engine:
         deadline = time.monotonic() + self.limits.request_timeout_s
         try:
             self._refuse_if_draining()
-            self._turns.join(key, request, future, deadline)
+            self._turns.join(Turn(self._lanes.lane_of(key), request, future, deadline))
         except CarryError as error:
             future.set_exception(error)
+        return future
+
+    def submit_many(
+        self, requests: Sequence[tuple[Key, SessionRequest]]
+    ) -> "asyncio.Future[list[Outcome]]":
+        """As `submit` for each, in order within a session; an outcome for each, in order.
+
+        An error ends only its own request, and skips the later ones of its session. The deadline
+        is that of one request, for all of them.
+        """
+        self._refuse_if_draining()
+        future: asyncio.Future[list[Outcome]] = self._loop.create_future()
+        deadline = time.monotonic() + self.limits.request_timeout_s
+        Bulk(requests, future, deadline, self._lanes.lane_of, self._turns.join).begin()
         return future
 
     async def predict(

@@ -35,6 +35,10 @@ class Turn(Job):
         self.expired: Record | None = None
         self.num_lost_races = 0
 
+    def is_wanted(self) -> bool:
+        """False when the client left, or its deadline passed, while it waited."""
+        return not self.future.done()
+
     def end(self, outcome: Reply | CarryError) -> None:
         """Answer the client, once."""
         if self.future.done():  # the client left; what was committed stays committed

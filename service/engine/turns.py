@@ -18,7 +18,7 @@ from service.engine.events import Observer
 from service.engine.inputs import feed
 from service.engine.lanes import Lane, Lanes
 from service.engine.registry import Registry
-from service.engine.requests import CreateRequest, SessionRequest, StepRequest
+from service.engine.requests import CreateRequest, StepRequest
 from service.engine.runner import BatchResult
 from service.engine.session import (
     Answer,
@@ -42,7 +42,7 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.stores.base import Store
-from service.stores.record import STATE_AT, Key, Opening, Origin, Record
+from service.stores.record import STATE_AT, Opening, Origin, Record
 
 _MAX_LOST_RACES = 50
 _EXPIRY_NOT_JUDGED = 0.0
@@ -69,19 +69,12 @@ class Turns:
         self.committer = Committer[Turn](store, observer, self._on_group)
         self._loads: set[asyncio.Task[None]] = set()
 
-    def join(
-        self,
-        key: Key,
-        request: SessionRequest,
-        future: "asyncio.Future[Reply]",
-        deadline: float,
-    ) -> None:
-        """Take a request up, behind the others of its session.
+    def join(self, turn: Turn) -> None:
+        """Take a turn up, behind the others of its session.
 
         Raises:
             QueueFullError: too many of them wait already.
         """
-        turn = Turn(self._lanes.lane_of(key), request, future, deadline)
         if self._lanes.join(turn):
             self.begin(turn)
 
@@ -89,7 +82,7 @@ class Turns:
 
     def begin(self, turn: Turn) -> None:
         """`turn` has come to the head of its lane."""
-        if turn.future.done():  # the client left, or its deadline passed, while it waited
+        if not turn.is_wanted():
             self._next(turn.lane)
             return
         lane = turn.lane
@@ -240,8 +233,7 @@ class Turns:
             count = request.observations.num_observed
             step = lane.step + count
             self._lanes.stepped(lane, record, step)
-            if not turn.future.done():
-                turn.future.set_result(Reply(record, step, turn.outputs))
+            turn.end(Reply(record, step, turn.outputs))
             self._next(lane)
             return count
         is_new = turn.replaces is None
