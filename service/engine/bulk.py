@@ -8,19 +8,31 @@ Rule 3: every request gets exactly one outcome; the future is done when all have
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from service.engine.lanes import Lane
 from service.engine.requests import SessionRequest
 from service.engine.session import Reply
 from service.engine.turn import Turn
 from service.errors import CarryError, SkippedError
-from service.stores.record import Key
+from service.stores.record import Key, PackedOutputs
+
+if TYPE_CHECKING:  # they know each other
+    from service.engine.lanes import Lanes
+    from service.engine.turns import Turns
 
 _WINDOW = 1024
 
-Outcome: TypeAlias = Reply | CarryError
+
+@dataclass(slots=True)
+class Outcomes:
+    """What became of each request, by its place; those that failed are in `errors`."""
+
+    steps: list[int]
+    outputs: list[PackedOutputs]
+    errors: dict[int, CarryError] = field(default_factory=dict)
+    replayed: set[int] = field(default_factory=set)
 
 
 class Bulk:
@@ -29,18 +41,18 @@ class Bulk:
     def __init__(
         self,
         requests: Sequence[tuple[Key, SessionRequest]],
-        future: "asyncio.Future[list[Outcome]]",
+        future: "asyncio.Future[Outcomes]",
         deadline: float,
-        lane_of: Callable[[Key], Lane],
-        join: Callable[[Turn], None],
+        lanes: "Lanes",
+        turns: "Turns",
     ) -> None:
         self.future = future
+        self.deadline = deadline
         self.failed: set[Key] = set()
         self._requests = requests
-        self._deadline = deadline
-        self._lane_of = lane_of
-        self._join = join
-        self._outcomes: list[Outcome | None] = [None] * len(requests)
+        self._lanes = lanes
+        self._turns = turns
+        self._outcomes = Outcomes([-1] * len(requests), [b""] * len(requests))
         self._num_begun = 0
         self._num_left = len(requests)
         self._is_begin_due = False
@@ -48,37 +60,52 @@ class Bulk:
     def begin(self) -> None:
         """Take up as many as may be under way."""
         self._is_begin_due = False
-        if not self._requests:
-            self.future.set_result([])
-        end = min(len(self._requests), self._num_begun + self._room())
-        while self._num_begun < end and not self.future.done():
-            place, self._num_begun = self._num_begun, self._num_begun + 1
-            key, request = self._requests[place]
-            turn = BulkTurn(self._lane_of(key), request, self.future, self._deadline)
-            turn.bulk, turn.place = self, place
-            try:
-                self._join(turn)
-            except CarryError as error:
-                self.take(place, error)
+        if not self._requests and not self.future.done():
+            self.future.set_result(self._outcomes)
+        num_under_way = self._num_begun - (len(self._requests) - self._num_left)
+        first, last = self._num_begun, self._num_begun + _WINDOW - num_under_way
+        self._num_begun = min(last, len(self._requests))
+        if not self.future.done():
+            self._begin_some(range(first, self._num_begun))
 
-    def take(self, place: int, outcome: Outcome) -> None:
+    def take(self, place: int, outcome: Reply | CarryError) -> None:
         """The outcome of one request; only the first counts."""
-        if self._outcomes[place] is not None or self.future.done():
+        outcomes = self._outcomes
+        if outcomes.steps[place] >= 0 or place in outcomes.errors:
             return
-        self._outcomes[place] = outcome
-        self._num_left -= 1
         if isinstance(outcome, CarryError):
+            outcomes.errors[place] = outcome
             self.failed.add(self._requests[place][0])
+        else:
+            outcomes.steps[place] = outcome.step
+            outcomes.outputs[place] = outcome.outputs
+            if outcome.is_replay:
+                outcomes.replayed.add(place)
+        self._took(1)
+
+    def _begin_some(self, places: range) -> None:
+        for place in places:
+            self._begin_one(place)
+
+    def _begin_one(self, place: int) -> None:
+        key, request = self._requests[place]
+        turn = BulkTurn(self._lanes.lane_of(key), request, self.future, self.deadline)
+        turn.bulk, turn.place = self, place
+        try:
+            self._turns.join(turn)
+        except CarryError as error:
+            self.take(place, error)
+
+    def _took(self, number: int) -> None:
+        self._num_left -= number
+        if self.future.done():
+            return
         if not self._num_left:
-            self.future.set_result(self._outcomes)  # type: ignore[arg-type]  # each has its own now
+            self.future.set_result(self._outcomes)
         elif not self._is_begin_due and self._num_begun < len(self._requests):
             # Not from here: this is called from the middle of a group that is being answered.
             self._is_begin_due = True
             self.future.get_loop().call_soon(self.begin)
-
-    def _room(self) -> int:
-        num_under_way = self._num_begun - (len(self._requests) - self._num_left)
-        return _WINDOW - num_under_way
 
 
 class BulkTurn(Turn):
@@ -100,5 +127,5 @@ class BulkTurn(Turn):
             return False
         return not self.future.done()
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: Reply | CarryError) -> None:
         self.bulk.take(self.place, outcome)

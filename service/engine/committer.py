@@ -3,8 +3,7 @@
 Rule 1: there is no timer. One group is in flight at a time, or a few where the store waits for
         something else than the processor: a session has one write in flight, so groups never
         depend on one another.
-Rule 2: `on_group` is called once for each group, with the record as kept, None or the store's error
-        for each write, in order.
+Rule 2: writes that were put together are answered together, once, with an outcome for each.
 Rule 3: the number of waiting writes is bounded by the number of sessions with a request in flight.
 
 The task is owned by the engine, which cancels it when it closes.
@@ -13,65 +12,68 @@ The task is owned by the engine, which cancels it when it closes.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
 from service.engine.events import Observer
 from service.errors import CarryError, StoreUnavailableError
 from service.stores.base import Store, Write
 from service.stores.record import Record
 
-Owner = TypeVar("Owner")
+Answer = Callable[[Sequence[Record | CarryError | None]], None]
+"""Takes, for each write, the record as kept, None if another writer was first, or an error."""
 
 _MAX_GROUP = 256
 _MAX_GROUPS = 3
 
 
-class Committer(Generic[Owner]):
-    """Writes records to the store in groups; `Owner` is what a write is answered to."""
+class Committer:
+    """Writes records to the store in groups."""
 
-    def __init__(
-        self,
-        store: Store,
-        observer: Observer,
-        on_group: Callable[[list[Owner], Sequence[Record | CarryError | None]], None],
-    ) -> None:
+    def __init__(self, store: Store, observer: Observer) -> None:
         self._store = store
         self._observer = observer
-        self._on_group = on_group
-        self._writes: list[Write] = []
-        self._owners: list[Owner] = []
+        self._parcels: list[tuple[list[Write], Answer]] = []
         self._wake = asyncio.Event()
         self._groups: set[asyncio.Task[None]] = set()
 
-    def put(self, writes: list[Write], owners: list[Owner]) -> None:
-        """Queue writes for the next group."""
-        self._writes += writes
-        self._owners += owners
+    def put(self, writes: list[Write], answer: Answer) -> None:
+        """Queue writes for the next group; they are answered together."""
+        self._parcels.append((writes, answer))
         self._wake.set()
 
     async def run(self) -> None:
         """Commit group after group, for as long as the task lives."""
         while True:
             await self._wake.wait()
-            writes, self._writes = self._writes[:_MAX_GROUP], self._writes[_MAX_GROUP:]
-            owners, self._owners = self._owners[:_MAX_GROUP], self._owners[_MAX_GROUP:]
-            if not self._writes:
+            group = self._next_group()
+            if not self._parcels:
                 self._wake.clear()
             if not self._store.waits:
-                await self._commit_group(writes, owners)
+                await self._commit_group(group)
                 continue
-            self._groups.add(asyncio.create_task(self._commit_group(writes, owners)))
+            self._groups.add(asyncio.create_task(self._commit_group(group)))
             if len(self._groups) == _MAX_GROUPS:
                 await asyncio.wait(self._groups, return_when=asyncio.FIRST_COMPLETED)
-            for group in [group for group in self._groups if group.done()]:
-                self._groups.discard(group)
-                group.result()  # a defect of ours ends this task as well
+            for task in [task for task in self._groups if task.done()]:
+                self._groups.discard(task)
+                task.result()  # a defect of ours ends this task as well
 
-    async def _commit_group(self, writes: list[Write], owners: list[Owner]) -> None:
+    def _next_group(self) -> list[tuple[list[Write], Answer]]:
+        num_writes, end = 0, 0
+        while end < len(self._parcels) and num_writes < _MAX_GROUP:
+            num_writes += len(self._parcels[end][0])
+            end += 1
+        group, self._parcels = self._parcels[:end], self._parcels[end:]
+        return group
+
+    async def _commit_group(self, group: list[tuple[list[Write], Answer]]) -> None:
+        writes = group[0][0] if len(group) == 1 else [each for part, _ in group for each in part]
         started = time.perf_counter()
         outcomes = await self._commit(writes)
         self._observer.group_committed(len(writes), time.perf_counter() - started)
-        self._on_group(owners, outcomes)
+        start = 0
+        for part, answer in group:
+            answer(outcomes[start : start + len(part)])
+            start += len(part)
 
     async def _commit(self, writes: list[Write]) -> Sequence[Record | CarryError | None]:
         try:

@@ -9,17 +9,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
 
 from service.contract.text import UNREAD
 from service.engine.batcher import BatchLimits
-from service.engine.bulk import Bulk, Outcome
+from service.engine.bulk import Bulk, Outcomes
 from service.engine.events import NullObserver, Observer
 from service.engine.inputs import feed
 from service.engine.job import Job
 from service.engine.lanes import Lanes
 from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import Observations, SessionRequest
+from service.engine.row_group import BulkRows, RowRequests
 from service.engine.runner import BatchResult
 from service.engine.session import Reply, require_live, session_not_found
 from service.engine.turn import Turn
@@ -124,16 +126,27 @@ class Engine:
 
     def submit_many(
         self, requests: Sequence[tuple[Key, SessionRequest]]
-    ) -> "asyncio.Future[list[Outcome]]":
-        """As `submit` for each, in order within a session; an outcome for each, in order.
+    ) -> "asyncio.Future[Outcomes]":
+        """As `submit` for each, in order within a session.
 
         An error ends only its own request, and skips the later ones of its session. The deadline
         is that of one request, for all of them.
         """
+        return self._begin_bulk(Bulk, requests)
+
+    def step_rows(
+        self, keys: Sequence[Key], rows: np.ndarray, steps: Sequence[int | None]
+    ) -> "asyncio.Future[Outcomes]":
+        """As `submit_many` of a step of one row for each key: rows `[N, F]`, float32."""
+        return self._begin_bulk(BulkRows, RowRequests(keys, rows, steps))
+
+    def _begin_bulk(
+        self, kind: type[Bulk], requests: Sequence[tuple[Key, SessionRequest]]
+    ) -> "asyncio.Future[Outcomes]":
         self._refuse_if_draining()
-        future: asyncio.Future[list[Outcome]] = self._loop.create_future()
+        future: asyncio.Future[Outcomes] = self._loop.create_future()
         deadline = time.monotonic() + self.limits.request_timeout_s
-        Bulk(requests, future, deadline, self._lanes.lane_of, self._turns.join).begin()
+        kind(requests, future, deadline, self._lanes, self._turns).begin()
         return future
 
     async def predict(

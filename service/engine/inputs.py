@@ -50,7 +50,7 @@ def feed(
         raise InvalidInputError(
             f"rows have {num_values} values, model {model.name!r} reads {model.num_values}"
         )
-    first_s = 0 if model.time is None else _first_time_s(model, start_s, step, num_steps)
+    first_s = 0 if model.time is None else first_time_s(model, start_s, step, num_steps)
     job.feed_rows(rows, emit, first_s, state)
     return cursor
 
@@ -60,7 +60,12 @@ def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
     return start_s + step * model.frequency_s
 
 
-def _first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: int) -> int:
+def first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: int) -> int:
+    """The time of the next row of a session, of which `num_steps` follow.
+
+    Raises:
+        InvalidInputError: the session has no start, or the rows lie past every calendar.
+    """
     if start_s is None:
         raise InvalidInputError(
             f'model {model.name!r} uses the time of each row: expected "start", the time of'

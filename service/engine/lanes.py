@@ -14,6 +14,7 @@ from service.errors import QueueFullError
 from service.stores.record import Key, Record
 
 if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns
+    from service.engine.row_group import RowGroup
     from service.engine.turn import Turn
     from service.engine.worker import Worker
 
@@ -35,7 +36,7 @@ class Lane:
         self.step = 0
         self.worker: Worker | None = None
         self.is_plain = False
-        self.head: Turn | None = None
+        self.head: Turn | RowGroup | None = None
         self.waiting: deque[Turn] | None = None
         self.is_used = True
 
@@ -73,8 +74,7 @@ class Lanes:
         """
         lane = turn.lane
         if lane.head is None:
-            lane.head = turn
-            self._began.append(lane)
+            self.begin(lane, turn)
             return True
         if lane.waiting is None:
             lane.waiting = deque()
@@ -86,6 +86,11 @@ class Lanes:
             )
         lane.waiting.append(turn)
         return False
+
+    def begin(self, lane: Lane, head: "Turn | RowGroup") -> None:
+        """Head an idle lane."""
+        lane.head = head
+        self._began.append(lane)
 
     def next(self, lane: Lane) -> "Turn | None":
         """The head of the lane is over: the next turn, if there is one."""
@@ -119,14 +124,14 @@ class Lanes:
             lane.record = record
             lane.step = step
 
-    def turns(self) -> "list[Turn]":
+    def turns(self) -> "list[Turn | RowGroup]":
         """Every turn that has not ended. Called now and then: it forgets which lanes came to rest.
 
         What began since the last call is noted by its lane alone, so that a turn that has ended
         keeps nothing alive.
         """
+        turns: list[Turn | RowGroup] = []
         self._began = [lane for lane in dict.fromkeys(self._began) if lane.head is not None]
-        turns = []
         for lane in self._began:
             if lane.head is not None:
                 turns += [lane.head, *(lane.waiting or ())]

@@ -89,6 +89,14 @@ class DeleteRequest:
 SessionRequest = StepRequest | CreateRequest | DeleteRequest
 
 
+def digests_of_rows(rows: np.ndarray) -> list[bytes]:
+    """`StepRequest.digest` of each row of `[N, F]`, as a request of that row alone."""
+    head = _step_head("last", _rows_head(1, rows.shape[1]))
+    data, size = rows.tobytes(), rows.strides[0]
+    places = range(0, len(data), size)
+    return [blake2b(head + data[at : at + size], digest_size=16).digest() for at in places]
+
+
 # A digest is taken over a head, which names the sizes of all that varies, and the content: so no
 # two requests are the same bytes. Heads are few, and made for every step.
 

@@ -112,13 +112,15 @@ class Runner:
 
     def stage(
         self,
-        values: Sequence[np.ndarray],
+        values: Sequence[np.ndarray] | np.ndarray,
         states: Sequence[bytes],
         num_steps: Sequence[int],
         first_times: Sequence[int] = (),
         starts: Sequence[int] = (),
     ) -> Batch:
         """Gather rows into one batch, padded to the longest: of each, its values and its state.
+
+        Values that are one array already, `[B, T, …]`, are taken as they are.
 
         Where the model uses time, they are the steps from `starts` on of runs that begin at
         `first_times`.
@@ -127,7 +129,11 @@ class Runner:
         longest = max(num_steps)
         lengths = np.array(num_steps)
         feeds = self._layout.gather(states)
-        feeds[self._main.name] = _pad(values, longest, self._main.numpy_dtype)
+        feeds[self._main.name] = (
+            values.astype(self._main.numpy_dtype, copy=False)
+            if isinstance(values, np.ndarray)
+            else _pad(values, longest, self._main.numpy_dtype)
+        )
         if self._time is not None:
             firsts = np.array(first_times) + self._frequency_s * np.array(starts)
             times = firsts[:, None] + self._frequency_s * np.arange(longest)

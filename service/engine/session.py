@@ -163,15 +163,17 @@ def stepped(
 def stepped_alike(
     bases: list[Record],
     steps: list[int],
-    requests: list[StepRequest],
+    counts: list[int],
+    digests: list[bytes],
     states: np.ndarray,
     outputs: np.ndarray,
     now: float,
 ) -> list[bytes]:
-    """`stepped` of many sessions that keep one reply, at once. Bytes `[B, …]`."""
-    counts = [request.observations.num_observed for request in requests]
+    """`stepped` of many sessions that keep one reply, at once.
+
+    `counts` and `digests` are those of the requests; states and outputs bytes `[B, …]`.
+    """
     ttl_s = [base.ttl_s for base in bases]
-    digests = [request.digest for request in requests]
     return pack_alike(np.array(steps), counts, ttl_s, states, digests, outputs, now)
 
 

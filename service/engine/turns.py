@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -41,7 +42,7 @@ from service.errors import (
     RecordUnreadableError,
     StoreUnavailableError,
 )
-from service.stores.base import Store
+from service.stores.base import Store, Write
 from service.stores.record import STATE_AT, Opening, Origin, Record
 
 _MAX_LOST_RACES = 50
@@ -64,9 +65,9 @@ class Turns:
         self._registry = registry
         self._workers = workers
         self._store = store
-        self._lanes = lanes
-        self._observer = observer
-        self.committer = Committer[Turn](store, observer, self._on_group)
+        self.lanes = lanes
+        self.observer = observer
+        self.committer = Committer(store, observer)
         self._loads: set[asyncio.Task[None]] = set()
 
     def join(self, turn: Turn) -> None:
@@ -75,7 +76,7 @@ class Turns:
         Raises:
             QueueFullError: too many of them wait already.
         """
-        if self._lanes.join(turn):
+        if self.lanes.join(turn):
             self.begin(turn)
 
     # A turn begins: decide, from the cache if that may be enough, else from the store.
@@ -83,7 +84,7 @@ class Turns:
     def begin(self, turn: Turn) -> None:
         """`turn` has come to the head of its lane."""
         if not turn.is_wanted():
-            self._next(turn.lane)
+            self.next(turn.lane)
             return
         lane = turn.lane
         if lane.record is not None and may_apply(turn.request, lane.step):
@@ -103,7 +104,7 @@ class Turns:
     async def _load_and_decide(self, turn: Turn) -> None:
         try:
             found = await self._store.load(turn.lane.key)
-            self._lanes.remember(turn.lane, found)
+            self.lanes.remember(turn.lane, found)
             decision = self._decide(turn, found, await self._store.now())
             if isinstance(decision, Apply):
                 turn.expired = decision.expired
@@ -113,7 +114,7 @@ class Turns:
         except CarryError as error:
             self._end(turn, error)
         except Exception as error:  # a task's boundary: the client must get an answer
-            self._lanes.remember(turn.lane, None)
+            self.lanes.remember(turn.lane, None)
             self._end(turn, _unexpected(error))
 
     def _decide(self, turn: Turn, found: Record | None, now: float) -> Apply | Answer:
@@ -187,21 +188,25 @@ class Turns:
 
     def _commit_one(self, turn: Turn, state: bytes) -> None:
         opening, data = _written(turn, state)
-        self.committer.put([(opening, data, turn.replaces)], [turn])
+        write = opening, data, turn.replaces
+        self.committer.put([write], partial(self._answer, [turn]))
 
     def _commit_alike(self, turns: list[Turn], states: np.ndarray, outputs: np.ndarray) -> None:
         """Commit a whole batch of turns that differ in nothing but their values."""
         bases = [turn.base for turn in turns]
         steps = [turn.lane.step for turn in turns]
         requests: list[StepRequest] = [turn.request for turn in turns]  # type: ignore[misc]  # are alike
-        data = stepped_alike(bases, steps, requests, states, outputs, time.time())
+        counts = [request.observations.num_observed for request in requests]
+        digests = [request.digest for request in requests]
+        data = stepped_alike(bases, steps, counts, digests, states, outputs, time.time())
         num_bytes = outputs.shape[1]
         for turn, each in zip(turns, data, strict=True):
             turn.outputs = each[-num_bytes:]
         openings = [base.opening for base in bases]
-        self.committer.put(list(zip(openings, data, bases, strict=True)), turns)
+        writes: list[Write] = list(zip(openings, data, bases, strict=True))
+        self.committer.put(writes, partial(self._answer, turns))
 
-    def _on_group(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
+    def _answer(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
         num_steps: dict[Origin, int] = defaultdict(int)
         origin, count = None, 0
         for turn, outcome in zip(turns, outcomes, strict=True):
@@ -214,13 +219,13 @@ class Turns:
             elif outcome is None:
                 self._race_lost(turn)
             else:
-                self._lanes.remember(turn.lane, None)
+                self.lanes.remember(turn.lane, None)
                 self._end(turn, outcome)
         if origin is not None:
             num_steps[origin] += count
         for each, number in num_steps.items():
-            self._observer.steps_committed(each.model, each.version, number)
-        self._observer.cache_changed(len(self._lanes), self._lanes.state_bytes)
+            self.observer.steps_committed(each.model, each.version, number)
+        self.observer.cache_changed(len(self.lanes), self.lanes.state_bytes)
 
     def _committed(self, turn: Turn, record: Record) -> int:
         """Answer a committed turn; how many steps it made."""
@@ -232,29 +237,29 @@ class Turns:
         ):
             count = request.observations.num_observed
             step = lane.step + count
-            self._lanes.stepped(lane, record, step)
+            self.lanes.stepped(lane, record, step)
             turn.end(Reply(record, step, turn.outputs))
-            self._next(lane)
+            self.next(lane)
             return count
         is_new = turn.replaces is None
         self._report_life(turn, record, is_new=is_new)
-        self._lanes.remember(lane, record)
+        self.lanes.remember(lane, record)
         self._end(turn, Reply(record, record.step, turn.outputs, is_new=is_new))
         return record.step - (0 if is_new else turn.base.step)
 
     def _report_life(self, turn: Turn, record: Record, *, is_new: bool) -> None:
         opening = record.opening
         if is_new:
-            self._observer.session_created(opening.model, opening.version)
+            self.observer.session_created(opening.model, opening.version)
         if record.closed:
-            self._observer.session_ended(opening.model, opening.version, record.closed)
+            self.observer.session_ended(opening.model, opening.version, record.closed)
         if turn.expired is not None:
             gone = turn.expired.opening
-            self._observer.session_ended(gone.model, gone.version, "expired")
+            self.observer.session_ended(gone.model, gone.version, "expired")
 
     def _race_lost(self, turn: Turn) -> None:
         turn.num_lost_races += 1
-        self._observer.commit_conflicted()
+        self.observer.commit_conflicted()
         if turn.num_lost_races <= _MAX_LOST_RACES:
             self._decide_from_store(turn)
             return
@@ -269,11 +274,11 @@ class Turns:
 
     def _end(self, turn: Turn, outcome: Reply | CarryError) -> None:
         turn.end(outcome)
-        self._next(turn.lane)
+        self.next(turn.lane)
 
-    def _next(self, lane: Lane) -> None:
+    def next(self, lane: Lane) -> None:
         """The turn at the head of the lane is over."""
-        turn = self._lanes.next(lane)
+        turn = self.lanes.next(lane)
         if turn is not None:
             # Not called from here, so that a long lane of refusals does not nest.
             asyncio.get_running_loop().call_soon(self.begin, turn)

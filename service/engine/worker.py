@@ -18,7 +18,9 @@ are through go to `on_done`, those of a batch together; a failed one to `on_fail
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
@@ -33,6 +35,24 @@ INLINE_S = 0.0002
 
 _FULL_ROWS = 64
 """As many rows make good use of the graph: more wait for the batch after."""
+
+
+class Group(Protocol):
+    """Rows that were put together by somebody else and are one batch."""
+
+    deadline: float
+
+    @property
+    def future(self) -> "asyncio.Future[Any]": ...
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def stage(self) -> Batch: ...
+
+    def ran(self, result: BatchResult) -> None: ...
+
+    def fail(self, error: CarryError) -> None: ...
 
 
 OnDone = Callable[[list[Job], list[int], BatchResult], None]
@@ -63,7 +83,9 @@ class Worker:
         self._on_failed = on_failed
         self._on_defect = on_defect
         self._waiting: list[Job] = []
-        self._in_thread: dict[Batch, tuple[list[Job], list[int]]] = {}
+        self._groups: deque[Group] = deque()
+        self._was_group = False
+        self._in_thread: dict[Batch, tuple[list[Job], list[int]] | Group] = {}
         self._num_steps = 0
         self._is_pump_due = False
         self._has_stopped = False
@@ -90,27 +112,47 @@ class Worker:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
         assert job.steps_left, "a job without steps would never end"
-        # An empty queue takes a job of any size: request limits bound it before it comes here.
-        num_steps = self._num_steps + job.steps_left
-        if len(self._waiting) >= self._max_waiting_jobs or (
-            self._num_steps and num_steps > self._max_waiting_steps
-        ):
-            raise QueueFullError(
-                f"model {self.model.name!r} has {len(self._waiting)} pieces of work with"
-                f" {self._num_steps} steps waiting (at most {self._max_waiting_jobs} and"
-                f" {self._max_waiting_steps}); nothing was applied: try again later",
-                retry_after_s=1,
-            )
+        self._require_room(job.steps_left)
         self._waiting.append(job)
-        self._num_steps = num_steps
+        self._num_steps += job.steps_left
+        self._pump_soon()
+
+    def submit_group(self, group: Group) -> None:
+        """Queue single rows that are a batch already.
+
+        Raises:
+            QueueFullError: they do not fit the queue; nothing of them was done.
+        """
+        self._require_room(group.num_rows)
+        self._groups.append(group)
+        self._num_steps += group.num_rows
         self._pump_soon()
 
     def refuse_all(self, problem: CarryError) -> None:
         """End everything that waits or runs: the worker will not go on."""
         self._has_stopped = True
-        running = [job for jobs, _ in self._in_thread.values() for job in jobs]
-        jobs, self._waiting = running + self._waiting, []
+        loads = list(self._in_thread.values())
+        groups = [load for load in loads if not isinstance(load, tuple)] + list(self._groups)
+        jobs = [job for load in loads if isinstance(load, tuple) for job in load[0]]
+        jobs += self._waiting
+        self._waiting = []
+        self._groups.clear()
         self._finish(jobs, problem)
+        for group in groups:
+            self._finish_group(group, problem)
+
+    def _require_room(self, num_steps: int) -> None:
+        # An empty queue takes a job of any size: request limits bound it before it comes here.
+        num_waiting = len(self._waiting) + len(self._groups)
+        if num_waiting >= self._max_waiting_jobs or (
+            self._num_steps and self._num_steps + num_steps > self._max_waiting_steps
+        ):
+            raise QueueFullError(
+                f"model {self.model.name!r} has {num_waiting} pieces of work with"
+                f" {self._num_steps} steps waiting (at most {self._max_waiting_jobs} and"
+                f" {self._max_waiting_steps}); nothing was applied: try again later",
+                retry_after_s=1,
+            )
 
     # Plan.
 
@@ -130,13 +172,19 @@ class Worker:
             self._on_defect(error)
 
     def _may_begin(self) -> bool:
-        if self._has_stopped or not self._waiting:
+        if self._has_stopped or not (self._waiting or self._groups):
             return False
         num_running = len(self._in_thread)
-        return not num_running or (num_running == 1 and len(self._waiting) >= self._full_rows)
+        has_full = bool(self._groups) or len(self._waiting) >= self._full_rows
+        return not num_running or (num_running == 1 and has_full)
 
     def _begin(self) -> bool:
         """Run or hand over the next batch; False if others should have their turn first."""
+        # In turns, where both wait: neither holds up the other.
+        if self._groups and not (self._waiting and self._was_group):
+            self._was_group = True
+            return self._begin_group(self._groups.popleft())
+        self._was_group = False
         waiting = self._waiting
         # What waits is cut in two where it can be, so that one half runs while the other is
         # answered.
@@ -147,15 +195,23 @@ class Worker:
         if self._drop_unwanted(jobs):
             return True
         self._take_out(jobs)
-        batch = self._stage(jobs, sizes)
+        return self._run(self._stage(jobs, sizes), (jobs, sizes))
+
+    def _begin_group(self, group: Group) -> bool:
+        if group.future.done() or time.monotonic() > group.deadline:
+            self._finish_group(group, _too_late())
+            return True
+        return self._run(group.stage(), group)
+
+    def _run(self, batch: Batch, load: tuple[list[Job], list[int]] | Group) -> bool:
         expected_s = self._cost_s.get(batch.num_cells.bit_length(), 1.0)
         if expected_s <= INLINE_S and not self._in_thread:
             batch.run()
-            self._apply(batch, jobs, sizes)
-            if self._waiting:
+            self._apply(batch, load)
+            if self._waiting or self._groups:
                 self._pump_soon()
             return False
-        self._in_thread[batch] = jobs, sizes
+        self._in_thread[batch] = load
         self._thread.put(batch)
         return True
 
@@ -188,23 +244,34 @@ class Worker:
 
     def _on_ran(self, batch: Batch) -> None:
         """A batch came back from the thread."""
-        jobs, sizes = self._in_thread.pop(batch)
+        load = self._in_thread.pop(batch)
         if self._has_stopped:
             return
         self._pump()  # first of all: the graph may be idle
         try:
-            self._apply(batch, jobs, sizes)
+            self._apply(batch, load)
         except Exception as error:
             self._on_defect(error)
-        if self._waiting:
+        if self._waiting or self._groups:
             self._pump_soon()
 
-    def _apply(self, batch: Batch, jobs: list[Job], sizes: list[int]) -> None:
+    def _apply(self, batch: Batch, load: tuple[list[Job], list[int]] | Group) -> None:
+        num_rows = len(batch.lengths)
+        if batch.error is None:
+            self._learn_cost(batch)
+            self._observer.batch_ran(self.model.name, self.model.version, num_rows, batch.ort_s)
+        if isinstance(load, tuple):
+            self._apply_jobs(batch, *load)
+        elif batch.error is not None:
+            self._finish_group(load, self._failed(batch.error))
+        else:
+            self._num_steps -= num_rows
+            load.ran(self.model.runner.take(batch))
+
+    def _apply_jobs(self, batch: Batch, jobs: list[Job], sizes: list[int]) -> None:
         if batch.error is not None:
             self._finish(jobs, self._failed(batch.error))
             return
-        self._learn_cost(batch)
-        self._observer.batch_ran(self.model.name, self.model.version, len(jobs), batch.ort_s)
         runner = self.model.runner
         result = runner.take(batch)
         self._num_steps -= sum(sizes)
@@ -240,8 +307,13 @@ class Worker:
             self._num_steps -= job.steps_left
             self._on_failed(job, problem)
 
+    def _finish_group(self, group: Group, problem: CarryError) -> None:
+        self._num_steps -= group.num_rows
+        group.fail(problem)
+
     def _num_jobs(self) -> int:
-        return len(self._waiting) + sum(len(jobs) for jobs, _ in self._in_thread.values())
+        running = sum([len(batch.lengths) for batch in self._in_thread])
+        return len(self._waiting) + sum([group.num_rows for group in self._groups]) + running
 
 
 def _too_late() -> DeadlineError:
