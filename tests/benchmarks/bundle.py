@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import structlog
 from onnx import TensorProto, helper, numpy_helper
 
 from service.contract.bundle import write_arrays, write_bundle
 from service.contract.golden import record_golden
 from service.contract.manifest import Manifest
 from service.contract.state import StateLayout
+from service.engine.registry import Registry, load_registry
 from service.engine.runner import open_ort_session
 
 F, H, LAYERS, K, Q = 8, 128, 2, 24, 9
@@ -33,6 +35,13 @@ def write_bench_bundle(folder: Path) -> Manifest:
     golden = record_golden(manifest.graph, layout, {"x": x}, np.array([8, 0, 3]), run)
     files = {"model.onnx": graph, "golden.npz": write_arrays(golden.to_arrays())}
     return write_bundle(folder / NAME / "1", manifest, files)
+
+
+def bench_registry(folder: Path) -> Registry:
+    """The model, written and loaded."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    write_bench_bundle(folder / "models")
+    return load_registry(folder / "models", "cpu", 1)
 
 
 def _model() -> onnx.ModelProto:

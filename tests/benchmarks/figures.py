@@ -1,11 +1,13 @@
 """What one measurement came to, and how a table of them is printed and kept."""
 
 import json
+import os
 import platform
 import statistics
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -78,3 +80,17 @@ def write_json(figures: list[Figure], path: Path, rounds: int, seconds: float) -
 
 def _shown(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
+
+
+def write_answer(name: str, answer: dict[str, Any]) -> None:
+    """Print what a scenario came to, and keep it in bench-results/."""
+    print(json.dumps({name: answer}, indent=2))
+    path = Path("bench-results") / f"{name.replace(' ', '_')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(answer, indent=2) + "\n")
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Memory that a process holds now."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
