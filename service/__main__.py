@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import structlog
 import uvicorn
 
+from service.api.hot_path import HotPath
+from service.api.protocol import StepProtocol
 from service.app import create_app, service_version
 from service.errors import StartUpError
 from service.settings import Settings, describe_settings, load_settings
@@ -34,22 +36,29 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
         listener = _bind(settings)
-        config = uvicorn.Config(
-            create_app(settings),
-            host=settings.host,
-            port=settings.port,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=int(settings.shutdown_grace_s),
-            server_header=False,
-            proxy_headers=False,  # nothing here asks for the address of a client
-        )
+        config = server_config(create_app(settings), settings)
         server = _Server(config)
         server.run(sockets=[listener])
     except StartUpError as error:
         sys.exit(f"carry: {error}")
     if not server.started:
         sys.exit(3)
+
+
+def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=StepProtocol,
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        server_header=False,
+        proxy_headers=False,  # nothing here asks for the address of a client
+    )
 
 
 def _bind(settings: Settings) -> socket.socket:

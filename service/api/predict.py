@@ -73,8 +73,9 @@ async def _predict(
             " send them in several calls"
         )
     options = ForecastOptions.of(model, body.quantiles, body.horizon)
+    reads = context.face(model).reads
     decoded = [
-        decode_instance(model, instance, settings, f"instances[{index}]")
+        decode_instance(reads, instance, settings, f"instances[{index}]")
         for index, instance in enumerate(body.instances)
     ]
     answers = await context.engine.predict(model, decoded)

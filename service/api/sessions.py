@@ -1,7 +1,7 @@
 """`/v1/sessions`: open, step, preview, read, list and close sessions."""
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Path, Query, Response
 from fastapi.openapi.models import Example
@@ -89,7 +89,7 @@ async def create_session(
     """
     model = context.engine.registry.get(body.model, body.version)
     name = secrets.token_urlsafe(16) if body.session is None else body.session
-    request = decode_create(model, body, context.settings)
+    request = decode_create(context.face(model).reads, body, context.settings)
     reply = await context.engine.submit(context.key(name), request)
     opening = reply.record.opening
     named = {"session": name, "model": opening.model, "version": opening.version}
@@ -184,22 +184,22 @@ async def answer_step(context: Context, session: str, body: Observed) -> Respons
     key = context.key(session)
     model = await context.engine.model_of(key)
     try:
-        request = decode_step(model, body, context.settings)
+        request = decode_step(context.face(model).reads, body, context.settings)
     except CarryError:  # the cached model may be that of an earlier session of this name
         model = await context.engine.model_of(key, is_fresh=True)
-        request = decode_step(model, body, context.settings)
+        request = decode_step(context.face(model).reads, body, context.settings)
     reply = await context.engine.submit(key, request)
     return json_response(_answer(context, reply, body.emit), headers=_replay_header(reply))
 
 
-def _answer(context: Context, reply: Reply, emit: str) -> Json:
+def _answer(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Json:
     record = reply.record
     model = context.engine.registry.get_for_session(record.opening)
     return {
         "session": record.opening.name,
         "step": reply.step,
         "expires_at": rfc3339(record.expires_at),
-    } | present_reply(model, reply, "all" if emit == "all" else "last")
+    } | present_reply(model, reply, emit, context.face(model).whole_forecast)
 
 
 def _detail(context: Context, record: Record, now: float) -> Json:
