@@ -97,6 +97,10 @@ class StoreUnavailableError(CarryError):
     code, status, title = "store-unavailable", 503, "Session store unavailable"
 
 
+class ReaderDiedError(CarryError):
+    code, status, title = "reader-died", 503, "Body could not be read"
+
+
 class DrainingError(CarryError):
     code, status, title = "draining", 503, "Server is shutting down"
 

@@ -5,7 +5,8 @@ from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Request
 
-from service.api.decode import Reads
+from service.api.body_reader import BodyReader
+from service.api.decode import Catalog, Reads
 from service.api.present import ForecastOptions
 from service.engine.engine import Engine
 from service.engine.registry import LoadedModel
@@ -30,6 +31,7 @@ class Context:
     engine: Engine
     settings: Settings
     metrics: Metrics
+    reader: BodyReader = field(default_factory=BodyReader)
     _faces: dict[tuple[str, str], Face] = field(default_factory=dict)
 
     def key(self, session: str) -> Key:
@@ -42,6 +44,15 @@ class Context:
             options = ForecastOptions.of(model, None, None)
             face = self._faces[name] = Face(Reads.of(model.manifest), options)
         return face
+
+    def catalog(self) -> Catalog:
+        """What every loaded model reads, for the process that does not have the models."""
+        registry = self.engine.registry
+        catalog: dict[tuple[str, str | None], Reads] = {}
+        for model in registry.all():  # the newest of each comes last
+            for version in (model.version, None):
+                catalog[model.name, version] = self.face(model).reads
+        return catalog
 
 
 def get_context(request: Request) -> Context:

@@ -1,12 +1,15 @@
 """From JSON bodies to what the engine takes. Every refusal names the place in the body."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 
 from service.api.fields import Row
-from service.api.schemas import Instance, Observed, SessionCreate, StepBody
+from service.api.parse import parse_body
+from service.api.schemas import Instance, Observed, PredictRequest, SessionCreate, StepBody
 from service.contract.manifest import Manifest
 from service.contract.outputs import OutputLayout
 from service.engine.requests import CreateRequest, Observations, StepRequest
@@ -45,19 +48,71 @@ class Reads:
         )
 
 
-def decode_instance(
-    model: Reads, instance: Instance, limits: Settings, where: str
-) -> tuple[Observations, int | None]:
-    """Observations of one instance, and the time of its first row."""
-    observations = _observations(model, instance.observations, instance.text, False, limits, where)
-    return observations, decode_time(model, instance.start, where)
+Catalog = Mapping[tuple[str, str | None], Reads]
+"""By name and version; None is the default version."""
+
+
+class Asked(NamedTuple):
+    """A `POST …/predict`: for each instance, its observations and the time of its first row."""
+
+    instances: list[tuple[Observations, int | None]]
+    ids: list[str | None]
+    quantiles: list[float] | None
+    horizon: int | None
+
+
+class NoSuchReads(NamedTuple):
+    """A body names a model that is not in the catalog."""
+
+    model: str
+    version: str | None
+
+
+# Whole bodies, for the process that reads the big ones.
+
+
+def read_create(
+    catalog: Catalog, data: bytes, limits: Settings
+) -> tuple[str | None, CreateRequest] | NoSuchReads:
+    """The session's name, where the client chose one, and what it asks for."""
+    body = parse_body(SessionCreate, data)
+    reads = catalog.get((body.model, body.version))
+    if reads is None:
+        return NoSuchReads(body.model, body.version)
+    return body.session, decode_create(reads, body, limits)
+
+
+def read_step(model: Reads, schema: type[Observed], data: bytes, limits: Settings) -> StepRequest:
+    return decode_step(model, parse_body(schema, data), limits)
+
+
+def read_predict(model: Reads, data: bytes, limits: Settings) -> Asked:
+    return decode_predict(model, parse_body(PredictRequest, data), limits)
+
+
+# Bodies that are parsed.
+
+
+def decode_predict(model: Reads, body: PredictRequest, limits: Settings) -> Asked:
+    """What a `POST …/predict` asks for."""
+    if len(body.instances) > limits.max_instances:
+        raise TooLargeError(
+            f"{len(body.instances)} instances: expected at most {limits.max_instances};"
+            " send them in several calls"
+        )
+    instances = [
+        _decode_instance(model, instance, limits, f"instances[{index}]")
+        for index, instance in enumerate(body.instances)
+    ]
+    ids = [instance.id for instance in body.instances]
+    return Asked(instances, ids, body.quantiles, body.horizon)
 
 
 def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> CreateRequest:
     """What a `POST /v1/sessions` asks for."""
-    history, start_s = None, decode_time(model, body.start, "body")
+    history, start_s = None, _decode_time(model, body.start, "body")
     if body.history is not None:
-        history, history_start_s = decode_instance(model, body.history, limits, "history")
+        history, history_start_s = _decode_instance(model, body.history, limits, "history")
         if start_s is not None and history_start_s not in (None, start_s):
             raise InvalidInputError("start and history.start differ: give one of them")
         start_s = history_start_s if start_s is None else start_s
@@ -93,7 +148,7 @@ def decode_step(model: Reads, body: Observed, limits: Settings) -> StepRequest:
     return StepRequest(observations, body.step, body.emit, not isinstance(body, StepBody))
 
 
-def decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
+def _decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
     """RFC 3339 → whole seconds since the epoch; a time without a zone is UTC."""
     if time is None:
         return None
@@ -107,6 +162,13 @@ def decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
             f" {model.name!r} are whole days: expected a date, such as {time.date()}"
         )
     return seconds
+
+
+def _decode_instance(
+    model: Reads, instance: Instance, limits: Settings, where: str
+) -> tuple[Observations, int | None]:
+    observations = _observations(model, instance.observations, instance.text, False, limits, where)
+    return observations, _decode_time(model, instance.start, where)
 
 
 def _observations(

@@ -14,12 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import Context
 from service.api.middleware import LimitBody, Observe, RequireJson
 from service.api.parse import parse_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.schemas import StepBody
-from service.api.sessions import STEPS_PATH, answer_step
+from service.api.sessions import STEPS_PATH, BigBody, answer_step
 from service.errors import CarryError
 
 _ROUTE = SimpleNamespace(path=STEPS_PATH)
@@ -68,7 +69,9 @@ class HotPath:
 
     async def _respond(self, session: str, data: bytes, path: str) -> Response:
         try:
-            return await answer_step(self.context, session, parse_body(StepBody, data))
+            is_big = len(data) > BIG_BODY_BYTES
+            body = BigBody(StepBody, data) if is_big else parse_body(StepBody, data)
+            return await answer_step(self.context, session, body)
         except CarryError as error:
             return carry_problem(error)
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers

@@ -18,10 +18,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.api.body_reader import BIG_BODY_BYTES
 from service.api.hot_path import HotPath
-
-MAX_SHORT_BODY = 256 * 1024
-"""Bytes; a longer body is not for the event loop to parse."""
 
 _STEPS = re.compile(rb"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
@@ -104,7 +102,7 @@ class StepProtocol(HttpToolsProtocol):
             len(headers) == len(self.headers)  # none is there twice
             and headers.get(b"content-type") in _JSON
             and length.isdigit()
-            and int(length) <= MAX_SHORT_BODY
+            and int(length) <= BIG_BODY_BYTES
             and _UNUSUAL.isdisjoint(headers)
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.api.protocol import MAX_SHORT_BODY, StepProtocol
+from service.api.body_reader import BIG_BODY_BYTES
+from service.api.protocol import StepProtocol
 from tests.api.support import listening, until
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
@@ -86,8 +87,8 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(DATA
         PATH.replace(b"steps", b"steps?x=1") + JSON + LENGTH + b"\r\n" + DATA,
         PATH + b"Content-Type: APPLICATION/json;x=y\r\n" + LENGTH + b"\r\n" + DATA,
         PATH + JSON + LENGTH + b"Accept: a\r\nAccept: b\r\n\r\n" + DATA,
-        PATH + JSON + b"Content-Length: %d\r\n\r\n" % (len(DATA) + MAX_SHORT_BODY)
-        + DATA + b" " * MAX_SHORT_BODY,
+        PATH + JSON + b"Content-Length: %d\r\n\r\n" % (len(DATA) + BIG_BODY_BYTES)
+        + DATA + b" " * BIG_BODY_BYTES,
     ],
     ids=["chunked", "closing", "1.0", "escaped", "query", "kind", "twice", "long"],
 )  # fmt: skip
