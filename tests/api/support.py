@@ -10,8 +10,8 @@ from tempfile import mkdtemp
 import httpx
 import uvicorn
 
-from service.__main__ import server_config
 from service.app import create_app
+from service.server import server_config
 from service.settings import Settings
 from tests.fakes.bundles import write_classifier, write_forecaster
 
