@@ -51,6 +51,7 @@ def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         http=StepProtocol,
+        loop="asyncio",  # uvloop accepts one connection a turn: bursts of them wait for seconds
         lifespan="on",
         log_level="warning",
         access_log=False,
