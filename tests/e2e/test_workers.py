@@ -36,6 +36,11 @@ def workers_of(server):
     return [int(c) for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
 
 
+def wait_for_all(server):
+    while '"ready"' not in server.log.read_text():
+        time.sleep(0.05)
+
+
 def counted(server, name):
     """The sum over the series of one metric."""
     text = httpx.get(f"{server.url}/metrics").text
@@ -45,8 +50,7 @@ def counted(server, name):
 def test_a_session_stepped_by_all_workers_ends_exact_and_is_counted(tmp_path, settings):
     values = [[0.0 if v != v else float(v) for v in row] for row in rows(NUM_STEPS)]
     with running_server(tmp_path, **settings) as server:
-        while 'event": "ready' not in server.log.read_text():
-            time.sleep(0.05)
+        wait_for_all(server)
         httpx.post(f"{server.url}/v1/sessions", json=CREATE).raise_for_status()
         for count, row in enumerate(values):
             answer = step(server, count, row).raise_for_status().json()
@@ -66,10 +70,12 @@ def test_a_session_stepped_by_all_workers_ends_exact_and_is_counted(tmp_path, se
 
 def test_a_killed_worker_is_replaced_and_the_session_goes_on(tmp_path, settings):
     with running_server(tmp_path, **settings) as server:
+        wait_for_all(server)
         httpx.post(f"{server.url}/v1/sessions", json=CREATE).raise_for_status()
         for count in range(6):
-            before = workers_of(server)
-            if count in (2, 4) and len(before) == 2:
+            if count in (2, 4):
+                before = workers_of(server)
+                assert len(before) == 2
                 os.kill(before[0], signal.SIGKILL)
                 while len(now := workers_of(server)) < 2 or before[0] in now:
                     time.sleep(0.05)
@@ -80,6 +86,7 @@ def test_a_killed_worker_is_replaced_and_the_session_goes_on(tmp_path, settings)
 
 def test_workers_end_when_their_supervisor_is_killed(tmp_path, settings):
     with running_server(tmp_path, **settings) as server:
+        wait_for_all(server)
         workers = workers_of(server)
         server.stop(signal.SIGKILL)
         deadline = time.monotonic() + 30
