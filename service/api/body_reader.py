@@ -11,9 +11,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import service
 from service.errors import QueueFullError, ReaderDiedError
@@ -23,7 +22,7 @@ BIG_BODY_BYTES = 256 * 1024
 
 MAX_WAITING = 16
 
-_Arguments = ParamSpec("_Arguments")
+_Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
 
@@ -35,13 +34,8 @@ class BodyReader:
         self._process: subprocess.Popen[bytes] | None = None
         self._num_waiting = 0
 
-    async def call(
-        self,
-        function: Callable[_Arguments, _Result],
-        *args: _Arguments.args,
-        **kwargs: _Arguments.kwargs,
-    ) -> _Result:
-        """`function(*args, **kwargs)`, with all of these pickled.
+    async def call(self, function: Callable[[*_Arguments], _Result], *args: *_Arguments) -> _Result:
+        """`function(*args)`, with all of these pickled.
 
         Raises:
             CarryError: what the function raised; or too many bodies wait, or the process died.
@@ -54,8 +48,7 @@ class BodyReader:
         self._num_waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            call = partial(self._call, (function, args, kwargs))
-            result: _Result = await loop.run_in_executor(self._thread, call)
+            result: _Result = await loop.run_in_executor(self._thread, self._call, function, args)
             return result
         finally:
             self._num_waiting -= 1
@@ -67,8 +60,8 @@ class BodyReader:
         self._thread.shutdown(cancel_futures=True)
         self._stop()
 
-    def _call(self, call: object) -> Any:  # noqa: ANN401 -- what the function returns
-        """In the thread: `call` is (function, args, kwargs)."""
+    def _call(self, *call: object) -> Any:  # noqa: ANN401 -- what the function returns
+        """In the thread: `call` is the function and its arguments."""
         process = self._process = self._process or _start()
         assert process.stdin is not None, "a pipe"
         assert process.stdout is not None, "a pipe"

@@ -19,13 +19,13 @@ def main() -> None:
     sys.stdout = sys.stderr  # a stray print must not become an answer
     while True:
         try:
-            function, args, kwargs = pickle.load(calls)  # noqa: S301 -- written by the service
+            function, args = pickle.load(calls)  # noqa: S301 -- written by the service
         except EOFError:
             return
         error: CarryError | None = None
         result = None
         try:
-            result = function(*args, **kwargs)
+            result = function(*args)
         except CarryError as refusal:
             error = refusal
         pickle.dump((error, result), answers, pickle.HIGHEST_PROTOCOL)
