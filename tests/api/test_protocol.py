@@ -175,15 +175,16 @@ class _Gate:
 
 
 async def test_a_step_that_waits_is_dropped_when_its_client_leaves(client, monkeypatch):
-    gate = _Gate(client, monkeypatch)
+    gate, begun = _Gate(client, monkeypatch), short_way_taken(monkeypatch)
+    connections = client.server.server_state.connections
     async with connected(client) as (reader, writer):
         writer.write(plain(0))
         await gate.reached.wait()
-        engine = client.app.context.engine
         async with connected(client) as (_, waiting):
             waiting.write(plain(1))
-            await until(lambda: engine._num_open_requests == 2)
-        await until(lambda: engine._num_open_requests == 1)
+            await until(lambda: len(begun) == 2)
+            num_connections = len(connections)
+        await until(lambda: len(connections) < num_connections)
         gate.opened.set()
         assert (await answer(reader))[2]["step"] == 1
     assert (await client.get("/v1/sessions/s")).json()["step"] == 1
@@ -191,10 +192,12 @@ async def test_a_step_that_waits_is_dropped_when_its_client_leaves(client, monke
 
 async def test_a_step_that_is_being_committed_stays_when_its_client_leaves(client, monkeypatch):
     gate = _Gate(client, monkeypatch)
+    connections = client.server.server_state.connections
     async with connected(client) as (_, writer):
         writer.write(plain(0))
         await gate.reached.wait()
-    await until(lambda: client.app.context.engine._num_open_requests == 0)
+        num_connections = len(connections)
+    await until(lambda: len(connections) < num_connections)
     gate.opened.set()
     async with connected(client) as (reader, writer):
         writer.write(plain(0))
