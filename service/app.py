@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> HotPath:
         finally:
             await engine.close(settings.shutdown_grace_s)
             await store.close()
+            context.reader.close()
             log.info("stopped")
 
     app = FastAPIOffline(  # /docs works without a network, too

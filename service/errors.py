@@ -6,6 +6,8 @@ Members such as `expected_step` are for programs and appear beside it in the ans
 
 from typing import ClassVar
 
+Member = int | str | list[dict[str, str]]
+
 
 class CarryError(Exception):
     """Base of every error that the service answers on purpose."""
@@ -15,7 +17,7 @@ class CarryError(Exception):
     title: ClassVar[str] = "Internal error"
 
     def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, **members: int | str
+        self, detail: str, *, retry_after_s: float | None = None, **members: Member
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -97,6 +99,10 @@ class DeadlineError(CarryError):
 
 class StoreUnavailableError(CarryError):
     code, status, title = "store-unavailable", 503, "Session store unavailable"
+
+
+class ReaderDiedError(CarryError):
+    code, status, title = "reader-died", 503, "Body could not be read"
 
 
 class DrainingError(CarryError):

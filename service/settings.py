@@ -21,6 +21,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that serve; with more than one, not memory://."
+    )
     models: Path = Field(Path("models"), description="Folder of bundles, NAME/VERSION/ each.")
     store: str = Field(
         "sqlite:///var/carry.db",
@@ -82,6 +85,16 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto: text on a terminal, JSON elsewhere."
     )
+
+    @model_validator(mode="after")
+    def _workers_share_a_store(self) -> Self:
+        if self.workers > 1 and self.store.startswith("memory:"):
+            raise ValueError(
+                f"CARRY_WORKERS is {self.workers} and CARRY_STORE is {self.store}: each process"
+                " would have sessions of its own; expected a store that they share, such as"
+                " sqlite:///var/carry.db, or 1 worker"
+            )
+        return self
 
     @model_validator(mode="after")
     def _default_ttl_is_allowed(self) -> Self:

@@ -1,16 +1,27 @@
 """What every route needs, handed in by `service.app` and reached through the request."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Request
 
+from service.api.body_reader import BodyReader
+from service.api.decode import Catalog, Reads
+from service.api.present import ForecastOptions
 from service.engine.engine import Engine
+from service.engine.registry import LoadedModel
 from service.settings import Settings
 from service.stores.record import Key
 from service.telemetry.metrics import Metrics
 
 _ONLY_TENANT = "default"
+
+
+class Face(NamedTuple):
+    """What the API needs of a model for each request, worked out at its first one."""
+
+    reads: Reads
+    whole_forecast: ForecastOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +31,28 @@ class Context:
     engine: Engine
     settings: Settings
     metrics: Metrics
+    reader: BodyReader = field(default_factory=BodyReader)
+    _faces: dict[tuple[str, str], Face] = field(default_factory=dict)
 
     def key(self, session: str) -> Key:
         return Key(_ONLY_TENANT, session)
+
+    def face(self, model: LoadedModel) -> Face:
+        name = model.name, model.version
+        face = self._faces.get(name)
+        if face is None:
+            options = ForecastOptions.of(model, None, None)
+            face = self._faces[name] = Face(Reads.of(model.manifest), options)
+        return face
+
+    def catalog(self) -> Catalog:
+        """What every loaded model reads, for the process that does not have the models."""
+        registry = self.engine.registry
+        catalog: dict[tuple[str, str | None], Reads] = {}
+        for model in registry.all():  # the newest of each comes last
+            for version in (model.version, None):
+                catalog[model.name, version] = self.face(model).reads
+        return catalog
 
 
 def get_context(request: Request) -> Context:

@@ -1,13 +1,17 @@
 """From JSON bodies to what the engine takes. Every refusal names the place in the body."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 
 from service.api.fields import Row
-from service.api.schemas import Instance, Observed, SessionCreate, StepBody
-from service.contract.manifest import ForecastSpec
-from service.engine.registry import LoadedModel
+from service.api.parse import parse_body
+from service.api.schemas import Instance, Observed, PredictRequest, SessionCreate, StepBody
+from service.contract.manifest import Manifest
+from service.contract.outputs import OutputLayout
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
@@ -19,23 +23,100 @@ _DAY_S = 86_400
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def decode_instance(
-    model: LoadedModel, instance: Instance, limits: Settings, where: str
-) -> tuple[Observations, int | None]:
-    """Observations of one instance, and the time of its first row."""
-    observations = _observations(model, instance.observations, instance.text, False, limits, where)
-    return observations, decode_time(model, instance.start, where)
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What of a model its bodies are read by: worked out once, and small enough to be sent along.
+
+    Without `columns` it reads text.
+    """
+
+    name: str
+    columns: tuple[str, ...] | None
+    uses_time: bool
+    frequency_s: int
+    reply_bytes_per_step: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Reads":
+        forecast, graph = manifest.forecast, manifest.graph
+        return cls(
+            manifest.name,
+            None if forecast is None else tuple(column.name for column in forecast.columns),
+            graph.input_with("time") is not None,
+            0 if forecast is None else forecast.frequency_s,
+            OutputLayout(graph.outputs).step_bytes,
+        )
 
 
-def decode_create(model: LoadedModel, body: SessionCreate, limits: Settings) -> CreateRequest:
+Catalog = Mapping[tuple[str, str | None], Reads]
+"""By name and version; None is the default version."""
+
+
+class Asked(NamedTuple):
+    """A `POST …/predict`: for each instance, its observations and the time of its first row."""
+
+    instances: list[tuple[Observations, int | None]]
+    ids: list[str | None]
+    quantiles: list[float] | None
+    horizon: int | None
+
+
+class NoSuchReads(NamedTuple):
+    """A body names a model that is not in the catalog."""
+
+    model: str
+    version: str | None
+
+
+# Whole bodies, for the process that reads the big ones.
+
+
+def read_create(
+    catalog: Catalog, data: bytes, limits: Settings
+) -> tuple[str | None, CreateRequest] | NoSuchReads:
+    """The session's name, where the client chose one, and what it asks for."""
+    body = parse_body(SessionCreate, data)
+    reads = catalog.get((body.model, body.version))
+    if reads is None:
+        return NoSuchReads(body.model, body.version)
+    return body.session, decode_create(reads, body, limits)
+
+
+def read_step(model: Reads, schema: type[Observed], data: bytes, limits: Settings) -> StepRequest:
+    return decode_step(model, parse_body(schema, data), limits)
+
+
+def read_predict(model: Reads, data: bytes, limits: Settings) -> Asked:
+    return decode_predict(model, parse_body(PredictRequest, data), limits)
+
+
+# Bodies that are parsed.
+
+
+def decode_predict(model: Reads, body: PredictRequest, limits: Settings) -> Asked:
+    """What a `POST …/predict` asks for."""
+    if len(body.instances) > limits.max_instances:
+        raise TooLargeError(
+            f"{len(body.instances)} instances: expected at most {limits.max_instances};"
+            " send them in several calls"
+        )
+    instances = [
+        _decode_instance(model, instance, limits, f"instances[{index}]")
+        for index, instance in enumerate(body.instances)
+    ]
+    ids = [instance.id for instance in body.instances]
+    return Asked(instances, ids, body.quantiles, body.horizon)
+
+
+def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> CreateRequest:
     """What a `POST /v1/sessions` asks for."""
-    history, start_s = None, decode_time(model, body.start, "body")
+    history, start_s = None, _decode_time(model, body.start, "body")
     if body.history is not None:
-        history, history_start_s = decode_instance(model, body.history, limits, "history")
+        history, history_start_s = _decode_instance(model, body.history, limits, "history")
         if start_s is not None and history_start_s not in (None, start_s):
             raise InvalidInputError("start and history.start differ: give one of them")
         start_s = history_start_s if start_s is None else start_s
-    if start_s is None and model.time is not None:
+    if start_s is None and model.uses_time:
         raise InvalidInputError(
             f'model {model.name!r} uses the time of each row: expected "start", the time of the'
             ' first row, such as "2016-08-29"; got none'
@@ -57,17 +138,17 @@ def decode_create(model: LoadedModel, body: SessionCreate, limits: Settings) -> 
     )
 
 
-def decode_step(model: LoadedModel, body: Observed, limits: Settings) -> StepRequest:
+def decode_step(model: Reads, body: Observed, limits: Settings) -> StepRequest:
     """What a step or a preview asks for."""
     final = isinstance(body, StepBody) and body.final
     if body.emit == "all" and body.observations is not None:
-        num_bytes = len(body.observations) * model.runner.outputs.step_bytes
+        num_bytes = len(body.observations) * model.reply_bytes_per_step
         _bound(num_bytes, limits.max_reply_bytes, "the reply", "bytes of outputs")
     observations = _observations(model, body.observations, body.text, final, limits, "body")
     return StepRequest(observations, body.step, body.emit, not isinstance(body, StepBody))
 
 
-def decode_time(model: LoadedModel, time: datetime | None, where: str) -> int | None:
+def _decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
     """RFC 3339 → whole seconds since the epoch; a time without a zone is UTC."""
     if time is None:
         return None
@@ -83,63 +164,68 @@ def decode_time(model: LoadedModel, time: datetime | None, where: str) -> int | 
     return seconds
 
 
+def _decode_instance(
+    model: Reads, instance: Instance, limits: Settings, where: str
+) -> tuple[Observations, int | None]:
+    observations = _observations(model, instance.observations, instance.text, False, limits, where)
+    return observations, _decode_time(model, instance.start, where)
+
+
 def _observations(
-    model: LoadedModel,
+    model: Reads,
     rows: list[Row] | None,
     text: str | None,
     final: bool,
     limits: Settings,
     where: str,
 ) -> Observations:
-    forecast = model.manifest.forecast
-    wanted = "text" if forecast is None else "observations"
-    if (text is None) == (rows is None) or (rows is None) != (forecast is None):
+    wanted = "text" if model.columns is None else "observations"
+    if (text is None) == (rows is None) or (rows is None) != (model.columns is None):
         given = [name for name, v in (("text", text), ("observations", rows)) if v is not None]
         raise InvalidInputError(
             f'{where}: model {model.name!r} reads "{wanted}": expected it alone, got'
             f" {' and '.join(given) or 'neither'}"
         )
-    if forecast is None:
+    if rows is None or model.columns is None:
         assert text is not None, "exactly one is given"
         _bound(len(text), limits.max_text_chars, f"{where}.text", "characters")
         return Observations(text=text, final=final)
     if final:
         raise InvalidInputError(f'{where}: "final" ends a text; close this session with DELETE')
-    assert rows is not None, "exactly one is given"
     if not rows:
         raise InvalidInputError(f"{where}.observations is empty: expected at least one row")
     _bound(len(rows), limits.max_rows, f"{where}.observations", "rows")
-    return Observations(rows=_rows(forecast, rows, where))
+    return Observations(rows=_rows(model.columns, rows, where))
 
 
-def _rows(forecast: ForecastSpec, rows: list[Row], where: str) -> np.ndarray:
+def _rows(columns: tuple[str, ...], rows: list[Row], where: str) -> np.ndarray:
     """Objects or lists → `[T, F]` float32, NaN where a value is missing."""
-    names = [column.name for column in forecast.columns]
-    known = set(names)
+    known = set(columns)
     values: list[list[float | None]] = []
     for index, row in enumerate(rows):
         if isinstance(row, list):
-            if len(row) != len(names):
+            if len(row) != len(columns):
                 raise InvalidInputError(
-                    f"{where}.observations[{index}] has {len(row)} values: expected {len(names)},"
-                    f" in the order {names}"
+                    f"{where}.observations[{index}] has {len(row)} values: expected"
+                    f" {len(columns)}, in the order {list(columns)}"
                 )
             values.append(row)
         elif known.issuperset(row):
-            values.append([row.get(name) for name in names])
+            values.append([row.get(name) for name in columns])
         else:
             raise InvalidInputError(
                 f"{where}.observations[{index}] names {sorted(set(row) - known)}: expected columns"
-                f" among {names}"
+                f" among {list(columns)}"
             )
-    wide = np.array(values, dtype=np.float64)  # None becomes NaN
-    is_beyond = np.abs(wide) > _LARGEST
-    if is_beyond.any():
+    try:
+        with np.errstate(over="raise"):
+            return np.array(values, dtype=np.float32)  # None becomes NaN
+    except FloatingPointError:
+        is_beyond = np.abs(np.array(values, dtype=np.float64)) > _LARGEST
         index = int(np.flatnonzero(is_beyond.any(axis=1))[0])
         raise InvalidInputError(
             f"{where}.observations[{index}] holds a value beyond 3.4e38: check its unit"
-        )
-    return wide.astype(np.float32)
+        ) from None
 
 
 def _bound(size: int, limit: int, where: str, what: str) -> None:

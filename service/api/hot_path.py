@@ -3,27 +3,28 @@
 `POST /v1/sessions/{session}/steps` is documented by FastAPI in `sessions.py`; requests for it are
 answered here, by the same function, with the same errors. What is left out is what FastAPI does for
 each request that this route does not need (dependencies, exit stacks, telemetry hooks): it costs
-more than the step itself.
+more than the step itself. `protocol.py` calls `answer` without ASGI in between.
 """
 
-import json
 import re
 import time
+from types import SimpleNamespace
 
-import structlog
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import Context
-from service.api.middleware import LimitBody, RequireJson
-from service.api.problems import carry_problem, http_problem, invalid_problem, unexpected_problem
+from service.api.middleware import LimitBody, Observe, RequireJson
+from service.api.parse import parse_body
+from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.schemas import StepBody
-from service.api.sessions import STEPS_PATH, answer_step
+from service.api.sessions import STEPS_PATH, BigBody, answer_step
 from service.errors import CarryError
 
-log = structlog.get_logger()
+_ROUTE = SimpleNamespace(path=STEPS_PATH)
+"""What `Observe` looks for in the scope, where the framework's router leaves its route."""
 
 _STEPS = re.compile(r"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 
@@ -34,8 +35,8 @@ class HotPath:
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app = app
         self.context = context
-        limited = LimitBody(self._answer_step, context.settings.max_body_bytes)
-        self._answer = RequireJson(limited)
+        limited = LimitBody(self._answer_asgi, context.settings.max_body_bytes)
+        self._observe = Observe(RequireJson(limited), context.metrics.request_answered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
@@ -43,59 +44,45 @@ class HotPath:
         if match is None:
             await self.app(scope, receive, send)
             return
-        scope["session"] = match[1]
-        await self._answer(scope, receive, send)
+        scope["session"], scope["route"] = match[1], _ROUTE
+        await self._observe(scope, receive, send)
 
-    async def _answer_step(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, session: str, data: bytes) -> Response:
+        """Answer a step whose body has come in whole."""
         started = time.perf_counter()
-        response = await self._respond(scope, receive)
-        if response is None:
-            return
-        await response(scope, receive, send)
-        status, seconds = response.status_code, time.perf_counter() - started
-        log.debug("request", method="POST", path=scope["path"], status=status, seconds=seconds)
-        self.context.metrics.request_answered("POST", STEPS_PATH, status, seconds)
+        path = f"/v1/sessions/{session}/steps"
+        response = await self._respond(session, data, path)
+        seconds = time.perf_counter() - started
+        self._observe.answered("POST", path, STEPS_PATH, response.status_code, seconds)
+        return response
 
-    async def _respond(self, scope: Scope, receive: Receive) -> Response | None:
-        """The answer; None where the client left before it had asked."""
+    async def _answer_asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             data = await _read_body(receive)
-            if data is None:
-                return None
-            return await answer_step(self.context, scope["session"], _parse(data))
+        except HTTPException as error:
+            response = http_problem(error, "POST")
+        else:
+            if data is None:  # the client left before it had asked
+                return
+            response = await self._respond(scope["session"], data, scope["path"])
+        await response(scope, receive, send)
+
+    async def _respond(self, session: str, data: bytes, path: str) -> Response:
+        try:
+            is_big = len(data) > BIG_BODY_BYTES
+            body = BigBody(StepBody, data) if is_big else parse_body(StepBody, data)
+            return await answer_step(self.context, session, body)
         except CarryError as error:
             return carry_problem(error)
-        except ValidationError as error:
-            return invalid_problem(error.errors(include_url=False), "body")
-        except HTTPException as error:
-            return http_problem(error, "POST")
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers
-            return unexpected_problem(error, scope["path"])
-
-
-def _parse(data: bytes) -> StepBody:
-    try:
-        return StepBody.model_validate_json(data)
-    except ValidationError as error:
-        if error.errors(include_url=False)[0]["type"] != "json_invalid":
-            raise
-        # pydantic-core calls half of a surrogate pair no JSON; Python reads it, so that the schema
-        # can say what is wrong, as it does on every other route.
-        try:
-            parsed = json.loads(data)
-        except (ValueError, RecursionError):
-            raise error from None
-        return StepBody.model_validate(parsed)
+            return unexpected_problem(error, path)
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        return bytes(message.get("body", b""))
+    """The whole body; None where the client left in the middle of it."""
     parts = []
-    while message["type"] == "http.request":
+    while (message := await receive())["type"] == "http.request":
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)
-        message = await receive()
     return None

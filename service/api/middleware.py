@@ -45,17 +45,22 @@ class Observe:
             if status:
                 raise
             await unexpected_problem(error, scope["path"])(scope, receive, watch)
-        seconds = time.perf_counter() - started
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        if not status:  # the client left before it had asked
+            return
         route = getattr(scope.get("route"), "path", "unmatched")
+        self.answered(scope["method"], scope["path"], route, status, time.perf_counter() - started)
+
+    def answered(self, method: str, path: str, route: str, status: int, seconds: float) -> None:
+        """Count an answer and log it."""
+        method = method if method in _METHODS else "other"
         self._on_answered(method, route, status, seconds)
-        log.debug("request", method=method, path=scope["path"], status=status, seconds=seconds)
+        log.debug("request", method=method, path=path, status=status, seconds=seconds)
         # A probe that is answered "not ready" is no failure, and comes every few seconds.
         if seconds > self._slow_s or (status >= 500 and route != "/readyz"):
             log.warning(
                 "slow or failed request",
                 method=method,
-                path=scope["path"],
+                path=path,
                 status=status,
                 seconds=round(seconds, 4),
             )

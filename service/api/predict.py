@@ -5,14 +5,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
+from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.context import Context, InContext
-from service.api.decode import decode_instance
+from service.api.decode import Asked, decode_predict, read_predict
 from service.api.present import ForecastOptions, json_response, present_prediction
 from service.api.problems import error_responses
 from service.api.schemas import PredictAnswer, PredictRequest
-from service.errors import TooLargeError
+from service.engine.registry import LoadedModel
 
-router = APIRouter(prefix="/v1/models/{model}", tags=["predict"])
+router = APIRouter(prefix="/v1/models/{model}", tags=["predict"], route_class=BigBodyRoute)
 
 _EXAMPLES: dict[str, Example] = {
     "classify": {
@@ -45,7 +46,18 @@ _DOCUMENTED: dict[str, Any] = {
 }
 
 
+async def _read_and_predict(
+    context: Context, data: bytes, model: str, version: str | None = None
+) -> Response:
+    loaded = context.engine.registry.get(model, version)
+    reads = context.face(loaded).reads
+    asked = await context.reader.call(read_predict, reads, data, context.settings)
+    options = ForecastOptions.of(loaded, asked.quantiles, asked.horizon)
+    return await _answer(context, loaded, asked, options)
+
+
 @router.post("/predict", summary="Predict with the default version", **_DOCUMENTED)
+@answers_big_bodies(_read_and_predict)
 async def predict(model: str, body: PredictBody, context: InContext) -> Response:
     """Answer every instance from a fresh state, batched together.
 
@@ -55,6 +67,7 @@ async def predict(model: str, body: PredictBody, context: InContext) -> Response
 
 
 @router.post("/versions/{version}/predict", summary="Predict with one version", **_DOCUMENTED)
+@answers_big_bodies(_read_and_predict)
 async def predict_with_version(
     model: str, version: str, body: PredictBody, context: InContext
 ) -> Response:
@@ -65,25 +78,22 @@ async def predict_with_version(
 async def _predict(
     context: Context, name: str, version: str | None, body: PredictRequest
 ) -> Response:
-    settings = context.settings
     model = context.engine.registry.get(name, version)
-    if len(body.instances) > settings.max_instances:
-        raise TooLargeError(
-            f"{len(body.instances)} instances: expected at most {settings.max_instances};"
-            " send them in several calls"
-        )
     options = ForecastOptions.of(model, body.quantiles, body.horizon)
-    decoded = [
-        decode_instance(model, instance, settings, f"instances[{index}]")
-        for index, instance in enumerate(body.instances)
-    ]
-    answers = await context.engine.predict(model, decoded)
+    asked = decode_predict(context.face(model).reads, body, context.settings)
+    return await _answer(context, model, asked, options)
+
+
+async def _answer(
+    context: Context, model: LoadedModel, asked: Asked, options: ForecastOptions
+) -> Response:
+    answers = await context.engine.predict(model, asked.instances)
     unpack = model.runner.outputs.unpack
     predictions = [
-        ({} if instance.id is None else {"id": instance.id})
+        ({} if name is None else {"id": name})
         | present_prediction(model, unpack(packed), 0, observations.num_observed, start_s, options)
-        for instance, packed, (observations, start_s) in zip(
-            body.instances, answers, decoded, strict=True
+        for name, packed, (observations, start_s) in zip(
+            asked.ids, answers, asked.instances, strict=True
         )
     ]
     return json_response(

@@ -1,8 +1,11 @@
 """From the engine's replies to JSON: the one place that knows what a task's answer looks like."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +24,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ForecastOptions:
-    """Which quantile levels (as places on the last axis) and how many rows to answer."""
+    """Which quantile levels (by their keys in the answer) and how many rows to answer."""
 
-    places: tuple[int, ...]
+    places: Mapping[str, int]
+    """Level as it is written → its place on the last axis."""
     horizon: int
 
     @classmethod
@@ -41,7 +45,7 @@ class ForecastOptions:
                 raise InvalidInputError(
                     f'model {model.name!r} is no forecaster: it takes no "quantiles" or "horizon"'
                 )
-            return cls((), 0)
+            return cls({}, 0)
         if horizon is not None and horizon > spec.horizon:
             raise InvalidInputError(f"horizon is {horizon}: expected at most {spec.horizon}")
         missing = [level for level in quantiles or [] if level not in spec.quantiles]
@@ -51,7 +55,8 @@ class ForecastOptions:
                 f" {list(spec.quantiles)}"
             )
         wanted = spec.quantiles if quantiles is None else quantiles
-        return cls(tuple(spec.quantiles.index(level) for level in wanted), horizon or spec.horizon)
+        places = {f"{level:g}": spec.quantiles.index(level) for level in wanted}
+        return cls(places, horizon or spec.horizon)
 
 
 def present_prediction(
@@ -60,13 +65,12 @@ def present_prediction(
     place: int,
     after_step: int,
     start_s: int | None,
-    options: ForecastOptions | None = None,
+    options: ForecastOptions,
 ) -> Json:
     """One prediction: `outputs` are `[n, …]`, `place` which of the n, made after `after_step`."""
     graph, forecast = model.manifest.graph, model.manifest.forecast
     by_role: dict[str, np.ndarray] = {s.role: outputs[s.name][place] for s in graph.outputs}
     if forecast is not None:
-        options = options or ForecastOptions.of(model, None, None)
         start = None if start_s is None else rfc3339(row_time_s(model, start_s, after_step))
         return _present_forecast(forecast, by_role, start, options)
     labels = model.manifest.labels or ()
@@ -77,23 +81,24 @@ def present_prediction(
     }
 
 
-def present_reply(model: LoadedModel, reply: Reply, emit: Literal["last", "all"]) -> Json:
+def present_reply(
+    model: LoadedModel, reply: Reply, emit: Literal["last", "all"], options: ForecastOptions
+) -> Json:
     """The prediction after a request's last observation, or one after each of them."""
     if not reply.outputs:
         return {}
     outputs = model.runner.outputs.unpack(reply.outputs)
     count = len(next(iter(outputs.values())))
+    start_s, before = reply.record.opening.start_s, reply.step - count + 1
+    if emit == "last":
+        place = count - 1
+        last = present_prediction(model, outputs, place, before + place, start_s, options)
+        return {"prediction": last}
     predictions = [
-        present_prediction(
-            model,
-            outputs,
-            place,
-            reply.step - count + place + 1,
-            reply.record.opening.start_s,
-        )
+        present_prediction(model, outputs, place, before + place, start_s, options)
         for place in range(count)
     ]
-    return {"predictions": predictions} if emit == "all" else {"prediction": predictions[-1]}
+    return {"predictions": predictions}
 
 
 def present_session(record: Record, layout_norms: Mapping[str, float], now: float) -> Json:
@@ -120,20 +125,41 @@ def present_session(record: Record, layout_norms: Mapping[str, float], now: floa
 
 def rfc3339(time_s: float) -> str:
     """Whole seconds stay whole: `2016-08-29T00:00:00Z`."""
-    text = datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds")
-    return text.replace(".000+00:00", "Z").replace("+00:00", "Z")
+    second = math.floor(time_s)
+    # As `datetime` does it: rounded to microseconds, then cut to milliseconds.
+    millisecond = round((time_s - second) * 1_000_000) // 1000
+    if millisecond == 1000:
+        second, millisecond = second + 1, 0
+    return f"{_second(second)}.{millisecond:03}Z" if millisecond else f"{_second(second)}Z"
+
+
+@lru_cache(maxsize=4096)  # sessions that step together expire in the same few seconds
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
+
+
+class JsonResponse(Response):
+    """As Starlette's, with less work for headers that are known."""
+
+    media_type = "application/json"
+
+    def __init__(self, body: bytes, status: int, headers: Mapping[str, str]) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+            *((name.lower().encode(), value.encode()) for name, value in headers.items()),
+        ]
 
 
 def json_response(
-    body: Json, status: int = 200, headers: Mapping[str, str] | None = None
+    body: Json, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Response:
     """NumPy values are written as they are, at float32's own precision."""
-    return Response(
-        orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE),
-        status,
-        headers,
-        media_type="application/json",
-    )
+    data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+    return JsonResponse(data, status, headers)
 
 
 def _present_forecast(
@@ -148,5 +174,5 @@ def _present_forecast(
         "start": start,
         "frequency": spec.frequency,
         "mean": mean,
-        "quantiles": {f"{spec.quantiles[place]:g}": columns[place] for place in options.places},
+        "quantiles": {key: columns[place] for key, place in options.places.items()},
     }

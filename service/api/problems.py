@@ -4,7 +4,6 @@ No answer carries a stack trace or a path of the server: unexpected errors are l
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -13,8 +12,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from service.api.parse import invalid_request
 from service.api.schemas import Problem
-from service.errors import CarryError, InvalidInputError, MalformedError, TooLargeError
+from service.errors import CarryError, MalformedError, TooLargeError
 
 log = structlog.get_logger()
 
@@ -79,47 +79,6 @@ def carry_problem(error: CarryError) -> Response:
     )
 
 
-def invalid_problem(problems: Sequence[Mapping[str, Any]], where: str = "") -> Response:
-    """The answer to a body, path or query that does not fit its schema, from pydantic's errors."""
-    if any(problem["type"] == "json_invalid" for problem in problems):
-        why = str(problems[0].get("ctx", {}).get("error", "it cannot be read"))
-        return carry_problem(
-            MalformedError(f"the body is not valid JSON ({why}): expected an object")
-        )
-    prefix = [where] if where else []
-    places = [
-        {
-            "place": _place((*prefix, *problem["loc"])),
-            "problem": problem["msg"].removeprefix("Value error, ") + _got(problem.get("input")),
-        }
-        for problem in problems[:10]
-    ]
-    first = places[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return problem_response(
-        InvalidInputError.code,
-        InvalidInputError.title,
-        InvalidInputError.status,
-        f"{first['place']}: {first['problem']}{more}; /docs shows what is expected",
-        errors=places,
-    )
-
-
-def _place(parts: Sequence[int | str]) -> str:
-    """`body.observations[0].ridership`; the names of a union's members are left out."""
-    shown = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}"
-        for part in parts
-        if part not in ("object", "list")
-    )
-    return shown.removeprefix(".")
-
-
-def _got(value: object) -> str:
-    is_plain = isinstance(value, str | int | float)
-    return f", got {value!r}" if is_plain and len(repr(value)) <= 60 else ""
-
-
 def http_problem(error: HTTPException, method: str) -> Response:
     """The answer to an error of the framework: no such path, wrong method, body too large."""
     code, title = _OF_FRAMEWORK.get(error.status_code, (MalformedError.code, MalformedError.title))
@@ -149,7 +108,7 @@ async def _on_carry_error(_: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError), "registered for RequestValidationError"
-    return invalid_problem(error.errors())
+    return carry_problem(invalid_request(error.errors()))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -1,13 +1,14 @@
 """`/v1/sessions`: open, step, preview, read, list and close sessions."""
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 from fastapi import APIRouter, Body, Path, Query, Response
 from fastapi.openapi.models import Example
 
+from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.context import Context, InContext
-from service.api.decode import decode_create, decode_step
+from service.api.decode import NoSuchReads, decode_create, decode_step, read_create, read_step
 from service.api.fields import SessionName
 from service.api.present import Json, json_response, present_reply, present_session, rfc3339
 from service.api.problems import error_responses
@@ -21,12 +22,13 @@ from service.api.schemas import (
     StepAnswer,
     StepBody,
 )
-from service.engine.requests import DeleteRequest
+from service.engine.registry import LoadedModel
+from service.engine.requests import CreateRequest, DeleteRequest, StepRequest
 from service.engine.session import Reply
 from service.errors import CarryError
 from service.stores.record import Record
 
-router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=BigBodyRoute)
 
 STEPS_PATH = "/v1/sessions/{session}/steps"
 """Answered by `hot_path.py`, which calls `answer_step`."""
@@ -72,6 +74,18 @@ _PREVIEW_EXAMPLES: dict[str, Example] = {
 }
 
 
+async def _read_and_create(context: Context, data: bytes) -> Response:
+    read = await context.reader.call(read_create, context.catalog(), data, context.settings)
+    if isinstance(read, NoSuchReads):
+        context.engine.registry.get(read.model, read.version)  # raises, and says what is loaded
+        assert False, "the catalog holds every loaded model"  # noqa: B011, PT015 -- our own bug
+    return await _create(context, *read)
+
+
+async def _read_and_preview(context: Context, data: bytes, session: str) -> Response:
+    return await answer_step(context, session, BigBody(PreviewBody, data))
+
+
 @router.post(
     "",
     summary="Open a session",
@@ -80,6 +94,7 @@ _PREVIEW_EXAMPLES: dict[str, Example] = {
     responses=error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503)
     | {200: {"model": SessionAnswer, "description": "Resumed as it is"}},
 )
+@answers_big_bodies(_read_and_create)
 async def create_session(
     body: Annotated[SessionCreate, Body(openapi_examples=_CREATE_EXAMPLES)], context: InContext
 ) -> Response:
@@ -88,14 +103,8 @@ async def create_session(
     The same request again answers the same 201 without applying history twice.
     """
     model = context.engine.registry.get(body.model, body.version)
-    name = secrets.token_urlsafe(16) if body.session is None else body.session
-    request = decode_create(model, body, context.settings)
-    reply = await context.engine.submit(context.key(name), request)
-    opening = reply.record.opening
-    named = {"session": name, "model": opening.model, "version": opening.version}
-    answer = named | _answer(context, reply, "last")
-    headers = {"Location": f"/v1/sessions/{name}"} | _replay_header(reply)
-    return json_response(answer, 201 if reply.is_new else 200, headers)
+    request = decode_create(context.face(model).reads, body, context.settings)
+    return await _create(context, body.session, request)
 
 
 @router.post(
@@ -122,6 +131,7 @@ async def step_session(
     response_model=StepAnswer,
     responses=error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503),
 )
+@answers_big_bodies(_read_and_preview)
 async def preview_session(
     session: InPath,
     body: Annotated[PreviewBody, Body(openapi_examples=_PREVIEW_EXAMPLES)],
@@ -179,27 +189,55 @@ async def list_sessions(
     return json_response(page)
 
 
-async def answer_step(context: Context, session: str, body: Observed) -> Response:
+class BigBody(NamedTuple):
+    """A body that is not parsed yet."""
+
+    schema: type[Observed]
+    data: bytes
+
+
+async def answer_step(context: Context, session: str, body: Observed | BigBody) -> Response:
     """A step or a preview, from the body to the answer."""
     key = context.key(session)
     model = await context.engine.model_of(key)
     try:
-        request = decode_step(model, body, context.settings)
+        request = await _request_of(context, model, body)
     except CarryError:  # the cached model may be that of an earlier session of this name
-        model = await context.engine.model_of(key, is_fresh=True)
-        request = decode_step(model, body, context.settings)
+        fresh = await context.engine.model_of(key, is_fresh=True)
+        if fresh is model:
+            raise
+        request = await _request_of(context, fresh, body)
     reply = await context.engine.submit(key, request)
-    return json_response(_answer(context, reply, body.emit), headers=_replay_header(reply))
+    return json_response(_answer(context, reply, request.emit), headers=_replay_header(reply))
 
 
-def _answer(context: Context, reply: Reply, emit: str) -> Json:
+async def _request_of(
+    context: Context, model: LoadedModel, body: Observed | BigBody
+) -> StepRequest:
+    reads, limits = context.face(model).reads, context.settings
+    if isinstance(body, BigBody):
+        return await context.reader.call(read_step, reads, body.schema, body.data, limits)
+    return decode_step(reads, body, limits)
+
+
+async def _create(context: Context, session: str | None, request: CreateRequest) -> Response:
+    name = secrets.token_urlsafe(16) if session is None else session
+    reply = await context.engine.submit(context.key(name), request)
+    opening = reply.record.opening
+    named = {"session": name, "model": opening.model, "version": opening.version}
+    answer = named | _answer(context, reply, "last")
+    headers = {"Location": f"/v1/sessions/{name}"} | _replay_header(reply)
+    return json_response(answer, 201 if reply.is_new else 200, headers)
+
+
+def _answer(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Json:
     record = reply.record
     model = context.engine.registry.get_for_session(record.opening)
     return {
         "session": record.opening.name,
         "step": reply.step,
         "expires_at": rfc3339(record.expires_at),
-    } | present_reply(model, reply, "all" if emit == "all" else "last")
+    } | present_reply(model, reply, emit, context.face(model).whole_forecast)
 
 
 def _detail(context: Context, record: Record, now: float) -> Json:

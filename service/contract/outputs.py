@@ -17,12 +17,13 @@ class OutputLayout:
 
     def __init__(self, specs: Sequence[OutputSpec]) -> None:
         self._specs = tuple(specs)
-        self._shapes = [tuple(a for a in spec.shape if isinstance(a, int)) for spec in specs]
-        self._sizes = [
-            int(np.prod(shape, dtype=np.int64)) * spec.numpy_dtype.itemsize
-            for shape, spec in zip(self._shapes, specs, strict=True)
-        ]
-        self.step_bytes = sum(self._sizes)
+        self._step = np.dtype(
+            [
+                (spec.name, spec.dtype, tuple(a for a in spec.shape if isinstance(a, int)))
+                for spec in specs
+            ]
+        )
+        self.step_bytes = self._step.itemsize
 
     def pack_last(self, outputs: Mapping[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
         """`{name: [B, T, …]}` → step `lengths - 1` of each row, packed, bytes `[B, step_bytes]`."""
@@ -39,14 +40,8 @@ class OutputLayout:
 
     def unpack(self, data: bytes) -> dict[str, np.ndarray]:
         """Packed steps, end to end → `{name: [n, …]}`."""
-        steps = np.frombuffer(data, np.uint8).reshape(-1, self.step_bytes)
-        outputs = {}
-        start = 0
-        for spec, shape, size in zip(self._specs, self._shapes, self._sizes, strict=True):
-            columns = np.ascontiguousarray(steps[:, start : start + size])
-            outputs[spec.name] = columns.view(spec.dtype).reshape(len(steps), *shape)
-            start += size
-        return outputs
+        steps = np.frombuffer(data, self._step)
+        return {spec.name: steps[spec.name] for spec in self._specs}
 
     def _pack(self, steps: Mapping[str, np.ndarray]) -> np.ndarray:
         """`{name: [n, …]}` → bytes `[n, step_bytes]`."""

@@ -29,4 +29,5 @@ def configure_logs(level: str, log_format: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,  # what is below the level is then dropped at once
     )

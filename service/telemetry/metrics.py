@@ -3,6 +3,7 @@
 Each application has its own registry, so several can live in one process (tests do so).
 """
 
+import os
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -13,6 +14,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.multiprocess import MultiProcessCollector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unread
 
@@ -61,16 +63,21 @@ class Metrics:
             buckets=_SHORT_S, registry=reg,
         )  # fmt: skip
         self._queue = Gauge(
-            "carry_queue_depth", "Work waiting for a graph or in it.", _MODEL, registry=reg
-        )
+            "carry_queue_depth", "Work waiting for a graph or in it.", _MODEL, registry=reg,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
         self._steps = Counter("carry_steps", "Steps committed.", _MODEL, registry=reg)
         self._predictions = Counter(
             "carry_predictions", "Instances predicted without a session.", _MODEL, registry=reg
         )
-        self._cached = Gauge("carry_sessions_cached", "Sessions held in memory.", registry=reg)
+        self._cached = Gauge(
+            "carry_sessions_cached", "Sessions held in memory.", registry=reg,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
         self._state_bytes = Gauge(
-            "carry_state_bytes_cached", "Bytes of their states.", registry=reg
-        )
+            "carry_state_bytes_cached", "Bytes of their states.", registry=reg,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
         self._created = Counter("carry_sessions_created", "Sessions opened.", _MODEL, registry=reg)
         self._ended = Counter(
             "carry_sessions_ended", "Sessions ended: deleted, final or expired.",
@@ -89,15 +96,26 @@ class Metrics:
             "carry_store_errors", "Group commits that the store failed.", registry=reg
         )
         self._loaded = Gauge(
-            "carry_model_loaded", "1 for each loaded model.", (*_MODEL, "provider"), registry=reg
-        )
-        self._refused = Gauge("carry_bundles_refused", "Bundles refused at load.", registry=reg)
-        build = Gauge("carry_build_info", "1; the version is a label.", ("version",), registry=reg)
+            "carry_model_loaded", "1 for each loaded model.", (*_MODEL, "provider"), registry=reg,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        self._refused = Gauge(
+            "carry_bundles_refused", "Bundles refused at load.", registry=reg,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        build = Gauge(
+            "carry_build_info", "1; the version is a label.", ("version",), registry=reg,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
         build.labels(service_version).set(1)
 
     def render(self) -> bytes:
-        """The text format of Prometheus."""
-        return generate_latest(self.registry)
+        """The text format of Prometheus: of all workers, where there are several."""
+        registry = self.registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
     def live(self, model: str, version: str) -> LiveFigures:
         return self._live.setdefault((model, version), LiveFigures())

@@ -1,13 +1,17 @@
 """The whole application in this process, over the small bundles."""
 
-from contextlib import asynccontextmanager
+import asyncio
+import socket
+from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
 import httpx
+import uvicorn
 
 from service.app import create_app
+from service.server import server_config
 from service.settings import Settings
 from tests.fakes.bundles import write_classifier, write_forecaster
 
@@ -29,3 +33,33 @@ async def serving(**settings):
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             client.app = app
             yield client
+
+
+async def until(is_so):
+    """Return as soon as `is_so()` on this loop, for what nobody announces."""
+    while not is_so():  # noqa: ASYNC110 -- there is no event to wait for
+        await asyncio.sleep(0.005)
+
+
+class _Server(uvicorn.Server):
+    def capture_signals(self):
+        return nullcontext()
+
+
+@asynccontextmanager
+async def listening(**settings):
+    """Served by uvicorn on a free port of this machine; `client.server` is uvicorn's."""
+    chosen = Settings(**{"models": small_folder(), "store": "memory://"} | settings)
+    app = create_app(chosen)
+    server = _Server(server_config(app, chosen))
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    task = asyncio.create_task(server.serve([listener]))
+    await until(lambda: server.started)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            client.app, client.server, client.port = app, server, port
+            yield client
+    finally:
+        server.should_exit = True
+        await task

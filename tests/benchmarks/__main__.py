@@ -17,6 +17,7 @@ from tests.benchmarks.bundle import NAME, write_bench_bundle
 from tests.benchmarks.engine_load import STORES, measure_engine, measure_raw_loop
 from tests.benchmarks.figures import Figure, median_figure, print_table, write_json
 from tests.benchmarks.http_load import (
+    LOAD_GENERATOR,
     STEP_BODY,
     STEP_PATH,
     measure_http,
@@ -51,7 +52,7 @@ def main() -> None:
                 rounds[figure.name, figure.sessions].append(figure)
     figures = [median_figure(each) for each in rounds.values()]
     print_table(figures)
-    write_json(figures, asked.json, asked.rounds, asked.seconds)
+    write_json(figures, asked.json, asked.rounds, asked.seconds, LOAD_GENERATOR)
 
 
 def engine_round(folder: Path, sessions: list[int], seconds: float) -> list[Figure]:

@@ -66,11 +66,14 @@ def print_table(figures: list[Figure]) -> None:
     Console(width=120).print(table)
 
 
-def write_json(figures: list[Figure], path: Path, rounds: int, seconds: float) -> None:
+def write_json(
+    figures: list[Figure], path: Path, rounds: int, seconds: float, load_generator: str
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     described = {
         "machine": {"processor": platform.machine(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("onnxruntime", "fastapi", "uvicorn")},
+        "http_load_generator": load_generator,
         "rounds": rounds,
         "seconds": seconds,
         "figures": [asdict(figure) for figure in figures],

@@ -1,0 +1,43 @@
+"""Routes whose big bodies do not pass through the framework, which would parse them on the loop."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from service.api.body_reader import BIG_BODY_BYTES
+from service.api.context import get_context
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
+
+
+def answers_big_bodies(
+    answer: Callable[..., Awaitable[Response]],
+) -> Callable[[_Endpoint], _Endpoint]:
+    """Answer big bodies of an endpoint by `answer(context, data, **path_params)`."""
+
+    def mark(endpoint: _Endpoint) -> _Endpoint:
+        endpoint.answer_big = answer  # type: ignore[attr-defined]  # read by BigBodyRoute
+        return endpoint
+
+    return mark
+
+
+class BigBodyRoute(APIRoute):
+    """As FastAPI's, but for endpoints that are marked by `answers_big_bodies`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        ordinary = super().get_route_handler()
+        answer = getattr(self.endpoint, "answer_big", None)
+        if answer is None:
+            return ordinary
+
+        async def handle(request: Request) -> Response:
+            data = await request.body()  # kept by the request for whoever asks again
+            if len(data) <= BIG_BODY_BYTES:
+                return await ordinary(request)
+            response: Response = await answer(get_context(request), data, **request.path_params)
+            return response
+
+        return handle

@@ -1,0 +1,136 @@
+"""uvicorn's HTTP/1.1 protocol, with a short way for steps: no ASGI messages, one write an answer.
+
+Rule 1: a request goes the short way only if it is a plain step: HTTP/1.1 kept alive, its length and
+        kind announced and ordinary, nothing before it on its connection unanswered, and the client
+        reading its answers. Any other goes uvicorn's ordinary way, to the same application.
+Rule 2: to uvicorn, a step is one more request-response cycle (`self.cycle`): pipelined requests
+        wait for it, a shutdown lets it finish, and it ends in `on_response_complete`.
+Rule 3: a step ends with its answer or with its connection, whichever comes first; work for a client
+        that left is dropped by the engine if it has not begun.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+from starlette.responses import Response
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.api.body_reader import BIG_BODY_BYTES
+from service.api.hot_path import HotPath
+
+_STEPS = re.compile(rb"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
+_JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
+_UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+
+
+class _Step:
+    """A step on its way, with what uvicorn's protocol asks of a cycle."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, message_event: asyncio.Event) -> None:
+        self.body = b""
+        self.keep_alive = True  # until the server shuts down
+        self.response_complete = False
+        self.disconnected = False
+        self.message_event = message_event
+
+
+class StepProtocol(HttpToolsProtocol):
+    """Serves a `HotPath`; made by uvicorn, one for each connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        assert isinstance(self.app, HotPath), "service.app makes nothing else"
+        self._answer_step = self.app.answer
+        self._nobody_waits = asyncio.Event()
+        self._session = ""
+        self._receiving: _Step | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # Called by the parser, in this order.
+
+    def on_message_begin(self) -> None:
+        # What uvicorn does here waits until it is known whether it is needed.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        session = self._session_of_plain_step()
+        if session is None:
+            self._go_the_ordinary_way()
+            return
+        self._session = session
+        self._receiving = _Step(self._nobody_waits)
+        self.cycle = self._receiving  # type: ignore[assignment]  # see rule 2
+
+    def on_body(self, body: bytes) -> None:
+        if self._receiving is None:
+            super().on_body(body)
+        else:
+            self._receiving.body += body
+
+    def on_message_complete(self) -> None:
+        if self._receiving is None:
+            super().on_message_complete()
+        else:
+            step, self._receiving = self._receiving, None
+            self._task = self.loop.create_task(self._answer(self._session, step))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        super().connection_lost(exc)
+
+    def _session_of_plain_step(self) -> str | None:
+        match = _STEPS.fullmatch(self.url)
+        if match is None or self.parser.get_method() != b"POST":
+            return None
+        headers = dict(self.headers)
+        length = headers.get(b"content-length", b"")
+        is_plain = (
+            len(headers) == len(self.headers)  # none is there twice
+            and headers.get(b"content-type") in _JSON
+            and length.isdigit()
+            and int(length) <= BIG_BODY_BYTES
+            and _UNUSUAL.isdisjoint(headers)
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+        )
+        return match[1].decode() if is_plain else None
+
+    def _go_the_ordinary_way(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)  # this very list is in the scope
+        self.expect_100_continue = expects
+        super().on_headers_complete()
+
+    async def _answer(self, session: str, step: _Step) -> None:
+        response = await self._answer_step(session, step.body)
+        self._task = None
+        step.response_complete = True
+        self.transport.write(self._wire(response, step.keep_alive))
+        if not step.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _wire(self, response: Response, keep_alive: bool) -> bytes:
+        parts = [STATUS_LINE[response.status_code]]
+        for name, value in (*self.server_state.default_headers, *response.raw_headers):
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
+        return b"".join(parts)

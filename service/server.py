@@ -1,0 +1,85 @@
+"""One process that serves: uvicorn around the application, on a socket that is bound already."""
+
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from service.api.hot_path import HotPath
+from service.api.protocol import StepProtocol
+from service.app import create_app
+from service.errors import StartUpError
+from service.settings import Settings
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve until a signal to stop; exits 3 where the application did not start.
+
+    Raises:
+        StartUpError: a setting does not fit what it names.
+    """
+    server = _Server(server_config(create_app(settings), settings), on_ready)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(3)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the address before models are loaded; connections are accepted when all is ready."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        raise StartUpError(
+            f"CARRY_HOST {settings.host} and CARRY_PORT {settings.port} cannot be listened on"
+            f" ({error.strerror}): stop the other server, or choose others"
+        ) from None
+    return listener
+
+
+def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=StepProtocol,
+        loop="asyncio",  # uvloop accepts one connection a turn: bursts of them wait for seconds
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        server_header=False,
+        proxy_headers=False,  # nothing here asks for the address of a client
+    )
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and exits 0 after a graceful stop.
+
+    uvicorn's own would end by the signal that it was sent.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {which: signal.signal(which, self.handle_exit) for which in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)

@@ -1,0 +1,39 @@
+"""How answers are written, to the byte."""
+
+import math
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from service.api.parse import parse_body
+from service.api.present import rfc3339
+from service.api.schemas import StepBody
+from service.errors import CarryError
+
+
+@given(st.floats(-2e9, 2.5e11) | st.integers(-2_000_000_000, 253_402_300_799))
+@example(1.9996)
+@example(1.9999999)
+@example(math.nextafter(2, 1))
+@example(-0.0005)
+def test_times_are_written_as_datetime_writes_them(time_s):
+    text = datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds")
+    assert rfc3339(time_s) == text.replace(".000+00:00", "Z").replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (b'{"a": "x"}', "body.observations[0].a: Input should be a valid number, got 'x'; "),
+        (b'[1, "x"]', "body.observations[0][1]: Input should be a valid number, got 'x'; "),
+        (b'{"list": []}', "body.observations[0]: Input should be a valid number; "),
+        (b"5", "body.observations[0]: Input should be an object, got 5; "),
+        (b"5, 6, [[]]", "body.observations[0]: Input should be an object, got 5 (and 2 more); "),
+    ],
+)
+def test_a_bad_row_is_told_once_and_as_what_it_is(row, told):
+    with pytest.raises(CarryError) as caught:
+        parse_body(StepBody, b'{"observations": [%s]}' % row)
+    assert caught.value.detail == told + "/docs shows what is expected"

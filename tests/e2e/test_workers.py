@@ -1,0 +1,111 @@
+"""Several processes behind one address: any of them may serve any session."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.server import running_server
+from tests.engine.support import rows
+from tests.fakes.bundles import write_forecaster
+
+CREATE = {"model": "load", "session": "s", "start": "2016-08-22"}
+NUM_STEPS = 40
+
+
+@pytest.fixture
+def settings(tmp_path):
+    write_forecaster(tmp_path / "models")
+    return {"models": tmp_path / "models", "store": f"sqlite:///{tmp_path}/carry.db", "workers": 2}
+
+
+def step(server, count, row):
+    """Over a connection of its own, so that any worker may get it."""
+    body = {"step": count, "observations": [row]}
+    return httpx.post(f"{server.url}/v1/sessions/s/steps", json=body)
+
+
+def workers_of(server):
+    """Process ids of the workers: the children that load models."""
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+
+
+def wait_for_all(server):
+    while '"ready"' not in server.log.read_text():
+        time.sleep(0.05)
+
+
+def counted(server, name):
+    """The sum over the series of one metric."""
+    text = httpx.get(f"{server.url}/metrics").text
+    return sum(float(n) for n in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+
+def test_a_session_stepped_by_all_workers_ends_exact_and_is_counted(tmp_path, settings):
+    values = [[0.0 if v != v else float(v) for v in row] for row in rows(NUM_STEPS)]
+    with running_server(tmp_path, **settings) as server:
+        wait_for_all(server)
+        httpx.post(f"{server.url}/v1/sessions", json=CREATE).raise_for_status()
+        for count, row in enumerate(values):
+            answer = step(server, count, row).raise_for_status().json()
+        body = {"instances": [{"start": CREATE["start"], "observations": values}]}
+        whole = httpx.post(f"{server.url}/v1/models/load/predict", json=body).json()
+        assert answer["step"] == NUM_STEPS
+        assert answer["prediction"]["mean"] == pytest.approx(
+            whole["predictions"][0]["mean"], abs=1e-4
+        )
+        assert counted(server, "carry_steps_total") == NUM_STEPS
+        assert counted(server, "carry_model_loaded") == 1
+        assert counted(server, "carry_build_info") == 1
+        assert len(workers_of(server)) == 2
+        assert server.stop() == 0
+    assert server.log.read_text().count('"ready"') == 1
+
+
+def test_a_killed_worker_is_replaced_and_the_session_goes_on(tmp_path, settings):
+    with running_server(tmp_path, **settings) as server:
+        wait_for_all(server)
+        httpx.post(f"{server.url}/v1/sessions", json=CREATE).raise_for_status()
+        for count in range(6):
+            if count in (2, 4):
+                before = workers_of(server)
+                assert len(before) == 2
+                os.kill(before[0], signal.SIGKILL)
+                while len(now := workers_of(server)) < 2 or before[0] in now:
+                    time.sleep(0.05)
+            assert step(server, count, [1, 2]).raise_for_status().json()["step"] == count + 1
+        assert counted(server, "carry_steps_total") == 6
+        assert server.stop() == 0
+
+
+def test_workers_end_when_their_supervisor_is_killed(tmp_path, settings):
+    with running_server(tmp_path, **settings) as server:
+        wait_for_all(server)
+        workers = workers_of(server)
+        server.stop(signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"store": "memory://"}, "CARRY_WORKERS is 2 and CARRY_STORE is memory://"),
+        ({"workers": "0"}, "CARRY_WORKERS is '0'"),
+        ({"models": "/nowhere"}, "CARRY_MODELS"),
+    ],
+)
+def test_what_keeps_workers_from_starting_is_said_once(tmp_path, settings, setting, told):
+    with pytest.raises(AssertionError) as caught:  # noqa: SIM117 -- the error comes from inside
+        with running_server(tmp_path, **settings | setting):
+            pass
+    assert str(caught.value).count(told) == 1
+    assert "Traceback" not in (tmp_path / "server.log").read_text()
