@@ -3,12 +3,15 @@
 `POST /v1/sessions/{session}/steps` is documented by FastAPI in `sessions.py`; requests for it are
 answered here, by the same function, with the same errors. What is left out is what FastAPI does for
 each request that this route does not need (dependencies, exit stacks, telemetry hooks): it costs
-more than the step itself. `protocol.py` calls `answer` without ASGI in between.
+more than the step itself. `protocol.py` calls `begin` without ASGI in between.
 """
 
+import asyncio
 import re
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -20,8 +23,17 @@ from service.api.middleware import LimitBody, Observe, RequireJson
 from service.api.parse import parse_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.schemas import StepBody
-from service.api.sessions import STEPS_PATH, BigBody, answer_step
+from service.api.sessions import (
+    STEPS_PATH,
+    BigBody,
+    answer_step,
+    step_response,
+    submit_cached,
+)
+from service.engine.session import Reply
 from service.errors import CarryError
+
+OnAnswer = Callable[[Response], None]
 
 _ROUTE = SimpleNamespace(path=STEPS_PATH)
 """What `Observe` looks for in the scope, where the framework's router leaves its route."""
@@ -47,14 +59,43 @@ class HotPath:
         scope["session"], scope["route"] = match[1], _ROUTE
         await self._observe(scope, receive, send)
 
-    async def answer(self, session: str, data: bytes) -> Response:
-        """Answer a step whose body has come in whole."""
+    def begin(self, session: str, data: bytes, on_answer: OnAnswer) -> "asyncio.Future[Any]":
+        """Answer a step whose body has come in whole, through `on_answer`.
+
+        What it returns may be cancelled, if nobody waits for the answer any more.
+        """
         started = time.perf_counter()
-        path = f"/v1/sessions/{session}/steps"
-        response = await self._respond(session, data, path)
+        submitted = submit_cached(self.context, session, data)
+        if submitted is None:
+            return asyncio.ensure_future(self._answer_slowly(session, data, on_answer, started))
+        emit, future = submitted
+
+        def answer(future: "asyncio.Future[Reply]") -> None:
+            if future.cancelled():
+                return
+            try:
+                response = step_response(self.context, future.result(), emit)
+            except Exception as error:  # the request's boundary
+                response = _problem(error, session)
+            self._finish(session, response, on_answer, started)
+
+        future.add_done_callback(answer)
+        return future
+
+    async def _answer_slowly(
+        self, session: str, data: bytes, on_answer: OnAnswer, started: float
+    ) -> None:
+        """The whole way: the model is asked of the store, the body may be big or wrong."""
+        response = await self._respond(session, data)
+        self._finish(session, response, on_answer, started)
+
+    def _finish(
+        self, session: str, response: Response, on_answer: OnAnswer, started: float
+    ) -> None:
         seconds = time.perf_counter() - started
+        path = f"/v1/sessions/{session}/steps"
         self._observe.answered("POST", path, STEPS_PATH, response.status_code, seconds)
-        return response
+        on_answer(response)
 
     async def _answer_asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -64,18 +105,22 @@ class HotPath:
         else:
             if data is None:  # the client left before it had asked
                 return
-            response = await self._respond(scope["session"], data, scope["path"])
+            response = await self._respond(scope["session"], data)
         await response(scope, receive, send)
 
-    async def _respond(self, session: str, data: bytes, path: str) -> Response:
+    async def _respond(self, session: str, data: bytes) -> Response:
         try:
             is_big = len(data) > BIG_BODY_BYTES
             body = BigBody(StepBody, data) if is_big else parse_body(StepBody, data)
             return await answer_step(self.context, session, body)
-        except CarryError as error:
-            return carry_problem(error)
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers
-            return unexpected_problem(error, path)
+            return _problem(error, session)
+
+
+def _problem(error: Exception, session: str) -> Response:
+    if isinstance(error, CarryError):
+        return carry_problem(error)
+    return unexpected_problem(error, f"/v1/sessions/{session}/steps")
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -11,6 +11,7 @@ Rule 3: a step ends with its answer or with its connection, whichever comes firs
 
 import asyncio
 import re
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -51,11 +52,11 @@ class StepProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         assert isinstance(self.app, HotPath), "service.app makes nothing else"
-        self._answer_step = self.app.answer
+        self._begin_step = self.app.begin
         self._nobody_waits = asyncio.Event()
         self._session = ""
         self._receiving: _Step | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._work: asyncio.Future[Any] | None = None
 
     # Called by the parser, in this order.
 
@@ -85,11 +86,11 @@ class StepProtocol(HttpToolsProtocol):
             super().on_message_complete()
         else:
             step, self._receiving = self._receiving, None
-            self._task = self.loop.create_task(self._answer(self._session, step))
+            self._work = self._begin_step(self._session, step.body, partial(self._answer, step))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        if self._work is not None:
+            self._work.cancel()
         super().connection_lost(exc)
 
     def _session_of_plain_step(self) -> str | None:
@@ -119,9 +120,8 @@ class StepProtocol(HttpToolsProtocol):
         self.expect_100_continue = expects
         super().on_headers_complete()
 
-    async def _answer(self, session: str, step: _Step) -> None:
-        response = await self._answer_step(session, step.body)
-        self._task = None
+    def _answer(self, step: _Step, response: Response) -> None:
+        self._work = None
         step.response_complete = True
         self.transport.write(self._wire(response, step.keep_alive))
         if not step.keep_alive:

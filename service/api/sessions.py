@@ -1,5 +1,6 @@
 """`/v1/sessions`: open, step, preview, read, list and close sessions."""
 
+import asyncio
 import secrets
 from typing import Annotated, Literal, NamedTuple
 
@@ -7,9 +8,11 @@ from fastapi import APIRouter, Body, Path, Query, Response
 from fastapi.openapi.models import Example
 
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
+from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import Context, InContext
 from service.api.decode import NoSuchReads, decode_create, decode_step, read_create, read_step
 from service.api.fields import SessionName
+from service.api.parse import parse_body
 from service.api.present import Json, json_response, present_reply, present_session, rfc3339
 from service.api.problems import error_responses
 from service.api.schemas import (
@@ -208,7 +211,31 @@ async def answer_step(context: Context, session: str, body: Observed | BigBody) 
             raise
         request = await _request_of(context, fresh, body)
     reply = await context.engine.submit(key, request)
-    return json_response(_answer(context, reply, request.emit), headers=_replay_header(reply))
+    return step_response(context, reply, request.emit)
+
+
+def submit_cached(
+    context: Context, session: str, data: bytes
+) -> "tuple[Literal['last', 'all'], asyncio.Future[Reply]] | None":
+    """Submit a step of a session whose model is known here, from a body that is as it should be.
+
+    The same as `answer_step` without asking anybody; None, with nothing done, where that is needed.
+    """
+    key = context.key(session)
+    model = context.engine.cached_model(key)
+    if model is None or len(data) > BIG_BODY_BYTES:
+        return None
+    try:
+        body = parse_body(StepBody, data)
+        request = decode_step(context.face(model).reads, body, context.settings)
+    except CarryError:  # said again, better, on the whole way
+        return None
+    return request.emit, context.engine.submit(key, request)
+
+
+def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:
+    """What a step or a preview came to."""
+    return json_response(_answer(context, reply, emit), headers=_replay_header(reply))
 
 
 async def _request_of(

@@ -198,6 +198,10 @@ class Engine:
             raise session_not_found(key)
         return self.registry.get_for_session(record.opening)
 
+    def cached_model(self, key: Key) -> LoadedModel | None:
+        """The model that a session is believed to belong to; None where nothing is known here."""
+        return self._lanes.cached_model(key)
+
     async def list_live(
         self, tenant: str, model: str | None, after: str, limit: int
     ) -> list[Record]:

@@ -14,6 +14,7 @@ from service.errors import QueueFullError
 from service.stores.record import Key, Record
 
 if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns
+    from service.engine.registry import LoadedModel
     from service.engine.row_group import RowGroup
     from service.engine.turn import Turn
     from service.engine.worker import Worker
@@ -57,6 +58,11 @@ class Lanes:
         """The record as last seen: a guess."""
         lane = self._lanes.get(key)
         return lane.record if lane else None
+
+    def cached_model(self, key: Key) -> "LoadedModel | None":
+        """The model of the session as last seen: a guess as well."""
+        lane = self._lanes.get(key)
+        return lane.worker.model if lane and lane.worker else None
 
     def lane_of(self, key: Key) -> Lane:
         """The lane of a session, until its last turn is over."""

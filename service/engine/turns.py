@@ -46,6 +46,8 @@ from service.stores.base import Store, Write
 from service.stores.record import STATE_AT, Opening, Origin, Record
 
 _MAX_LOST_RACES = 50
+_FEW = 6
+"""Turns that are committed faster one by one than by columns."""
 _EXPIRY_NOT_JUDGED = 0.0
 
 Workers = Mapping[Origin, Worker]
@@ -167,7 +169,7 @@ class Turns:
     def ran(self, turns: list[Turn], rows: list[int], result: BatchResult) -> None:
         """The graph is through with some turns, all those of a batch that ended there."""
         alike = [turn.is_simple and turn.lane.is_plain and turn.remaining for turn in turns]
-        if len(turns) == len(result.states) and all(alike):
+        if len(turns) == len(result.states) and len(turns) > _FEW and all(alike):
             self._commit_alike(turns, result.states, result.last)
             return
         for turn, row in zip(turns, rows, strict=True):

@@ -288,6 +288,8 @@ def unpack_replies(replies: PackedReplies) -> Iterator[KeptReply]:
     """Packed replies, one by one."""
     position = 0
     while position < len(replies):
+        if len(replies) - position < _REPLY.size:
+            raise RecordFormatError("session record is damaged: a kept reply is cut short")
         from_step, num_observed, num_bytes, digest = _REPLY.unpack_from(replies, position)
         position += _REPLY.size + num_bytes
         if position > len(replies):

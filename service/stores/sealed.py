@@ -67,5 +67,5 @@ def _decode_opening(sealed: bytes) -> Opening:
         fields["digest"] = bytes.fromhex(fields["digest"])
         fields["outputs"] = bytes.fromhex(fields["outputs"])
         return Opening(**fields)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordFormatError(f"session record is damaged: {error}") from None

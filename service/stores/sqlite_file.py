@@ -147,19 +147,20 @@ class SqliteFile:
         return [partial(decode_record, *row) for row in rows]
 
     def sweep(self, limit: int) -> list[Swept]:
-        """Look at everything that may be over; remove at most about `limit`."""
+        """Look at everything that may be over; remove at most `limit`."""
         before = self._clock() - TOMBSTONE_S
         swept: list[Swept] = []
         while len(swept) < limit:
             with _Transaction(self._db):
-                due = self._db.execute(_DUE, (before, limit)).fetchall()
+                wanted = limit - len(swept)
+                due = self._db.execute(_DUE, (before, wanted)).fetchall()
                 over = [row for row in due if row[-1] <= before]
                 self._put_off([(row[-1], row[0]) for row in due if row[-1] > before])
                 places = [(row[0],) for row in over]
                 self._db.executemany("DELETE FROM states WHERE id = ?", places)
                 self._db.executemany("DELETE FROM sessions WHERE id = ?", places)
             swept += [Swept(Key(*row[1:3]), *row[3:6]) for row in over]
-            if len(due) < limit:
+            if len(due) < wanted:
                 break
         return swept
 
