@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.api.body_reader import BIG_BODY_BYTES
-from service.api.protocol import StepProtocol
+from service.api.hot_path import HotPath
 from tests.api.support import listening, until
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
@@ -49,13 +49,13 @@ async def answer(reader):
 def short_way_taken(monkeypatch):
     """Sessions whose steps went the short way, in order."""
     taken = []
-    ordinary = StepProtocol._answer
+    ordinary = HotPath.begin
 
-    def note(self, session, step):
+    def note(self, session, data, on_answer):
         taken.append(session)
-        return ordinary(self, session, step)
+        return ordinary(self, session, data, on_answer)
 
-    monkeypatch.setattr(StepProtocol, "_answer", note)
+    monkeypatch.setattr(HotPath, "begin", note)
     return taken
 
 
