@@ -1,11 +1,27 @@
-"""Sessions in this process only: nothing survives it, and nothing waits for a disk."""
+"""Sessions in this process only: nothing survives it, and nothing waits for a disk.
 
+What is kept of a session is two runs of bytes and a time, which Python's collector need not look
+at: with a million sessions it would stop everybody to do so.
+"""
+
+import struct
 import time
 from collections.abc import Callable, Sequence
 from heapq import nsmallest
+from typing import NamedTuple
+
+import orjson
 
 from service.stores.base import TOMBSTONE_S, Swept, Write
-from service.stores.record import Key, Opening, Record, ttl_s_of
+from service.stores.record import Key, Opening, Origin, Record, revision_of, ttl_s_of
+
+_OPENING = struct.Struct("<II16s")  # number of the origin, bytes of JSON, digest of the request
+
+
+class _Kept(NamedTuple):
+    opening: bytes
+    data: bytes
+    expires_at: float
 
 
 class MemoryStore:
@@ -15,11 +31,13 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         # By tenant, then by name: a key of its own for each session would cost 72 bytes.
-        self._tenants: dict[str, dict[str, Record]] = {}
+        self._tenants: dict[str, dict[str, _Kept]] = {}
+        self._origins: list[Origin] = []
         self._due = _DueMinutes()
 
     async def load(self, key: Key) -> Record | None:
-        return self._tenants.get(key.tenant, {}).get(key.name)
+        kept = self._tenants.get(key.tenant, {}).get(key.name)
+        return self._record(key, kept) if kept else None
 
     async def commit(self, writes: Sequence[Write]) -> list[Record | None]:
         now = self._clock()
@@ -28,18 +46,25 @@ class MemoryStore:
     def _commit_one(
         self, opening: Opening, data: bytes, base: Record | None, now: float
     ) -> Record | None:
-        records = self._tenants.get(opening.tenant)
-        if records is None:
-            records = self._tenants[opening.tenant] = {}
-        found = records.get(opening.name)
-        live = found if found and found.expires_at > now and not found.closed else None
-        if live is not base and (not live or not base or live.revision != base.revision):
-            return None  # most often it is the very record that was answered last
-        kept = Record(opening, data, now + ttl_s_of(data))
-        records[opening.name] = kept
-        if base is None or kept.closed:
-            self._due.put(kept.expires_at, opening)
-        return kept
+        kept = self._tenants.setdefault(opening.tenant, {})
+        found = kept.get(opening.name)
+        expires_at = now + ttl_s_of(data)
+        if base is None:
+            if found and found.expires_at > now and not Record(opening, found.data).closed:
+                return None
+            packed = self._pack(opening)
+        else:
+            if found is None or found.expires_at <= now:
+                return None
+            # Most often it is the very bytes that were answered last.
+            if found.data is not base.data and revision_of(found.data) != revision_of(base.data):
+                return None
+            packed = found.opening
+        record = Record(opening, data, expires_at)
+        kept[opening.name] = _Kept(packed, data, expires_at)
+        if base is None or record.closed:
+            self._due.put(expires_at, opening.tenant, opening.name)
+        return record
 
     async def list_live(
         self, tenant: str, model: str | None, after: str, limit: int
@@ -47,28 +72,27 @@ class MemoryStore:
         now = self._clock()
         found = (
             record
-            for name, record in self._tenants.get(tenant, {}).items()
-            if name > after
-            and model in (None, record.opening.model)
-            and not record.closed
-            and record.expires_at > now
+            for name, kept in self._tenants.get(tenant, {}).items()
+            if name > after and kept.expires_at > now
+            for record in [self._record(Key(tenant, name), kept)]
+            if model in (None, record.opening.model) and not record.closed
         )
         return nsmallest(limit, found, key=lambda record: record.opening.name)
 
     async def sweep(self, limit: int) -> list[Swept]:
         before = self._clock() - TOMBSTONE_S
-        over: list[Record] = []
-        for opening in self._due.take(before, 10 * limit):
-            records = self._tenants[opening.tenant]
-            record = records.get(opening.name)
-            if record is None or record.opening is not opening:
-                continue  # swept already, or opened anew
-            if record.expires_at > before or len(over) == limit:
-                self._due.put(record.expires_at, opening)
-            else:
-                over.append(record)
-                del records[opening.name]
-        return [Swept(r.key, r.opening.model, r.opening.version, r.closed) for r in over]
+        swept: list[Swept] = []
+        for key in self._due.take(before, 10 * limit):
+            kept = self._tenants[key.tenant].get(key.name)
+            if kept is None:
+                continue  # swept already
+            if kept.expires_at > before or len(swept) == limit:
+                self._due.put(kept.expires_at, *key)
+                continue
+            record = self._record(key, kept)
+            swept.append(Swept(key, record.opening.model, record.opening.version, record.closed))
+            del self._tenants[key.tenant][key.name]
+        return swept
 
     async def now(self) -> float:
         return self._clock()
@@ -79,28 +103,56 @@ class MemoryStore:
     async def close(self) -> None:
         self._tenants.clear()
 
+    def _pack(self, opening: Opening) -> bytes:
+        """An opening without its names, which are the keys that it is found by."""
+        if opening.origin not in self._origins:
+            self._origins.append(opening.origin)
+        rest = [opening.start_s, opening.ring_size, opening.created_at, opening.history]
+        described = orjson.dumps([*rest, opening.metadata])
+        number = self._origins.index(opening.origin)
+        return _OPENING.pack(number, len(described), opening.digest) + described + opening.outputs
+
+    def _record(self, key: Key, kept: _Kept) -> Record:
+        number, size, digest = _OPENING.unpack_from(kept.opening)
+        described = kept.opening[_OPENING.size : _OPENING.size + size]
+        start_s, ring_size, created_at, history, metadata = orjson.loads(described)
+        opening = Opening(
+            tenant=key.tenant,
+            name=key.name,
+            origin=self._origins[number],
+            start_s=start_s,
+            ring_size=ring_size,
+            created_at=created_at,
+            metadata=metadata,
+            history=history,
+            digest=digest,
+            outputs=kept.opening[_OPENING.size + size :],
+        )
+        return Record(opening, kept.data, kept.expires_at)
+
 
 class _DueMinutes:
-    """Openings by the minute before which they cannot expire.
+    """Sessions by the minute before which they cannot expire.
 
     A step puts that time off without a word here, so it is looked at again when it has come: a
     sweep costs what may have expired, not what is open.
     """
 
     def __init__(self) -> None:
-        self._minutes: dict[int, list[Opening]] = {}
+        self._names: dict[tuple[int, str], list[str]] = {}  # by minute and tenant
 
-    def put(self, expires_at: float, opening: Opening) -> None:
-        self._minutes.setdefault(int(expires_at // 60), []).append(opening)
+    def put(self, expires_at: float, tenant: str, name: str) -> None:
+        self._names.setdefault((int(expires_at // 60), tenant), []).append(name)
 
-    def take(self, before: float, limit: int) -> list[Opening]:
-        """At most `limit` of those whose time may have come."""
-        taken: list[Opening] = []
-        for minute in sorted(m for m in self._minutes if m * 60 <= before):
-            openings = self._minutes.pop(minute)
+    def take(self, before: float, limit: int) -> list[Key]:
+        """At most `limit` of those whose time may have come, each once."""
+        taken: list[Key] = []
+        for minute, tenant in sorted(each for each in self._names if each[0] * 60 <= before):
+            # A name opened anew stands there for each of its lives.
+            names = list(dict.fromkeys(self._names.pop((minute, tenant))))
             room = limit - len(taken)
-            taken += openings[:room]
-            if openings[room:]:
-                self._minutes[minute] = openings[room:]
+            taken += [Key(tenant, name) for name in names[:room]]
+            if names[room:]:
+                self._names[minute, tenant] = names[room:]
                 break
         return taken

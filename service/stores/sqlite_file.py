@@ -191,10 +191,11 @@ class SqliteFile:
             for record, (_, data, base) in zip(kept, steps, strict=True)
         ]
         num_written = self._db.executemany(_STEP, rows).rowcount
-        self._put_off([(each.expires_at, each.place) for each in kept if each.closed])
-        if num_written == len(kept):
-            return list(kept)
-        return [record if self._lies_there(record) else None for record in kept]
+        written: list[Record | None] = list(kept)
+        if num_written != len(kept):
+            written = [record if self._lies_there(record) else None for record in kept]
+        self._put_off([(each.expires_at, each.place) for each in written if each and each.closed])
+        return written
 
     def _put_off(self, due: list[tuple[float, int]]) -> None:
         """Set when to look at sessions again: (time, place) each."""
