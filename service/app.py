@@ -103,6 +103,7 @@ def _engine_limits(settings: Settings) -> EngineLimits:
         ),
         max_waiting_jobs=settings.max_waiting_jobs,
         max_waiting_steps=settings.max_waiting_steps,
+        max_queue_s=settings.max_queue_s,
         cache_sessions=settings.cache_sessions,
         request_timeout_s=settings.request_timeout_s,
     )

@@ -51,6 +51,12 @@ class Settings(BaseSettings):
     max_waiting_steps: int = Field(
         1_000_000, ge=1, description="Steps that may wait for one model; more answer 429."
     )
+    max_queue_s: float = Field(
+        0.5,
+        gt=0,
+        le=3600,
+        description="Work that may wait for one model, in seconds of its time; more answers 429.",
+    )
     cache_sessions: int = Field(
         100_000, ge=0, description="Sessions kept in memory beside the store."
     )

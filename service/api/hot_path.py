@@ -59,13 +59,17 @@ class HotPath:
         scope["session"], scope["route"] = match[1], _ROUTE
         await self._observe(scope, receive, send)
 
-    def begin(self, session: str, data: bytes, on_answer: OnAnswer) -> "asyncio.Future[Any]":
+    def begin(self, session: str, data: bytes, on_answer: OnAnswer) -> "asyncio.Future[Any] | None":
         """Answer a step whose body has come in whole, through `on_answer`.
 
-        What it returns may be cancelled, if nobody waits for the answer any more.
+        What it returns may be cancelled, if nobody waits for the answer any more; None: answered.
         """
         started = time.perf_counter()
-        submitted = submit_cached(self.context, session, data)
+        try:
+            submitted = submit_cached(self.context, session, data)
+        except Exception as error:  # the request's boundary
+            self._finish(session, _problem(error, session), on_answer, started)
+            return None
         if submitted is None:
             return asyncio.ensure_future(self._answer_slowly(session, data, on_answer, started))
         emit, future = submitted

@@ -220,11 +220,15 @@ def submit_cached(
     """Submit a step of a session whose model is known here, from a body that is as it should be.
 
     The same as `answer_step` without asking anybody; None, with nothing done, where that is needed.
+
+    Raises:
+        QueueFullError: the model has more work than it should; the body was not even read.
     """
     key = context.key(session)
     model = context.engine.cached_model(key)
     if model is None or len(data) > BIG_BODY_BYTES:
         return None
+    context.engine.refuse_if_full(model)
     try:
         body = parse_body(StepBody, data)
         request = decode_step(context.face(model).reads, body, context.settings)

@@ -26,7 +26,7 @@ from service.engine.runner import BatchResult
 from service.engine.session import Reply, require_live, session_not_found
 from service.engine.turn import Turn
 from service.engine.turns import Turns
-from service.engine.worker import Worker
+from service.engine.worker import QueueBounds, Worker
 from service.errors import (
     CarryError,
     DeadlineError,
@@ -52,6 +52,7 @@ class EngineLimits:
     batch: BatchLimits = _NO_LIMITS_GIVEN
     max_waiting_jobs: int = 4096
     max_waiting_steps: int = 1_000_000
+    max_queue_s: float = 0.5
     cache_sessions: int = 100_000
     request_timeout_s: float = 30.0
 
@@ -202,6 +203,10 @@ class Engine:
         """The model that a session is believed to belong to; None where nothing is known here."""
         return self._lanes.cached_model(key)
 
+    def refuse_if_full(self, model: LoadedModel) -> None:
+        """Raise QueueFullError where work for this model would be refused, before it is decoded."""
+        self._workers[model.origin].refuse_if_full()
+
     async def list_live(
         self, tenant: str, model: str | None, after: str, limit: int
     ) -> list[Record]:
@@ -224,8 +229,7 @@ class Engine:
         return Worker(
             model,
             limits.batch,
-            limits.max_waiting_jobs,
-            limits.max_waiting_steps,
+            QueueBounds(limits.max_waiting_jobs, limits.max_waiting_steps, limits.max_queue_s),
             self._observer,
             self._on_done,
             self._on_failed,

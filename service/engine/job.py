@@ -42,6 +42,7 @@ class Job:
     __slots__ = (
         "_emitted",
         "_later",
+        "counted",
         "deadline",
         "emit",
         "first_time_s",
@@ -58,6 +59,7 @@ class Job:
     )
 
     outputs: PackedOutputs
+    counted: int  # the worker's own
 
     def __init__(self, future: "asyncio.Future[Any]", deadline: float) -> None:
         self.future = future

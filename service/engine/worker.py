@@ -6,7 +6,9 @@ Rule 2: a batch that is expected to be short runs on the event loop, because to 
         answers those of the batch before and stages the next.
 Rule 3: two batches are in the thread at most, and the second only if it is a full one, so that
         the graph is never idle under load and nobody waits behind work that could have waited.
-Rule 4: the queue is bounded in jobs and in steps; a job that does not fit is refused at once.
+Rule 4: the queue is bounded in jobs, in steps, and in the time that it is expected to take, so
+        that accepted work is answered soon however much is sent; what does not fit is refused at
+        once. A long job counts for a part of its steps, because it gives way to others.
 Rule 5: a job is finished exactly once, with its outputs or with an error; a failed batch fails its
         own jobs and no others, and the worker goes on.
 Rule 6: a job that nobody waits for any more, or whose deadline passed, is dropped before its next
@@ -20,7 +22,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
@@ -32,6 +34,9 @@ from service.errors import CarryError, DeadlineError, ModelFailedError, QueueFul
 
 INLINE_S = 0.0002
 """A batch that is expected to take no longer runs on the event loop."""
+
+_COUNTED_STEPS = 1024
+"""Of a long job in the expected time of the queue: it is fed in slices, in turn with others."""
 
 _FULL_ROWS = 64
 """As many rows make good use of the graph: more wait for the batch after."""
@@ -55,6 +60,14 @@ class Group(Protocol):
     def fail(self, error: CarryError) -> None: ...
 
 
+class QueueBounds(NamedTuple):
+    """What may wait for one model: pieces of work, steps, and seconds of the graph's time."""
+
+    max_jobs: int
+    max_steps: int
+    max_s: float
+
+
 OnDone = Callable[[list[Job], list[int], BatchResult], None]
 """Jobs that are through, the row of each in the batch that ended it, and that batch's result."""
 
@@ -66,8 +79,7 @@ class Worker:
         self,
         model: LoadedModel,
         limits: BatchLimits,
-        max_waiting_jobs: int,
-        max_waiting_steps: int,
+        bounds: QueueBounds,
         observer: Observer,
         on_done: OnDone,
         on_failed: Callable[[Job, CarryError], None],
@@ -76,8 +88,7 @@ class Worker:
         self.model = model
         self._limits = limits
         self._full_rows = min(_FULL_ROWS, limits.max_rows)
-        self._max_waiting_jobs = max_waiting_jobs
-        self._max_waiting_steps = max_waiting_steps
+        self._bounds = bounds
         self._observer = observer
         self._on_done = on_done
         self._on_failed = on_failed
@@ -87,6 +98,9 @@ class Worker:
         self._was_group = False
         self._in_thread: dict[Batch, tuple[list[Job], list[int]] | Group] = {}
         self._num_steps = 0
+        self._num_counted = 0
+        # Expected time of one cell of a batch that makes good use of the graph.
+        self._cell_s = 0.0
         self._is_pump_due = False
         self._has_stopped = False
         # Expected time of a batch, by the power-of-two class of its cells (rows × steps).
@@ -115,6 +129,8 @@ class Worker:
         self._require_room(job.steps_left)
         self._waiting.append(job)
         self._num_steps += job.steps_left
+        job.counted = min(job.steps_left, _COUNTED_STEPS)
+        self._num_counted += job.counted
         self._pump_soon()
 
     def submit_group(self, group: Group) -> None:
@@ -126,6 +142,7 @@ class Worker:
         self._require_room(group.num_rows)
         self._groups.append(group)
         self._num_steps += group.num_rows
+        self._num_counted += group.num_rows
         self._pump_soon()
 
     def refuse_all(self, problem: CarryError) -> None:
@@ -141,16 +158,25 @@ class Worker:
         for group in groups:
             self._finish_group(group, problem)
 
+    def refuse_if_full(self) -> None:
+        """Raise QueueFullError if no work at all would fit now."""
+        self._require_room(1)
+
     def _require_room(self, num_steps: int) -> None:
         # An empty queue takes a job of any size: request limits bound it before it comes here.
-        num_waiting = len(self._waiting) + len(self._groups)
-        if num_waiting >= self._max_waiting_jobs or (
-            self._num_steps and self._num_steps + num_steps > self._max_waiting_steps
+        num_waiting, bounds = len(self._waiting) + len(self._groups), self._bounds
+        if num_waiting >= bounds.max_jobs or (
+            self._num_steps
+            and (
+                self._num_steps + num_steps > bounds.max_steps
+                or self._num_counted * self._cell_s > bounds.max_s
+            )
         ):
             raise QueueFullError(
                 f"model {self.model.name!r} has {num_waiting} pieces of work with"
-                f" {self._num_steps} steps waiting (at most {self._max_waiting_jobs} and"
-                f" {self._max_waiting_steps}); nothing was applied: try again later",
+                f" {self._num_steps} steps waiting, about {self._num_counted * self._cell_s:.2g} s"
+                f" (at most {bounds.max_jobs}, {bounds.max_steps} and {bounds.max_s:g} s); nothing"
+                " was applied: try again later",
                 retry_after_s=1,
             )
 
@@ -266,6 +292,7 @@ class Worker:
             self._finish_group(load, self._failed(batch.error))
         else:
             self._num_steps -= num_rows
+            self._num_counted -= num_rows
             load.ran(self.model.runner.take(batch))
 
     def _apply_jobs(self, batch: Batch, jobs: list[Job], sizes: list[int]) -> None:
@@ -282,6 +309,7 @@ class Worker:
             if (job.is_simple and size == job.num_steps) or job.advance(
                 size, result, row, runner.outputs
             ):
+                self._num_counted -= job.counted
                 done.append(job)
                 rows.append(row)
             else:
@@ -293,6 +321,9 @@ class Worker:
         size_class = batch.num_cells.bit_length()
         before = self._cost_s.get(size_class, batch.ort_s)
         self._cost_s[size_class] = before + 0.1 * (batch.ort_s - before)
+        if batch.num_cells >= _FULL_ROWS:
+            cell_s = batch.ort_s / batch.num_cells
+            self._cell_s += 0.1 * (cell_s - self._cell_s) if self._cell_s else cell_s
 
     def _failed(self, error: Exception) -> ModelFailedError:
         problem = ModelFailedError(
@@ -305,10 +336,12 @@ class Worker:
     def _finish(self, jobs: list[Job], problem: CarryError) -> None:
         for job in jobs:
             self._num_steps -= job.steps_left
+            self._num_counted -= job.counted
             self._on_failed(job, problem)
 
     def _finish_group(self, group: Group, problem: CarryError) -> None:
         self._num_steps -= group.num_rows
+        self._num_counted -= group.num_rows
         group.fail(problem)
 
     def _num_jobs(self) -> int:
