@@ -5,16 +5,21 @@ Rule 1: it ends at the end of its input and not by a signal to its group: the se
 Rule 2: it imports neither the web framework nor a runtime for models.
 """
 
+import os
 import pickle
 import signal
 import sys
 
 from service.errors import CarryError
 
+_NICENESS = 10
+"""Whoever sends a single step waits for the service, and not for somebody's big body."""
+
 
 def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
+    os.nice(_NICENESS)
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a stray print must not become an answer
     while True:
