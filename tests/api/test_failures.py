@@ -1,5 +1,7 @@
 """What a client and an orchestrator see of a server that is full, failing or stopped."""
 
+import asyncio
+
 import pytest
 
 from service.engine import lanes
@@ -15,8 +17,9 @@ async def test_a_dead_task_is_neither_alive_nor_ready(client, monkeypatch):
         raise RuntimeError("defect")
 
     await client.post("/v1/sessions", json=OPEN)
-    worker = client.app.context.engine._workers["load", "1"]
-    monkeypatch.setattr(worker, "_report_queue", explode)
+    engine = client.app.context.engine
+    worker = engine._workers[engine.registry.get("load", "1").origin]
+    monkeypatch.setattr(worker, "_begin", explode)
     failed = await client.post("/v1/sessions/s/steps", json=STEP)
     assert (failed.status_code, failed.json()["type"]) == (500, "urn:carry:model-failed")
     alive, ready = await client.get("/healthz"), await client.get("/readyz")
@@ -54,9 +57,11 @@ async def test_a_body_that_announces_too_much_is_refused_unread(path):
 
 async def test_a_full_queue_says_when_to_try_again(client, monkeypatch):
     await client.post("/v1/sessions", json=OPEN)
-    monkeypatch.setattr(lanes, "_MAX_WAITING_TURNS", 0)
-    answer = await client.post("/v1/sessions/s/steps", json=STEP)
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    monkeypatch.setattr(lanes, "_MAX_WAITING_TURNS", 2)
+    steps = [client.post("/v1/sessions/s/steps", json=STEP) for _ in range(3)]
+    *accepted, refused = await asyncio.gather(*steps)
+    assert [answer.status_code for answer in accepted] == [200, 200]
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
 
 
 async def test_a_store_that_is_away_says_when_to_try_again(client, monkeypatch):

@@ -1,6 +1,7 @@
 """Engines over the small bundles, and stores that misbehave on request."""
 
 import asyncio
+import threading
 import time
 from contextlib import asynccontextmanager
 from functools import cache
@@ -9,10 +10,12 @@ from tempfile import mkdtemp
 
 import numpy as np
 
+from service.engine import worker
 from service.engine.engine import Engine
 from service.engine.events import NullObserver
 from service.engine.registry import Registry, load_registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.engine.runner import Batch
 from service.errors import StoreUnavailableError
 from service.stores.memory import MemoryStore
 from service.stores.record import Key
@@ -83,6 +86,53 @@ class ScriptedStore(MemoryStore):
             error, self.commit_error = self.commit_error, None
             raise error
         return await super().commit(writes)
+
+
+class HeldGraphs:
+    """Every batch runs in its thread, and stays there while it is told to, of one model or all."""
+
+    def __init__(self, run):
+        self._run = run
+        self._of = None
+        self._go_on = threading.Event()
+        self._go_on.set()
+        self._entered, self._left = threading.Semaphore(0), threading.Semaphore(0)
+
+    def hold(self, model=None):
+        self._of = model and model.runner._ort_session
+        self._go_on.clear()
+
+    def let_go(self):
+        self._go_on.set()
+
+    async def has_entered(self):
+        """Return when one more batch is in a graph."""
+        assert await asyncio.to_thread(self._entered.acquire, timeout=5)
+
+    async def has_left(self):
+        """Return when one more batch is through."""
+        assert await asyncio.to_thread(self._left.acquire, timeout=5)
+
+    def run(self, batch):
+        if self._of in (None, batch._ort_session) and not self._go_on.is_set():
+            self._entered.release()
+            assert self._go_on.wait(5)
+            self._run(batch)
+            self._left.release()
+        else:
+            self._run(batch)
+
+
+@asynccontextmanager
+async def held_graphs(monkeypatch):
+    held = HeldGraphs(Batch.run)
+    monkeypatch.setattr(Batch, "run", lambda batch: held.run(batch))
+    monkeypatch.setattr(worker, "INLINE_S", 0.0)
+    try:
+        async with asyncio.timeout(5):
+            yield held
+    finally:
+        held.let_go()
 
 
 class Witness(NullObserver):

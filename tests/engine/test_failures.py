@@ -1,11 +1,10 @@
 """Whatever fails, every client gets an answer, and what can go on goes on."""
 
 import asyncio
-import threading
 
 import pytest
 
-from service.engine import committer, lanes, worker
+from service.engine import committer, lanes
 from service.engine import engine as engine_module
 from service.engine.requests import DeleteRequest, Observations
 from service.errors import (
@@ -15,15 +14,16 @@ from service.errors import (
     RecordUnreadableError,
     StoreUnavailableError,
 )
-from service.stores.base import Write
 from service.stores.memory import MemoryStore
-from service.stores.record import Key, new_revision
+from service.stores.record import Key, pack_data
+from tests.engine.fakes import settle
 from tests.engine.support import (
     A,
     ScriptedStore,
     Witness,
     create_load,
     create_mood,
+    held_graphs,
     rows,
     running_engine,
     step_rows,
@@ -73,10 +73,10 @@ async def test_a_request_whose_client_left_while_it_waited_is_not_applied():
     async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
         await engine.submit(A, create_load())
         store.hold_commits()
-        first = asyncio.create_task(engine.submit(A, step_rows(rows(1), 0)))
+        first = engine.submit(A, step_rows(rows(1), 0))
         await store.commit_asked.wait()
-        unwanted = asyncio.create_task(engine.submit(A, DeleteRequest()))
-        behind = asyncio.create_task(engine.submit(A, step_rows(rows(1), 1)))
+        unwanted = engine.submit(A, DeleteRequest())
+        behind = engine.submit(A, step_rows(rows(1), 1))
         await asyncio.sleep(0)
         unwanted.cancel()
         store.commit_gate.set()
@@ -85,56 +85,32 @@ async def test_a_request_whose_client_left_while_it_waited_is_not_applied():
         assert (await engine.read(A)).closed == ""
 
 
-async def test_a_close_out_of_patience_answers_who_still_waits():
-    store = ScriptedStore()
-    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
-        await engine.submit(A, create_load())
-        store.hold_commits()
-        waiting = [
-            asyncio.create_task(engine.submit(A, step_rows(rows(1), step))) for step in range(2)
-        ]
-        await store.commit_asked.wait()
-        await engine.close(grace_s=0)
-        for task in waiting:
-            with pytest.raises(DrainingError, match="not known") as caught:
-                await task
-            assert caught.value.retry_after_s == 1
-
-
-async def test_a_task_that_ends_answers_every_client_at_once(monkeypatch):
-    """One model's worker dies while another's graph runs: all who wait are told, of both."""
-    store, gate = ScriptedStore(), threading.Event()
-    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+async def test_a_defect_answers_every_client_at_once(monkeypatch):
+    """One model's worker breaks while another's graph runs: all who wait are told, of both."""
+    async with running_engine() as engine, held_graphs(monkeypatch) as held:
         await engine.submit(A, create_load())
         await engine.submit(B, create_mood())
         load, mood = engine.registry.get("load"), engine.registry.get("mood")
-        is_running = asyncio.Event()
-        loop, run = asyncio.get_running_loop(), type(mood.runner).run
+        held.hold(mood)
+        asked = [engine.submit(B, step_text("a", 0))]
+        await held.has_entered()
 
-        def run_when_told(runner, batch):
-            if runner is mood.runner:
-                loop.call_soon_threadsafe(is_running.set)
-                gate.wait(AT_MOST_S)
-            return run(runner, batch)
-
-        def explode():
+        def explode(*_):
             raise RuntimeError("defect")
 
-        monkeypatch.setattr(type(mood.runner), "run", run_when_told)
-        tasks = [asyncio.create_task(engine.submit(B, step_text("a", 0)))]
-        await is_running.wait()
-        monkeypatch.setattr(engine._workers["load", "1"], "_report_queue", explode)
+        monkeypatch.setattr(engine._workers[load.origin], "_begin", explode)
         text, values = Observations(text="a"), Observations(rows=rows(2))
         waiting = (
+            asyncio.create_task(engine.predict(mood, [(text, None)])),
+            asyncio.create_task(engine.predict(load, [(values, 0)])),
             engine.submit(B, step_text("b", 1)),
-            engine.predict(mood, [(text, None)]),
             engine.submit(A, step_rows(rows(1), 0)),
             engine.submit(A, step_rows(rows(1), 1)),
-            engine.predict(load, [(values, 0)]),
+            engine.submit_many([(A, step_rows(rows(1), 2)), (B, step_text("c", 2))]),
         )
-        answers = await asyncio.gather(*tasks, *waiting, return_exceptions=True)
-        gate.set()
-        assert [type(answer) for answer in answers] == [ModelFailedError] * 6
+        *answers, many = await asyncio.gather(*asked, *waiting, return_exceptions=True)
+        answers += many.errors.values()
+        assert [type(answer) for answer in answers] == [ModelFailedError] * 8
         assert all("must be restarted" in answer.detail for answer in answers)
         assert isinstance(engine.failure, RuntimeError)
         with pytest.raises(DrainingError):
@@ -193,44 +169,40 @@ async def test_the_sweeper_outlives_a_store_that_fails(monkeypatch):
 
 
 async def test_a_batch_in_the_graph_when_the_engine_fails_is_answered_once(monkeypatch):
-    store, release, entered = ScriptedStore(), threading.Event(), threading.Event()
-    async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
+    store = ScriptedStore()
+    async with running_engine(store) as engine, held_graphs(monkeypatch) as held:
         await engine.submit(A, create_mood())
         await engine.submit(B, create_load())
-        model = engine.registry.get("mood")
-        run = type(model.runner).run
-
-        def hold_mood(runner, batch):
-            if runner is model.runner:
-                entered.set()
-                release.wait(AT_MOST_S)
-            return run(runner, batch)
-
-        monkeypatch.setattr(type(model.runner), "run", hold_mood)
-        monkeypatch.setattr(worker, "INLINE_S", 0.0)
-        held = asyncio.create_task(engine.submit(A, step_text("a", 0)))
-        await asyncio.to_thread(entered.wait, AT_MOST_S)
-        broken = engine._workers["load", "1"]
-        monkeypatch.setattr(broken, "_apply", lambda *_: 1 / 0)
-        with pytest.raises(ModelFailedError):
-            await engine.submit(B, step_rows(rows(1), 0))
-        with pytest.raises(ModelFailedError):
-            await held
-        release.set()
-        await asyncio.to_thread(release.wait)
-        await asyncio.sleep(0.05)
+        load, mood = engine.registry.get("load"), engine.registry.get("mood")
+        held.hold(mood)
+        asked = engine.submit(A, step_text("a", 0))
+        await held.has_entered()
+        monkeypatch.setattr(engine._workers[load.origin], "_apply", zero)
+        for each in (engine.submit(B, step_rows(rows(1), 0)), asked):
+            with pytest.raises(ModelFailedError):
+                await each
+        held.let_go()
+        await held.has_left()
+        await settle()
         assert (await store.load(A)).step == 0
         assert isinstance(engine.failure, ZeroDivisionError)
+
+
+def zero(*_):
+    return 1 / 0
 
 
 async def test_a_refused_request_leaves_nothing_behind(monkeypatch):
     async with running_engine() as engine:
         await engine.submit(A, create_load())
-        monkeypatch.setattr(lanes, "_MAX_WAITING_TURNS", 0)
-        before = len(engine._deadlines)
+        monkeypatch.setattr(lanes, "_MAX_WAITING_TURNS", 2)
+        asked = [engine.submit(A, step_rows(rows(1), step)) for step in range(2)]
+        before = engine._lanes.turns()
         with pytest.raises(QueueFullError):
-            await engine.submit(A, step_rows(rows(1), 0))
-        assert len(engine._deadlines) == before
+            await engine.submit(A, step_rows(rows(1), 2))
+        assert len(before) == 2
+        assert [(await each).step for each in asked] == [1, 2]
+        assert engine._lanes.turns() == []
 
 
 async def test_a_state_of_a_wrong_size_fails_its_own_request_alone():
@@ -238,8 +210,8 @@ async def test_a_state_of_a_wrong_size_fails_its_own_request_alone():
     async with running_engine(store) as engine:
         await asyncio.gather(engine.submit(A, create_load()), engine.submit(B, create_load()))
     whole = await store.load(A)
-    cut = whole._replace(revision=new_revision(), state=whole.state[:-1])
-    await store.commit([Write(cut, whole.revision)])
+    cut = pack_data(0, whole.state[:-1], whole.cursor, b"", 0, 60.0, 0.0)
+    await store.commit([(whole.opening, cut, whole)])
     async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
         failed, stepped = await asyncio.gather(
             *(engine.submit(key, step_rows(rows(1), 0)) for key in (A, B)), return_exceptions=True

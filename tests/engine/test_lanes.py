@@ -3,72 +3,169 @@
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from service.engine.engine import EngineLimits
 from service.engine.lanes import Lanes
 from service.engine.requests import DeleteRequest
+from service.engine.turn import Turn
 from service.errors import QueueFullError, SessionClosedError, SessionNotFoundError
 from service.stores.memory import MemoryStore
 from service.stores.record import Key
-from tests.engine.support import A, create_mood, rows, running_engine, step_rows, step_text
-from tests.stores.test_stores import record_named
+from tests.engine.support import (
+    A,
+    create_load,
+    create_mood,
+    rows,
+    running_engine,
+    step_rows,
+    step_text,
+)
+from tests.stores.support import after, record_named
 
 MAX_WAITING = 1024
 
 
+def turn_for(lanes, name, future=None):
+    return Turn(lanes.lane_of(Key("t", name)), DeleteRequest(), future, 0.0)
+
+
 def join(lanes, name):
-    future = asyncio.get_running_loop().create_future()
-    return lanes.join(Key("t", name), DeleteRequest(), future, 0.0)
+    turn = turn_for(lanes, name)
+    lanes.join(turn)
+    return turn
 
 
 def visit(lanes, name):
     """One request of a session, from its coming to its end."""
-    lane = join(lanes, name).lane
-    lanes.remember(lane, record_named(name))
-    lane.turns.popleft()
-    lanes.rest(lane)
+    turn = join(lanes, name)
+    lanes.remember(turn.lane, record_named(name))
+    assert lanes.next(turn.lane) is None
 
 
-async def test_turns_of_a_lane_keep_the_order_in_which_they_came():
+def test_turns_of_a_lane_keep_the_order_in_which_they_came():
     lanes = Lanes(8)
-    turns = [join(lanes, "a") for _ in range(5)]
-    assert all(turn is kept for turn, kept in zip(turns, turns[0].lane.turns, strict=True))
+    turns = [turn_for(lanes, "a") for _ in range(5)]
+    assert [lanes.join(turn) for turn in turns] == [True, False, False, False, False]
+    lane = turns[0].lane
+    assert lane.head is turns[0]
+    assert all(lanes.next(lane) is turn for turn in turns[1:])
+    assert lanes.next(lane) is None
+    assert lane.head is None
 
 
-async def test_a_session_has_a_bounded_number_of_requests_waiting():
+def test_a_session_has_a_bounded_number_of_requests_waiting():
     lanes = Lanes(8)
     turns = [join(lanes, "a") for _ in range(MAX_WAITING)]
     with pytest.raises(QueueFullError, match="1024 requests waiting"):
         join(lanes, "a")
-    assert len(turns[0].lane.turns) == MAX_WAITING
+    assert lanes.turns() == turns
     assert join(lanes, "b").lane is not turns[0].lane
 
 
-async def test_a_busy_lane_is_never_dropped():
+def test_a_busy_lane_is_never_dropped():
     lanes = Lanes(1)
     visit(lanes, "busy")
     turn = join(lanes, "busy")
-    visit(lanes, "idle")
+    for _ in range(3):
+        visit(lanes, "idle")
+        visit(lanes, "other")
     assert lanes.cached(Key("t", "busy")) is not None
-    assert lanes.cached(Key("t", "idle")) is None
     assert join(lanes, "busy").lane is turn.lane
 
 
-async def test_lanes_that_are_all_busy_are_all_kept():
-    lanes = Lanes(0)
-    busy = [join(lanes, name) for name in "ab"]
+@pytest.mark.parametrize("max_cached", [0, 1, 2, 3])
+def test_lanes_that_are_all_busy_are_all_kept(max_cached):
+    lanes = Lanes(max_cached)
+    busy = [join(lanes, name) for name in "abcde"]
     lanes.remember(busy[0].lane, record_named("a"))
-    busy[0].lane.turns.append(busy[0])
-    lanes.rest(busy[0].lane)
-    assert len(lanes) == 2
+    behind = [join(lanes, name) for name in "abcde"]
+    assert len(lanes) == 5
+    assert [turn.lane for turn in behind] == [turn.lane for turn in busy]
+    for turn in [*busy, *behind]:
+        lanes.next(turn.lane)
+    assert len(lanes) <= max_cached
 
 
-async def test_what_rested_longest_leaves_first():
-    lanes = Lanes(2)
-    for name in ("a", "b", "a", "c"):
-        visit(lanes, name)
-    assert lanes.cached(Key("t", "a")) is not None
-    assert lanes.cached(Key("t", "b")) is None
-    assert lanes.state_bytes == 2 * len(record_named().state)
+def test_without_a_cache_nothing_is_remembered():
+    lanes = Lanes(0)
+    visit(lanes, "a")
+    assert (len(lanes), lanes.state_bytes) == (0, 0)
+
+
+def test_a_session_in_use_is_hardly_ever_dropped_and_those_that_are_not_are():
+    """Not never: where all were used for a round, somebody must leave."""
+    lanes, num_found = Lanes(10), 0
+    for newcomer in range(200):
+        num_found += lanes.cached(Key("t", "in use")) is not None
+        visit(lanes, "in use")
+        visit(lanes, str(newcomer))
+    assert num_found >= 180
+    cached = {place for place in range(200) if lanes.cached(Key("t", str(place)))}
+    assert 5 <= len(cached) <= 10
+    assert min(cached) >= 180
+
+
+def test_a_cache_stays_bounded_while_all_that_it_holds_is_used():
+    """The sessions that are stepped may be more than it was made for."""
+    lanes = Lanes(10)
+    for newcomer in range(100):
+        visit(lanes, str(newcomer))
+        for name in range(newcomer):
+            if lanes.cached(Key("t", str(name))):
+                visit(lanes, str(name))
+    assert len(lanes) <= 10
+
+
+names = st.sampled_from("abcdefgh")
+actions = st.lists(
+    st.tuples(st.sampled_from(["join", "next", "step", "forget", "close"]), names), max_size=120
+)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 4), actions)
+def test_lanes_do_what_a_simple_model_does(max_cached, actions):
+    """Whatever is asked of them: order, size, and the bytes that they say they hold."""
+    lanes, busy = Lanes(max_cached), {}
+    for action, name in actions:
+        key = Key("t", name)
+        if action == "join":
+            turn = turn_for(lanes, name)
+            assert lanes.join(turn) == (name not in busy)
+            busy.setdefault(name, []).append(turn)
+        elif name in busy:
+            turn = busy[name].pop(0)
+            lane = turn.lane
+            assert lane is lanes.lane_of(key)
+            assert lane.head is turn
+            end(lanes, lane, action)
+            following = busy[name][0] if busy[name] else None
+            assert lanes.next(lane) is following
+            if following is None:
+                del busy[name]
+        assert len(lanes) <= max_cached + len(busy)
+        waiting = [turn for turns in busy.values() for turn in turns]
+        assert sorted(map(id, lanes.turns())) == sorted(map(id, waiting))
+        cached = [lanes.cached(Key("t", each)) for each in "abcdefgh"]
+        assert lanes.state_bytes == sum(len(record.data) for record in cached if record)
+
+
+def end(lanes, lane, action):
+    """What a turn that ended made of its lane's record."""
+    record = lane.record
+    if action == "next":
+        lanes.remember(lane, record_named(lane.key.name))
+    elif action == "step" and record:
+        longer = after(record, state=bytes(record.step % 7))
+        lanes.stepped(lane, longer, record.step + 1)
+        assert (lane.record, lane.step) == (longer, record.step + 1)
+    elif action == "forget":
+        lanes.remember(lane, None)
+    elif action == "close" and record:
+        lanes.remember(lane, after(record, closed="deleted"))
+        assert lane.record is None
 
 
 async def test_nothing_is_remembered_of_a_session_that_ended():
@@ -102,3 +199,15 @@ async def test_requests_of_one_session_are_answered_in_the_order_in_which_they_c
             *(engine.submit(A, step_text(chunk, step)) for step, chunk in enumerate(chunks))
         )
         assert [reply.step for reply in replies] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("cache_sessions", [0, 1, 2])
+async def test_sessions_are_served_side_by_side_with_hardly_a_cache(cache_sessions):
+    async with running_engine(limits=EngineLimits(cache_sessions=cache_sessions)) as engine:
+        keys = [Key("t", str(place)) for place in range(5)]
+        asked = [engine.submit(key, create_load()) for key in keys]
+        asked += [engine.submit(key, step_rows(rows(1), step)) for step in (0, 1) for key in keys]
+        replies = await asyncio.wait_for(asyncio.gather(*asked), 5)
+        assert [reply.step for reply in replies] == [0] * 5 + [1] * 5 + [2] * 5
+        assert engine.failure is None
+        assert len(engine._lanes) <= cache_sessions

@@ -57,5 +57,5 @@ def test_resuming_asks_for_the_same_session_as_creating():
 
 
 def test_parts_of_a_digest_cannot_flow_into_each_other():
-    assert Observations(text="a").digest_parts() != Observations(text="a\x00").digest_parts()
+    assert Observations(text="a").described() != Observations(text="a\x00").described()
     assert step_text("last", 0).digest != step_text("", 0).digest

@@ -12,7 +12,7 @@ from service.engine.session import (
     closed,
     decide,
     decide_create,
-    is_fresh_needed,
+    may_apply,
     seed_record,
     stepped,
 )
@@ -45,7 +45,8 @@ def open_record(request=None, expires_at=NOW + 60):
 
 
 def after_step(base, request, outputs=b"out"):
-    return stepped(base, request, base.state, base.cursor, outputs, NOW)
+    data = stepped(base, request, base.state, base.cursor, outputs, NOW)
+    return base._replace(data=data)
 
 
 @pytest.mark.parametrize("request_", [step_rows(rows(1)), DeleteRequest()])
@@ -80,30 +81,38 @@ def test_a_preview_of_an_applied_step_is_refused_and_never_a_replay():
     assert caught.value.members == {"expected_step": 1}
 
 
-def test_only_a_step_may_be_decided_from_memory():
-    assert not is_fresh_needed(step_rows(rows(1)))
+def test_only_a_step_that_fits_may_be_decided_from_memory():
+    assert may_apply(step_rows(rows(1)), 3)
+    assert may_apply(step_rows(rows(1), 3), 3)
+    assert not may_apply(step_rows(rows(1), 2), 3)
     for request in (step_rows(rows(1), is_preview=True), create_load(), DeleteRequest()):
-        assert is_fresh_needed(request)
+        assert not may_apply(request, 0)
 
 
 def test_kept_replies_are_bounded_by_bytes_and_the_newest_stays():
     record = open_record(create_load(ring_size=9))
     for step in range(4):
-        record = after_step(record, step_rows(rows(1), step), bytes(MAX_RING_BYTES // 2))
+        record = after_step(record, step_rows(rows(1), step), bytes(MAX_RING_BYTES // 2 - 32))
     assert [reply.from_step for reply in record.ring] == [2, 3]
+    assert len(record.replies) == MAX_RING_BYTES
     record = after_step(record, step_rows(rows(1), 4), bytes(MAX_RING_BYTES + 1))
     assert [reply.from_step for reply in record.ring] == [4]
 
 
 @pytest.mark.parametrize("reason", ["final", "deleted"])
 def test_a_tombstone_holds_nothing_of_the_text(reason):
-    base = open_record(create_mood())._replace(cursor=TextCursor(" secret", 3), step=2)
+    seed = open_record(create_mood())
+    cursor = TextCursor(" secret", 3)
+    base = seed._replace(data=stepped(seed, step_text(" secret"), seed.state, cursor, b"out", NOW))
+    assert base.cursor == cursor
     if reason == "final":
-        tombstone = after_step(base, step_text("x", 2, final=True))
+        tombstone = after_step(base, step_text("x", 1, final=True))
     else:
-        tombstone = closed(base, "deleted", NOW)
+        tombstone = base._replace(data=closed(base, "deleted", NOW))
     assert (tombstone.closed, tombstone.state) == (reason, b"")
     assert tombstone.cursor == TextCursor()
+    assert b"secret" not in tombstone.data
+    assert tombstone.ring[-1].from_step == (1 if reason == "final" else 0)
     assert tombstone.revision != base.revision
 
 

@@ -1,8 +1,6 @@
 """The queue of a model: what it takes, what it drops, and that nothing stays behind in it."""
 
 import asyncio
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,11 +8,10 @@ import pytest
 from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
 from service.engine.events import NullObserver
-from service.engine.inputs import Past, work_for
-from service.engine.job import Job
 from service.engine.requests import Observations
-from service.engine.worker import Worker
+from service.engine.worker import QueueBounds, Worker
 from service.errors import DeadlineError, QueueFullError
+from tests.engine.fakes import AT_MOST_S, Asked, Desk, FakeGraph, group_of, settle
 from tests.engine.support import (
     A,
     ScriptedStore,
@@ -22,96 +19,180 @@ from tests.engine.support import (
     create_load,
     rows,
     running_engine,
-    small_models,
     step_rows,
 )
 
 SLICES_OF_ONE = BatchLimits(max_rows=1, max_slice_steps=1, max_cells=1)
-AT_MOST_S = 5.0
-
-
-class Asked:
-    """A job and what became of it."""
-
-    def __init__(self, num_rows, deadline_s=AT_MOST_S):
-        model = small_models().get("load")
-        segments, _ = work_for(model, Past(start_s=0), Observations(rows=rows(num_rows)), "last")
-        loop = asyncio.get_running_loop()
-        self.client, self.outcome = loop.create_future(), loop.create_future()
-        deadline = time.monotonic() + deadline_s
-        self.job = Job(segments, model.layout.initial_row, self.client, deadline, self._on_done)
-
-    def _on_done(self, job, error):
-        self.outcome.set_result(error or job.outputs)  # a second time would raise
+LONG_AGO = -1.0
 
 
 @asynccontextmanager
-async def working(batch=SLICES_OF_ONE, max_jobs=100, max_steps=100, observer=None):
-    """A worker whose task starts with the first wait: what comes before it finds it asleep."""
-    with ThreadPoolExecutor(1) as executor:
-        model = small_models().get("load")
-        worker = Worker(model, batch, max_jobs, max_steps, executor, observer or NullObserver())
-        task = asyncio.create_task(worker.run())
-        try:
-            async with asyncio.timeout(AT_MOST_S):
-                yield worker
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+async def working(batch=SLICES_OF_ONE, max_jobs=100, max_steps=100, max_s=1e9, graph=None):
+    """A worker over a fake graph; what is submitted waits for the first wait of the test."""
+    worker = Worker(
+        graph or FakeGraph(),
+        batch,
+        QueueBounds(max_jobs, max_steps, max_s),
+        NullObserver(),
+        (desk := Desk()).on_done,
+        desk.on_failed,
+        desk.defects.append,
+    )
+    worker.start()
+    try:
+        async with asyncio.timeout(AT_MOST_S):
+            yield worker, desk
+            assert desk.defects == []
+    finally:
+        worker.model.let_all_go()
+        worker.close()
 
 
-async def test_a_job_past_its_deadline_is_dropped_unrun():
-    witness = Witness()
-    async with working(observer=witness) as worker:
-        late, in_time = Asked(3, deadline_s=-1), Asked(2)
-        worker.submit(late.job)
-        worker.submit(in_time.job)
+def submit(worker, desk, *asked):
+    for each in desk.take_up(*asked):
+        worker.submit(each.job)
+    return asked
+
+
+@pytest.mark.parametrize("cost_s", [0.0, 1.0], ids=["on the loop", "in the thread"])
+async def test_a_job_past_its_deadline_is_dropped_unrun(cost_s):
+    async with working(graph=FakeGraph(cost_s)) as (worker, desk):
+        late, in_time = Asked(1, 2, 3, deadline=LONG_AGO), Asked(4, 5)
+        submit(worker, desk, late, in_time)
         assert isinstance(await late.outcome, DeadlineError)
-        assert await in_time.outcome
-        assert witness.batch_rows == [1, 1]
+        assert await in_time.outcome == in_time.expected
+        assert worker.model.num_rows == [1, 1]
 
 
 async def test_a_job_whose_client_left_is_dropped_unrun():
-    witness = Witness()
-    async with working(observer=witness) as worker:
-        left, waiting = Asked(3), Asked(2)
-        worker.submit(left.job)
-        worker.submit(waiting.job)
-        left.client.cancel()
+    async with working() as (worker, desk):
+        left, waiting = Asked(1, 2, 3), Asked(4, 5)
+        submit(worker, desk, left, waiting)
+        left.future.cancel()
         assert isinstance(await left.outcome, DeadlineError)
-        assert await waiting.outcome
-        assert witness.batch_rows == [1, 1]
+        assert await waiting.outcome == waiting.expected
+        assert worker.model.num_rows == [1, 1]
+
+
+async def test_a_job_whose_client_leaves_in_between_is_dropped_before_its_next_slice():
+    async with working() as (worker, desk):
+        worker.model.hold()
+        left, waiting = submit(worker, desk, Asked(1, 2, 3, 4), Asked(5, 6))
+        await worker.model.has_entered()
+        left.future.cancel()
+        worker.model.let_all_go()
+        assert isinstance(await left.outcome, DeadlineError)
+        assert await waiting.outcome == waiting.expected
+        slices = [int(batch.values[0][0]) for batch in worker.model.staged]
+        assert slices == [1, 5, 6]
+        assert worker._num_steps == worker._num_counted == 0
 
 
 async def test_the_steps_that_wait_are_bounded_and_counted_off_when_done():
-    async with working(max_steps=10) as worker:
+    async with working(max_steps=10) as (worker, desk):
         for _ in range(3):
-            first = [Asked(8), Asked(2)]
-            for asked in first:
-                worker.submit(asked.job)
+            first = submit(worker, desk, Asked(*range(8)), Asked(1, 2))
             with pytest.raises(QueueFullError, match="2 pieces of work with 10 steps"):
                 worker.submit(Asked(1).job)
             for asked in first:
-                assert await asked.outcome
+                assert await asked.outcome == asked.expected
 
 
 async def test_what_was_dropped_is_counted_off_too():
-    async with working(max_steps=10) as worker:
+    async with working(max_steps=10) as (worker, desk):
         for _ in range(3):
-            late = [Asked(8, deadline_s=-1), Asked(2, deadline_s=-1)]
-            for asked in late:
-                worker.submit(asked.job)
+            late = [Asked(*range(8), deadline=LONG_AGO), Asked(1, 2, deadline=LONG_AGO)]
+            submit(worker, desk, *late)
             for asked in late:
                 await asked.outcome
 
 
-async def test_an_idle_worker_takes_a_job_of_any_size():
-    async with working(max_steps=10) as worker:
-        large = Asked(30)
-        worker.submit(large.job)
-        with pytest.raises(QueueFullError):
+async def test_steps_that_are_in_the_graph_count_as_waiting():
+    async with working(BatchLimits(4, 64, 64), max_steps=10) as (worker, desk):
+        worker.model.hold()
+        running = submit(worker, desk, Asked(*range(4)), Asked(*range(5)))
+        await worker.model.has_entered()
+        submit(worker, desk, Asked(1))
+        with pytest.raises(QueueFullError, match="1 pieces of work with 10 steps"):
             worker.submit(Asked(1).job)
-        assert await large.outcome
+        worker.model.let_all_go()
+        for asked in running:
+            await asked.outcome
+        submit(worker, desk, Asked(*range(9)))
+
+
+async def test_pieces_of_work_are_bounded_whatever_their_size():
+    async with working(max_jobs=3) as (worker, desk):
+        asked = submit(worker, desk, Asked(1), Asked(1))
+        group = group_of(worker.model, 1, 2)
+        worker.submit_group(group)
+        for refused in (lambda: worker.submit(Asked(1).job), worker.refuse_if_full):
+            with pytest.raises(QueueFullError, match="3 pieces of work with 4 steps"):
+                refused()
+        assert await group.outcome == group.expected
+        for each in asked:
+            await each.outcome
+        worker.refuse_if_full()
+
+
+async def test_an_idle_worker_takes_a_job_of_any_size():
+    async with working(max_steps=10, max_s=1e-9) as (worker, desk):
+        for _ in range(2):
+            [large] = submit(worker, desk, Asked(*range(30)))
+            with pytest.raises(QueueFullError):
+                worker.submit(Asked(1).job)
+            assert await large.outcome == large.expected
+
+
+async def test_work_that_would_take_too_long_is_refused_and_a_long_job_counts_for_a_part():
+    limits = BatchLimits(max_rows=8, max_slice_steps=64, max_cells=64)
+    bounds = {"max_steps": 10**6, "max_s": 100.0}
+    async with working(limits, graph=FakeGraph(cost_s=6.4), **bounds) as (worker, desk):
+        [first] = submit(worker, desk, Asked(*range(64)))
+        await first.outcome  # a step takes 0.1 s
+        worker.model.hold()
+        submit(worker, desk, Asked(*range(900)))
+        worker.refuse_if_full()
+        submit(worker, desk, Asked(*range(101)))
+        with pytest.raises(QueueFullError, match=r"about 1e\+02 s"):
+            worker.refuse_if_full()
+        worker.refuse_all(DeadlineError("the end of the test"))
+    async with working(limits, graph=FakeGraph(cost_s=6.4), **bounds) as (worker, desk):
+        [first] = submit(worker, desk, Asked(*range(64)))
+        await first.outcome
+        worker.model.hold()
+        submit(worker, desk, Asked(*range(9)), Asked(*range(900)))
+        worker.refuse_if_full()
+        submit(worker, desk, Asked(*range(100_000)))  # fits, and as much again does not
+        with pytest.raises(QueueFullError):
+            worker.refuse_if_full()
+        worker.refuse_all(DeadlineError("the end of the test"))
+
+
+async def test_groups_and_jobs_take_turns():
+    async with working(BatchLimits(1, 1, 1)) as (worker, desk):
+        groups = [group_of(worker.model, 10 + place) for place in range(3)]
+        asked = submit(worker, desk, *(Asked(place) for place in range(3)))
+        for group in groups:
+            worker.submit_group(group)
+        for each in (*asked, *groups):
+            assert await each.outcome == each.expected
+        order = [int(batch.values[0][0]) for batch in worker.model.staged]
+        assert order == [10, 0, 11, 1, 12, 2]
+
+
+async def test_a_group_that_nobody_waits_for_is_dropped_unrun():
+    async with working(BatchLimits(4, 4, 16)) as (worker, _):
+        left, late, wanted = (group_of(worker.model, place, place) for place in range(3))
+        left.future.cancel()
+        late.deadline = LONG_AGO
+        for group in (left, late, wanted):
+            worker.submit_group(group)
+        assert isinstance(await left.outcome, DeadlineError)
+        assert isinstance(await late.outcome, DeadlineError)
+        assert await wanted.outcome == wanted.expected
+        assert worker.model.num_rows == [2]
+        assert worker._num_steps == worker._num_counted == 0
 
 
 async def test_a_request_past_its_deadline_is_answered_and_its_history_not_kept():
@@ -144,8 +225,8 @@ async def test_a_cancelled_prediction_leaves_nothing_waiting():
         await asyncio.sleep(0)
         left.cancel()
         await engine.predict(model, [(Observations(rows=rows(2)), 0)])
-        worker = engine._workers["load", "1"]
-        assert (worker._waiting, worker._num_steps) == ([], 0)
+        worker = engine._workers[model.origin]
+        assert (worker._waiting, worker._num_steps, worker._num_counted) == ([], 0, 0)
 
 
 async def test_an_instance_that_finds_the_queue_full_takes_the_others_with_it():
@@ -156,6 +237,6 @@ async def test_an_instance_that_finds_the_queue_full_takes_the_others_with_it():
         instance = (Observations(rows=rows(2)), 0)
         with pytest.raises(QueueFullError):
             await engine.predict(model, [instance] * 3)
-        await asyncio.sleep(0)
+        await settle()
         assert len(await engine.predict(model, [instance] * 2)) == 2
         assert witness.batch_rows == [2]

@@ -1,4 +1,4 @@
-"""What only the SQLite store promises: a file that outlives the process."""
+"""What only the SQLite store promises: a file that outlives the process, and is its own."""
 
 import asyncio
 import sqlite3
@@ -8,43 +8,77 @@ import sys
 import pytest
 
 from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
-from service.stores import sqlite
-from service.stores.base import Write, open_store
+from service.stores import sqlite_file
+from service.stores.base import open_store
 from service.stores.record import Key, new_revision
 from service.stores.sqlite import SqliteStore
-from tests.stores.test_stores import after, record_named
+from tests.stores.support import after, commit, opened, record_named
 
 
 async def test_sessions_outlive_the_store_object(tmp_path):
     path = tmp_path / "deep" / "s.db"
     first = SqliteStore.open(path, "power")
-    record = record_named()
-    await first.commit([Write(record, None)])
+    [record] = await opened(first, "a")
     await first.close()
     second = SqliteStore.open(path, "power")
-    assert (await second.load(record.key)).revision == record.revision
+    assert await second.load(record.key) == record
+    assert await commit(second, after(record), record)
     await second.close()
 
 
 async def test_two_processes_worth_of_connections_share_one_file(tmp_path):
     one = SqliteStore.open(tmp_path / "s.db", "power")
     two = SqliteStore.open(tmp_path / "s.db", "power")
-    record = record_named()
-    await one.commit([Write(record, None)])
-    stepped = after(record)
-    [outcome] = await two.commit([Write(stepped, record.revision)])
-    [late] = await one.commit([Write(after(record), record.revision)])
-    assert (outcome.committed, late.committed) == (True, False)
+    [record] = await opened(one, "a")
+    assert await commit(two, after(record), record)
+    assert await commit(one, after(record), record) is None
     await one.close()
     await two.close()
 
 
-async def test_durability_power_syncs_every_commit(tmp_path):
-    for durability, synchronous in (("power", 2), ("process", 1)):
-        store = SqliteStore.open(tmp_path / f"{durability}.db", durability)
-        [(found,)] = await store._call(lambda s=store: list(s._db.execute("PRAGMA synchronous")))
-        assert found == synchronous
+@pytest.mark.parametrize("durability", ["power", "process"])
+async def test_stores_that_race_on_one_file_win_once_each_round(tmp_path, durability):
+    stores = [SqliteStore.open(tmp_path / "s.db", durability) for _ in range(3)]
+    [record] = await opened(stores[0], "a")
+    for _ in range(20):
+        rivals = [commit(store, after(record), record) for store in stores]
+        [record] = [kept for kept in await asyncio.gather(*rivals) if kept]
+        for store in stores:
+            assert await store.load(record.key) == record
+    for store in stores:
         await store.close()
+
+
+RACER = """
+import asyncio, sys
+from service.stores.record import Key
+from service.stores.sqlite import SqliteStore
+from tests.stores.support import after, commit
+
+async def race():
+    store = SqliteStore.open(sys.argv[1], "process")
+    num_won = 0
+    while (found := await store.load(Key("t", "a"))).step < 300:
+        num_won += await commit(store, after(found), found) is not None
+    await store.close()
+    print(num_won)
+
+asyncio.run(race())
+"""
+
+
+async def test_processes_that_race_on_one_session_apply_each_step_once(tmp_path):
+    store = SqliteStore.open(tmp_path / "s.db", "process")
+    await opened(store, "a")
+    command = [sys.executable, "-c", RACER, str(tmp_path / "s.db")]
+
+    async def race():
+        racer = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        return int((await racer.communicate())[0])
+
+    wins = await asyncio.gather(race(), race())
+    assert (await store.load(Key("t", "a"))).step == sum(wins) == 300
+    await store.close()
 
 
 async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path):
@@ -82,7 +116,7 @@ def test_processes_that_make_the_file_together_all_get_it(tmp_path):
 
 async def test_a_crash_while_the_file_is_made_leaves_nothing_in_the_way(tmp_path, monkeypatch):
     path = tmp_path / "s.db"
-    monkeypatch.setattr(sqlite, "_SCHEMA", (*sqlite._SCHEMA, "SELECT crash"))
+    monkeypatch.setattr(sqlite_file, "_SCHEMA", (*sqlite_file._SCHEMA, "SELECT crash"))
     with pytest.raises(StartUpError):
         SqliteStore.open(path, "power")
     monkeypatch.undo()
@@ -96,14 +130,24 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path):
         SqliteStore.open(path, "power")
 
 
-async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other(tmp_path):
+async def test_an_unknown_durability_is_refused(tmp_path):
+    with pytest.raises(StartUpError, match="CARRY_DURABILITY"):
+        SqliteStore.open(tmp_path / "s.db", "hope")
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("states", "data"), ("sessions", "opening")], ids=["state", "opening"]
+)
+async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other(
+    tmp_path, table, column
+):
     path = tmp_path / "s.db"
     store = SqliteStore.open(path, "power")
-    await store.commit([Write(record_named("a"), None), Write(record_named("b"), None)])
+    damaged, _ = await opened(store, "a", "b")
     with sqlite3.connect(path) as db:
-        [(data,)] = db.execute("SELECT data FROM sessions WHERE name = 'a'")
+        [(data,)] = db.execute(f"SELECT {column} FROM {table} WHERE id = ?", (damaged.place,))
         flipped = data[:-1] + bytes([data[-1] ^ 1])
-        db.execute("UPDATE sessions SET data = ? WHERE name = 'a'", (flipped,))
+        db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (flipped, damaged.place))
     db.close()
     with pytest.raises(RecordUnreadableError, match="damaged"):
         await store.load(Key("t", "a"))
@@ -111,53 +155,20 @@ async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other
     await store.close()
 
 
+def refuse_writes(store, refused):
+    for file in (store._here, store._there):
+        file._db.execute(f"PRAGMA query_only = {'ON' if refused else 'OFF'}")
+
+
 async def test_a_failed_write_keeps_nothing_and_the_store_recovers(tmp_path):
     store = SqliteStore.open(tmp_path / "s.db", "power")
-    record = record_named()
-    await store.commit([Write(record, None)])
-    await store._call(lambda: store._db.execute("PRAGMA query_only = ON"))
+    [record] = await opened(store, "a")
+    refuse_writes(store, True)
     with pytest.raises(StoreUnavailableError, match="nothing of this request was kept"):
-        await store.commit([Write(after(record), record.revision)])
-    await store._call(lambda: store._db.execute("PRAGMA query_only = OFF"))
-    [outcome] = await store.commit([Write(after(record), record.revision)])
-    assert outcome.committed
-    await store.close()
-
-
-def rival_of(path):
-    """Another process's connection, as far as SQLite can tell; it never waits."""
-    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-
-
-async def test_a_commit_waits_for_another_process_to_finish(tmp_path):
-    store = SqliteStore.open(tmp_path / "s.db", "power")
-    rival = rival_of(tmp_path / "s.db")
-    rival.execute("BEGIN IMMEDIATE")
-    committing = asyncio.create_task(store.commit([Write(record_named(), None)]))
-    asyncio.get_running_loop().call_later(0.3, rival.execute, "COMMIT")
-    [outcome] = await committing
-    assert outcome.committed
-    rival.close()
-    await store.close()
-
-
-async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
-    """The clock is read inside: no rival may write between what is read there and what follows."""
-    rival, refused = None, []
-
-    def clock():
-        if rival:
-            with pytest.raises(sqlite3.OperationalError, match="locked"):
-                rival.execute("BEGIN IMMEDIATE")
-            refused.append(True)
-        return 1000.0
-
-    store = SqliteStore.open(tmp_path / "s.db", "power", clock)
-    rival = rival_of(tmp_path / "s.db")
-    await store.commit([Write(record_named(), None)])
-    await store.sweep(10)
-    assert refused == [True, True]
-    rival.close()
+        await commit(store, after(record), record)
+    refuse_writes(store, False)
+    assert await store.load(record.key) == record
+    assert await commit(store, after(record), record)
     await store.close()
 
 
@@ -165,38 +176,9 @@ async def test_an_error_in_the_middle_of_a_group_keeps_nothing_of_it(tmp_path):
     store = SqliteStore.open(tmp_path / "s.db", "power")
     good, bad = record_named("a"), record_named("b", ttl_s=float("nan"))  # no time that fits
     with pytest.raises(StoreUnavailableError):
-        await store.commit([Write(good, None), Write(bad, None)])
+        await store.commit([(each.opening, each.data, None) for each in (good, bad)])
     assert await store.load(good.key) is None
-    [outcome] = await store.commit([Write(good, None)])
-    assert outcome.committed
-    await store.close()
-
-
-async def test_readers_and_a_writer_do_not_wait_for_each_other(tmp_path):
-    store = SqliteStore.open(tmp_path / "s.db", "power")
-    record = record_named()
-    await store.commit([Write(record, None)])
-    with rival_of(tmp_path / "s.db") as rival:
-        assert list(rival.execute("PRAGMA journal_mode")) == [("wal",)]
-        rival.execute("BEGIN IMMEDIATE")
-        assert (await store.load(record.key)).revision == record.revision
-    rival.close()
-    await store.close()
-
-
-async def test_a_store_that_cannot_be_written_does_not_check_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_S", 0.01)
-    store = SqliteStore.open(tmp_path / "s.db", "power")
-    rival = rival_of(tmp_path / "s.db")
-    rival.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreUnavailableError, match="locked"):
-        await store.check()
-    rival.execute("COMMIT")
-    rival.close()
-    await store.check()
-    await store._call(lambda: store._db.execute("PRAGMA query_only = ON"))
-    with pytest.raises(StoreUnavailableError, match="readonly"):
-        await store.check()
+    assert await commit(store, good)
     await store.close()
 
 

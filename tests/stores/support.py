@@ -1,0 +1,62 @@
+"""Records to write, and a clock that stands still."""
+
+from service.contract.text import TextCursor
+from service.stores.record import Opening, Origin, Record, pack_data, pack_reply
+
+NOW = 1_000_000.0
+STATE = b"\x00\x01state"
+CURSOR = TextCursor(" 최고👍", 3)
+REPLIES = pack_reply(0, 2, b"d" * 16, b"\x01\x02") + pack_reply(2, 1, b"e" * 16, b"")
+
+
+class Clock:
+    def __init__(self):
+        self.now = NOW
+
+    def __call__(self):
+        return self.now
+
+
+def record_named(name="a", tenant="t", model="load", step=0, ttl_s=100.0, **changes):
+    """A session as it is opened; nobody has kept it yet."""
+    opening = {
+        "origin": Origin(model, "1", "s", "g"),
+        "start_s": 86400,
+        "ring_size": 2,
+        "created_at": NOW,
+        "metadata": {"place": "Clark/Lake", "n": [1, None]},
+        "history": 3,
+        "digest": b"c" * 16,
+        "outputs": b"out",
+    } | changes
+    data = pack_data(step, STATE, CURSOR, REPLIES, 2, ttl_s, NOW)
+    return Record(Opening(tenant=tenant, name=name, **opening), data)
+
+
+def after(record, closed="", ttl_s=None, state=None):
+    """What a step of the record writes, not kept yet."""
+    state = record.state if state is None else state
+    ttl_s = record.ttl_s if ttl_s is None else ttl_s
+    if closed:
+        state, ttl_s = b"", 0.0
+    data = pack_data(record.step + 1, state, record.cursor, record.replies, 2, ttl_s, NOW, closed)
+    return Record(record.opening, data)
+
+
+async def commit(store, record, base=None):
+    """The record as it is kept now; None if another writer was first."""
+    [kept] = await store.commit([(record.opening, record.data, base)])
+    return kept
+
+
+async def opened(store, *names, **fields):
+    """Sessions of these names, as they are kept."""
+    records = [record_named(name, **fields) for name in names]
+    kept = await store.commit([(record.opening, record.data, None) for record in records])
+    assert None not in kept
+    return kept
+
+
+def unkept(record):
+    """The record without what its store added."""
+    return record._replace(expires_at=0.0, place=0)

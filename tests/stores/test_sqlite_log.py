@@ -1,0 +1,167 @@
+"""The write-ahead log is taken up while commits go on: it stays small, and nobody waits long."""
+
+import asyncio
+import sqlite3
+import threading
+
+import pytest
+
+from service.stores import sqlite_log
+from service.stores.sqlite import SqliteStore
+from tests.stores.support import after, commit, opened
+
+AT_MOST_S = 5.0
+CHECKPOINT_BYTES = 1_000_000
+STATE = bytes(10_000)
+ROWS = 20
+
+
+@pytest.fixture(autouse=True)
+def _checkpoint_often(monkeypatch):
+    monkeypatch.setattr(sqlite_log, "_CHECKPOINT_BYTES", CHECKPOINT_BYTES)
+
+
+class Log:
+    """The file, and the greatest size that was seen of it."""
+
+    def __init__(self, folder):
+        self._path = folder / "s.db-wal"
+        self.peak_bytes = 0
+
+    def look(self):
+        size = self._path.stat().st_size
+        self.peak_bytes = max(size, self.peak_bytes)
+
+
+async def write(store, log, prefix, num_bytes):
+    """Steps of a few sessions, group after group, as a committer writes them."""
+    bases = await opened(store, *(f"{prefix}-{place}" for place in range(ROWS)))
+    for _ in range(num_bytes // (ROWS * len(STATE))):
+        steps = [after(base, state=STATE) for base in bases]
+        bases = await store.commit(
+            [(step.opening, step.data, base) for step, base in zip(steps, bases, strict=True)]
+        )
+        assert None not in bases
+        log.look()
+        await asyncio.sleep(0)  # a committer waits for more
+
+
+@pytest.mark.parametrize(
+    ("durability", "num_writers"), [("process", 1), ("power", 3)], ids=["process", "power"]
+)
+async def test_the_log_stays_small_under_endless_commits(tmp_path, durability, num_writers):
+    """With as many groups in flight as a committer has."""
+    store, log = SqliteStore.open(tmp_path / "s.db", durability), Log(tmp_path)
+    writers = [write(store, log, place, 100_000_000 // num_writers) for place in range(num_writers)]
+    await asyncio.gather(*writers)
+    assert log.peak_bytes < 20 * CHECKPOINT_BYTES
+    await store.close()
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_the_log_stays_small_when_two_stores_write_without_end(tmp_path, durability):
+    """Two processes, as far as SQLite can tell: neither waits for the other's checkpoint."""
+    stores = [SqliteStore.open(tmp_path / "s.db", durability) for _ in range(2)]
+    log = Log(tmp_path)
+    await asyncio.gather(
+        *(write(store, log, place, 50_000_000) for place, store in enumerate(stores))
+    )
+    assert log.peak_bytes < 20 * CHECKPOINT_BYTES
+    for store in stores:
+        await store.close()
+
+
+class Moves:
+    """Stands for the checkpoint's call: counts, can be held up and can fail."""
+
+    def __init__(self, monkeypatch):
+        self.num_begun = 0
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+        self.error = None
+        self._move = sqlite_log.WriteAheadLog._move
+        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_move", self._hold_and_move())
+
+    def _hold_and_move(self):
+        def move(log, *how):
+            self.num_begun += 1
+            self.begun.set()
+            assert self.go_on.wait(AT_MOST_S)
+            if self.error:
+                log._db.close()
+            return self._move(log, *how)
+
+        return move
+
+    async def is_under_way(self):
+        assert await asyncio.to_thread(self.begun.wait, AT_MOST_S)
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    return Moves(monkeypatch)
+
+
+async def test_commits_go_on_while_most_of_the_log_is_moved(tmp_path, moves):
+    store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
+    moves.go_on.clear()
+    await write(store, log, "a", CHECKPOINT_BYTES)
+    await moves.is_under_way()
+    await write(store, log, "b", 3 * CHECKPOINT_BYTES)  # would wait for ever
+    assert moves.num_begun == 1  # one at a time
+    moves.go_on.set()
+    await store.close()
+
+
+async def test_what_was_written_meanwhile_is_moved_before_the_next_commit(tmp_path, moves):
+    store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
+    moves.go_on.clear()
+    await write(store, log, "a", CHECKPOINT_BYTES)
+    await moves.is_under_way()
+    most_moved = store._log._under_way
+    moves.go_on.set()
+    await most_moved
+    assert moves.num_begun == 1
+    [base] = await opened(store, "b")
+    assert moves.num_begun == 2
+    await commit(store, after(base), base)
+    assert moves.num_begun == 2
+    await store.close()
+
+
+async def test_a_checkpoint_that_fails_fails_no_commit_and_is_tried_again(tmp_path, moves):
+    store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
+    moves.error = sqlite3.OperationalError("disk I/O error")
+    await write(store, log, "a", 5 * CHECKPOINT_BYTES)
+    assert moves.num_begun >= 2
+    [base] = await opened(store, "b")
+    assert await commit(store, after(base), base) == await store.load(base.key)
+    await store.close()
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_a_close_during_a_checkpoint_waits_for_it_and_loses_nothing(
+    tmp_path, moves, durability
+):
+    store, log = SqliteStore.open(tmp_path / "s.db", durability), Log(tmp_path)
+    moves.go_on.clear()
+    await write(store, log, "a", CHECKPOINT_BYTES)
+    [base] = await opened(store, "b")
+    await moves.is_under_way()
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    moves.go_on.set()
+    await closing
+    again = SqliteStore.open(tmp_path / "s.db", durability)
+    assert await again.load(base.key) == base
+    assert len(await again.list_live("t", None, "", 1000)) == ROWS + 1
+    await again.close()
+
+
+async def test_a_file_that_was_closed_stands_alone(tmp_path):
+    """The last to close takes up the log: the one file is then all there is to copy."""
+    store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
+    await write(store, log, "a", CHECKPOINT_BYTES // 2)
+    await store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
