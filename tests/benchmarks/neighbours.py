@@ -33,7 +33,7 @@ def open_loop(server: Server, per_s: float, seconds: float, connections: int, bo
     run = subprocess.run(
         [*command, *numbers, STEP_PATH, "-"],
         input=body.encode(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
         check=True,
         timeout=seconds + 60,
     )
@@ -81,10 +81,10 @@ def overload(models: Path, folder: Path, seconds: float) -> dict:
     body = json.dumps({"observations": [row] * OVERLOAD_ROWS})
     with serving(models, "memory", folder, 2048) as server:
         calm = open_loop(server, 200, 4, 64, STEP_BODY)
-        flood = open_loop(server, 3000, 4, 2048, body)
-        capacity = flood["statuses"]["200"] / 4
-        # Saturated: as much as it can do, with the queue that this makes.
-        saturated = open_loop(server, 1.1 * capacity, 10, 2048, body)
+        flood = open_loop(server, 800, 8, 2048, body)
+        capacity = flood["statuses"]["200"] / 8
+        # Saturated: a little more than it can do, so that its queue is full.
+        saturated = open_loop(server, 1.2 * capacity, 10, 2048, body)
         before = resident_bytes(server.process.pid)
         flooded = open_loop(server, 4 * capacity, seconds, 2048, body)
         after = resident_bytes(server.process.pid)

@@ -23,11 +23,15 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, load: "_Load") -> None:
         self._load = load
+        self.is_closed = False
         self._buffer = bytearray()
         self._due = 0.0
 
     def connection_made(self, transport) -> None:
         self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_closed = True
 
     def send(self, request: bytes, due: float) -> None:
         self._due = due
@@ -60,9 +64,10 @@ class _Load:
 
     def send_what_is_due(self) -> None:
         while self.due and self.free:
-            connection, request = self.free.popleft()
-            connection.send(request, self.due.popleft())
-            self.num_waiting += 1
+            connection, request = self.free.pop()  # the last one used: the server closes idle ones
+            if not connection.is_closed:
+                connection.send(request, self.due.popleft())
+                self.num_waiting += 1
 
     def answered(self, connection: _Connection, status: int, due: float) -> None:
         self.latencies.setdefault(status, []).append(time.perf_counter() - due)
