@@ -14,7 +14,8 @@ import structlog
 
 from service.engine.registry import load_registry
 from tests.benchmarks.bundle import NAME, write_bench_bundle
-from tests.benchmarks.engine_load import STORES, measure_engine, measure_raw_loop
+from tests.benchmarks.chart import draw
+from tests.benchmarks.engine_load import STORES, measure_bulk, measure_engine, measure_raw_loop
 from tests.benchmarks.figures import Figure, median_figure, print_table, write_json
 from tests.benchmarks.http_load import (
     LOAD_GENERATOR,
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["engine", "http"])
     parser.add_argument("--sessions", type=int, nargs="+", default=SESSIONS)
     parser.add_argument("--json", type=Path, default=Path("bench-results/bench.json"))
+    parser.add_argument("--chart", type=Path, help="draw steps a second into this PNG")
     asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rounds: dict[tuple[str, int], list[Figure]] = defaultdict(list)
@@ -52,6 +54,8 @@ def main() -> None:
                 rounds[figure.name, figure.sessions].append(figure)
     figures = [median_figure(each) for each in rounds.values()]
     print_table(figures)
+    if asked.chart:
+        draw(figures, asked.chart)
     write_json(figures, asked.json, asked.rounds, asked.seconds, LOAD_GENERATOR)
 
 
@@ -64,7 +68,9 @@ def engine_round(folder: Path, sessions: list[int], seconds: float) -> list[Figu
         raw = measure_raw_loop(model, min(num_sessions, 128), seconds)
         measured.append(replace(raw, sessions=num_sessions))
         measured += [
-            measure_engine(registry, store, num_sessions, seconds, folder, raw) for store in STORES
+            measure(registry, store, num_sessions, seconds, folder, raw)
+            for measure in (measure_engine, measure_bulk)
+            for store in STORES
         ]
     return measured
 

@@ -40,6 +40,14 @@ def measure_raw_loop(model: LoadedModel, num_rows: int, seconds: float) -> Figur
     )
 
 
+def measure_bulk(
+    registry: Registry, store: str, num_sessions: int, seconds: float, folder: Path, raw: Figure
+) -> Figure:
+    """Closed loop of two callers, each with a row for every session of its half in one call."""
+    settle_collector()
+    return asyncio.run(_measure(registry, store, num_sessions, seconds, folder, raw, in_bulk=True))
+
+
 def measure_engine(
     registry: Registry, store: str, num_sessions: int, seconds: float, folder: Path, raw: Figure
 ) -> Figure:
@@ -55,6 +63,7 @@ async def _measure(
     seconds: float,
     folder: Path,
     raw: Figure,
+    in_bulk: bool = False,
 ) -> Figure:
     url, durability = STORES[store_name]
     store = open_store(url.format(folder=folder, stamp=time.time_ns()), durability)
@@ -76,14 +85,28 @@ async def _measure(
             step = (await engine.submit(key, request)).step
             latencies.append(clock() - sent)
 
+    wide = np.random.default_rng(1).normal(size=(64, num_sessions, F)).astype(np.float32)
+
+    async def caller(mine: list[Key]) -> None:
+        step = 0
+        while (sent := clock()) < stop:
+            values = wide[step % 64, : len(mine)]
+            outcomes = await engine.step_rows(mine, values, [step] * len(mine))
+            assert not outcomes.errors, next(iter(outcomes.errors.values()))
+            step += 1
+            latencies.extend([clock() - sent] * len(mine))
+
     cpu, started = time.process_time(), clock()
-    await asyncio.gather(*(client(key) for key in keys))
+    if in_bulk:
+        await asyncio.gather(*(caller(half) for half in (keys[::2], keys[1::2]) if half))
+    else:
+        await asyncio.gather(*(client(key) for key in keys))
     elapsed, cpu = clock() - started, time.process_time() - cpu
     await engine.close()
     await store.close()
     count = len(latencies)
     return Figure(
-        f"engine, {store_name}",
+        f"engine in bulk, {store_name}" if in_bulk else f"engine, {store_name}",
         num_sessions,
         count / elapsed,
         percentile_ms(latencies, 0.5),
