@@ -94,12 +94,14 @@ async def test_however_a_batch_of_steps_is_written_it_is_kept_and_answered_alike
     keys = [Key("t", str(place)) for place in range(20)]
     values = rows(40).reshape(2, 20, 2)
     async with running_engine() as engine:
-        for key in keys:
-            await engine.submit(key, create_load())
+        seen = [place % 4 for place in range(20)]  # a history, of another length beside each
+        for key, count in zip(keys, seen, strict=True):
+            await engine.submit(key, create_load(rows(count) if count else None))
         for step in range(2):
+            steps = [count + step for count in seen]
             requests = [
-                (key, step_rows(row[None], step))
-                for key, row in zip(keys, values[step], strict=True)
+                (key, step_rows(row[None], count))
+                for key, row, count in zip(keys, values[step], steps, strict=True)
             ]
             if how == "submit":
                 replies = await asyncio.gather(*(engine.submit(*each) for each in requests))
@@ -107,22 +109,23 @@ async def test_however_a_batch_of_steps_is_written_it_is_kept_and_answered_alike
             elif how == "submit_many":
                 outputs = (await engine.submit_many(requests)).outputs
             else:
-                outputs = (await engine.step_rows(keys, values[step], [step] * 20)).outputs
+                outputs = (await engine.step_rows(keys, values[step], steps)).outputs
         model = engine.registry.get("load")
         for place, key in enumerate(keys):
             record = await engine.read(key)
-            observed = Observations(rows=values[:, place])
+            count = seen[place]
+            observed = Observations(rows=np.concatenate([rows(count), values[:, place]]))
             [expected] = await engine.predict(model, [(observed, 0)])
             [reply] = record.ring
-            assert (record.step, reply.from_step, reply.num_observed) == (2, 1, 1)
-            assert reply.digest == step_rows(values[1, place][None], 1).digest
+            assert (record.step, reply.from_step, reply.num_observed) == (count + 2, count + 1, 1)
+            assert reply.digest == step_rows(values[1, place][None]).digest
             assert reply.outputs == outputs[place]
             np.testing.assert_allclose(
                 model.runner.outputs.unpack(outputs[place])["mean"],
                 model.runner.outputs.unpack(expected)["mean"],
                 atol=1e-4,
             )
-            retried = await engine.submit(key, step_rows(values[1, place][None], 1))
+            retried = await engine.submit(key, step_rows(values[1, place][None], count + 1))
             assert retried.is_replay
             assert retried.outputs == outputs[place]
 

@@ -101,7 +101,7 @@ def test_a_session_in_use_is_hardly_ever_dropped_and_those_that_are_not_are():
         num_found += lanes.cached(Key("t", "in use")) is not None
         visit(lanes, "in use")
         visit(lanes, str(newcomer))
-    assert num_found >= 180
+    assert num_found >= 190
     cached = {place for place in range(200) if lanes.cached(Key("t", str(place)))}
     assert 5 <= len(cached) <= 10
     assert min(cached) >= 180
@@ -118,9 +118,11 @@ def test_a_cache_stays_bounded_while_all_that_it_holds_is_used():
     assert len(lanes) <= 10
 
 
-names = st.sampled_from("abcdefgh")
+names = st.sampled_from("abcde")
 actions = st.lists(
-    st.tuples(st.sampled_from(["join", "next", "step", "forget", "close"]), names), max_size=120
+    st.tuples(st.sampled_from(["join", "next", "step", "forget", "close"]), names),
+    min_size=30,
+    max_size=120,
 )
 
 
@@ -148,7 +150,7 @@ def test_lanes_do_what_a_simple_model_does(max_cached, actions):
         assert len(lanes) <= max_cached + len(busy)
         waiting = [turn for turns in busy.values() for turn in turns]
         assert sorted(map(id, lanes.turns())) == sorted(map(id, waiting))
-        cached = [lanes.cached(Key("t", each)) for each in "abcdefgh"]
+        cached = [lanes.cached(Key("t", each)) for each in "abcde"]
         assert lanes.state_bytes == sum(len(record.data) for record in cached if record)
 
 

@@ -144,29 +144,34 @@ async def test_an_idle_worker_takes_a_job_of_any_size():
             assert await large.outcome == large.expected
 
 
-async def test_work_that_would_take_too_long_is_refused_and_a_long_job_counts_for_a_part():
-    limits = BatchLimits(max_rows=8, max_slice_steps=64, max_cells=64)
-    bounds = {"max_steps": 10**6, "max_s": 100.0}
-    async with working(limits, graph=FakeGraph(cost_s=6.4), **bounds) as (worker, desk):
-        [first] = submit(worker, desk, Asked(*range(64)))
-        await first.outcome  # a step takes 0.1 s
-        worker.model.hold()
+@asynccontextmanager
+async def working_at_a_tenth_of_a_second_a_step(max_s):
+    """What is submitted then stays in the graph, or waits for it."""
+    limits, graph = BatchLimits(max_rows=8, max_slice_steps=64, max_cells=64), FakeGraph(6.4)
+    async with working(limits, max_steps=10**6, max_s=max_s, graph=graph) as (worker, desk):
+        await submit(worker, desk, Asked(*range(64)))[0].outcome
+        graph.hold()
+        yield worker, desk
+        worker.refuse_all(DeadlineError("the end of the test"))
+
+
+async def test_work_that_would_take_too_long_is_refused():
+    async with working_at_a_tenth_of_a_second_a_step(max_s=100.0) as (worker, desk):
         submit(worker, desk, Asked(*range(900)))
         worker.refuse_if_full()
         submit(worker, desk, Asked(*range(101)))
-        with pytest.raises(QueueFullError, match=r"about 1e\+02 s"):
-            worker.refuse_if_full()
-        worker.refuse_all(DeadlineError("the end of the test"))
-    async with working(limits, graph=FakeGraph(cost_s=6.4), **bounds) as (worker, desk):
-        [first] = submit(worker, desk, Asked(*range(64)))
-        await first.outcome
-        worker.model.hold()
-        submit(worker, desk, Asked(*range(9)), Asked(*range(900)))
+        for refused in (lambda: worker.submit(Asked(1).job), worker.refuse_if_full):
+            with pytest.raises(QueueFullError, match=r"about 1e\+02 s .* and 100 s"):
+                refused()
+
+
+async def test_a_long_job_counts_for_a_part_of_its_time_because_it_gives_way():
+    async with working_at_a_tenth_of_a_second_a_step(max_s=200.0) as (worker, desk):
+        submit(worker, desk, Asked(*range(10_000)))
         worker.refuse_if_full()
-        submit(worker, desk, Asked(*range(100_000)))  # fits, and as much again does not
+        submit(worker, desk, Asked(*range(10_000)))
         with pytest.raises(QueueFullError):
             worker.refuse_if_full()
-        worker.refuse_all(DeadlineError("the end of the test"))
 
 
 async def test_groups_and_jobs_take_turns():

@@ -33,7 +33,8 @@ async def test_short_batches_run_on_the_loop_and_long_ones_in_the_thread():
 
 async def test_a_short_batch_does_not_overtake_what_is_in_the_thread():
     async with working(ROWS_OF_FOUR, graph=FakeGraph(cost_s=0.0)) as (worker, desk):
-        await submit(worker, desk, Asked(1))[0].outcome  # one step is known to be short
+        for asked in submit(worker, desk, *(Asked(place) for place in range(4))):
+            await asked.outcome  # as many are known to be short
         worker.model.hold()
         [long] = submit(worker, desk, Asked(*range(60)))
         await worker.model.has_entered()
@@ -206,9 +207,11 @@ async def test_the_rows_in_the_graph_are_told_with_those_that_wait(monkeypatch):
         assert told == [("fake", "1", 2), ("fake", "1", 3)]
 
 
-async def test_a_long_job_and_a_stream_of_short_ones_both_go_on():
+@pytest.mark.parametrize("cost_s", [0.0, 1.0], ids=["on the loop", "in the thread"])
+async def test_a_long_job_and_a_stream_of_short_ones_both_go_on(cost_s):
     """Every batch that holds a slice of the long one is followed by one that does not."""
-    async with working(ROWS_OF_FOUR._replace(max_slice_steps=8), max_steps=10**6) as (worker, desk):
+    limits, graph = ROWS_OF_FOUR._replace(max_slice_steps=8), FakeGraph(cost_s)
+    async with working(limits, max_steps=10**6, graph=graph) as (worker, desk):
         [long] = submit(worker, desk, Asked(*range(200)))
         num_short = 0
         while not long.outcome.done():

@@ -144,6 +144,14 @@ async def test_a_session_put_off_by_steps_is_not_swept_and_later_is(store, clock
     assert await names_swept(store) == ["a"]
 
 
+async def test_a_close_that_came_too_late_does_not_put_the_sweep_off(store, clock):
+    [record] = await opened(store, "a")
+    clock.now += 400
+    assert await commit(store, after(record, closed="deleted"), record) is None
+    clock.now += TOMBSTONE_S - 300
+    assert await names_swept(store) == ["a"]
+
+
 async def test_a_name_opened_again_before_the_sweep_is_kept(store, clock):
     await opened(store, "a", "b")
     clock.now += 101 + TOMBSTONE_S

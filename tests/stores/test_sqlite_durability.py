@@ -171,6 +171,7 @@ async def test_a_commit_that_finds_the_file_locked_waits_in_the_thread(store, ri
         return work(writes)
 
     monkeypatch.setattr(store._there, "commit", commit_there)
+    assert list(store._here._db.execute("PRAGMA busy_timeout")) == [(0,)]  # never waits here
     rival.execute("BEGIN IMMEDIATE")
     committing = asyncio.create_task(commit(store, after(record), record))
     assert await asyncio.to_thread(in_thread.wait, AT_MOST_S)  # the loop is free meanwhile
