@@ -3,6 +3,8 @@
 Rule 1: unknown keys are errors, so that a misspelt option never trains a different model.
 Rule 2: the `[task]` table belongs to the task named by its `kind`, which checks it itself.
 Rule 3: a recipe holds no path of a machine; where the data lie is said on the command line.
+Rule 4: an option that comes later has a default that changes nothing, so that a recipe of an older
+        bundle still makes the same model.
 """
 
 import tomllib
@@ -37,6 +39,11 @@ class CellConfig(Section):
     hidden_size: int = Field(ge=1, le=4096)
     num_layers: int = Field(default=1, ge=1, le=16)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Between layers."""
+    residual: bool = False
+    """Each layer from the second on adds to what stands below it, in place of replacing it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """`[cell.options]`: what only this kind knows; its module checks it."""
 
 
 class FitConfig(Section):

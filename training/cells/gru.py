@@ -9,6 +9,7 @@ from onnxscript import opset18
 from torch import Tensor, nn
 
 from training.cells.base import OnnxValue, RecurrentLayer, run_ragged
+from training.config import Section
 
 _ONNX_INT32 = 6
 op: OnnxValue = opset18  # its annotations know nothing of plain lists, which it accepts
@@ -17,8 +18,8 @@ op: OnnxValue = opset18  # its annotations know nothing of plain lists, which it
 class GRULayer(RecurrentLayer):
     """One GRU layer; `state` is `h[B,H]`."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
+    def __init__(self, input_size: int, hidden_size: int, options: Section | None = None) -> None:
+        super().__init__(input_size, hidden_size, options)
         self.gru = nn.GRU(input_size, hidden_size, batch_first=True)
         for name, weight in self.gru.named_parameters():
             if name.startswith("weight_hh"):

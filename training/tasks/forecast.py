@@ -100,7 +100,7 @@ class ForecastTask(Task):
         assert isinstance(network, ForecastNetwork)
         assert isinstance(searched, ForecastNetwork)
         [(x, time, truth)] = self.validation_batches()
-        state = torch.zeros(1, searched.state_size)
+        state = searched.initial_state().unsqueeze(0)
         with torch.no_grad():
             _, quantiles, location, scale, _ = searched.scaled(x, time, None, state)
         scaled_truth = (truth - location) / scale
@@ -178,7 +178,7 @@ class ForecastTask(Task):
 
     def _loss(self, network: StreamNetwork, x: Tensor, time: Tensor, truth: Tensor) -> Tensor:
         assert isinstance(network, ForecastNetwork)
-        state = torch.zeros(x.shape[0], network.state_size, device=x.device)
+        state = network.initial_state().to(x).expand(x.shape[0], -1)
         mean, quantiles, location, scale, _ = network.scaled(x, time, None, state)
         levels = self._levels.to(x.device)
         scaled_truth = (truth - location) / scale
