@@ -85,6 +85,28 @@ def fit(
 
 
 @app.command()
+def find_rate(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. training/recipes/….toml")],
+    data: Data = None,
+    steps: Annotated[int, typer.Option(min=10, help="Rates to try, a batch for each.")] = 100,
+    picture: Annotated[Path | None, typer.Option(help="Write loss against rate as a PNG.")] = None,
+) -> None:
+    """Suggest a learning rate for a recipe: the one at which the loss falls fastest."""
+    from training.evaluate.plots import plot_rate_search
+    from training.fit.rate_finder import find_rate as search
+    from training.tasks.registry import make_task
+
+    task = make_task(load_recipe(recipe), data, str(recipe))
+    found = search(task, steps)
+    console.print(
+        f"learning_rate = {found.suggestion:.2g}  (the recipe says"
+        f" {task.recipe.fit.learning_rate:g})"
+    )
+    if picture is not None:
+        picture.write_bytes(plot_rate_search(found.rates, found.losses, found.suggestion).png)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/transit-ridership/001")],
     data: Data = None,

@@ -108,6 +108,16 @@ def test_a_session_starts_at_finite_numbers(case):
     assert ((state == 0) | (state == LOWEST)).all()
 
 
+def test_the_clock_of_a_clockwork_rnn_starts_again_with_its_slowest_module():
+    """A count that only grew would some day be too large to be exact."""
+    layer = make_layer("clockwork")
+    counts, state = [], start_of(layer, 1)
+    for _ in range(5):
+        counts.append(state[0, -1].item())
+        _, state = layer.step(sequence(1, 1)[:, 0], state)
+    assert counts == [0, 1, 0, 1, 0]
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 8, 9])
 def test_the_parallel_scan_is_the_loop(num_steps):
     torch.manual_seed(num_steps)
