@@ -147,6 +147,74 @@ def evaluate(
         console.print(f"{len(evaluation.plots)} pictures written to {pictures}")
 
 
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="adding, pixels, waveform or step-size.")],
+    variant: Annotated[
+        str | None, typer.Option(help="Such as T200; a wrong one lists them.")
+    ] = None,
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds for each method.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Jobs at a time, a core each.")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Start no job after this; call again to go on.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Results are written to OUT/NAME.")] = Path("results"),
+) -> None:
+    """Make a published comparison again: table, picture, and every figure with its settings."""
+    from training.experiments.experiment import find_experiment
+    from training.experiments.runner import run_experiment
+
+    found = find_experiment(name, variant, data)
+    command = f"python -m training experiment {name}"
+    command += f" --variant {found.variant}" if len(found.variants) > 1 else ""
+    command += f" --seeds {seeds}" if seeds != 3 else ""
+    command += " --data PATH" if data else ""
+    folder, num_left = run_experiment(
+        found,
+        out,
+        seeds,
+        command,
+        console.print,
+        num_workers=workers,
+        max_minutes=minutes,
+    )
+    left = f"; {num_left} jobs left, call again to go on" if num_left else ""
+    console.print(f"[bold green]written[/] {folder}/README.md{left}")
+
+
+@app.command()
+def diagnose(
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="A case or a kind of cell; give it several times. All cases by default."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=5, max=1000, help="Steps to look back.")] = 50,
+    updates: Annotated[int, typer.Option(min=1, help="Updates of the training watched.")] = 400,
+    out: Annotated[Path, typer.Option(help="Where the page and its pictures go.")] = Path(
+        "results/gradients"
+    ),
+) -> None:
+    """Show how gradients vanish and explode, what clipping does, and what helps."""
+    import torch
+
+    from training.diagnose.cases import find_cases
+    from training.diagnose.report import diagnose as write_diagnosis
+    from training.diagnose.watch import WatchPlan
+
+    torch.set_num_threads(1)
+    cases = find_cases(cell or [])
+    command = f"python -m training diagnose --steps {steps} --updates {updates}"
+    command += "".join(f" --cell {shlex.quote(name)}" for name in cell or [])
+    plan = WatchPlan(num_steps=steps, num_updates=updates)
+    table = RichTable("cell", "one step back", "the gradient", title="Before training")
+    for watched in write_diagnosis(cases, plan, out, command):
+        flow = watched.flows[0]
+        table.add_row(watched.case.name, f"{flow.factor:.3f}", flow.verdict)
+    console.print(table)
+    console.print(f"[bold green]written[/] {out}/index.html")
+
+
 def main() -> None:
     """Entry of the `carry-train` script. Mistakes of the user end in one line, not a traceback."""
     try:

@@ -7,7 +7,7 @@ import torch
 
 from tests.training.cells.test_served_cells import bundle_of
 from training.cells.base import RecurrentStack, cell_kinds, find_layer
-from training.cells.gru import GRULayer, onnx_gru
+from training.cells.gru import GRULayer, GRUOptions, onnx_gru
 from training.cells.irnn import IRNNLayer
 from training.cells.lstm import LSTMLayer, LSTMOptions, onnx_lstm
 from training.cells.rnn import RNNLayer, RNNOptions, onnx_rnn, spectral_radius
@@ -22,6 +22,18 @@ def test_lstm_remembers_by_default() -> None:
     assert (LSTMLayer(INPUTS, HIDDEN).lstm.bias_ih_l0[forget] == 1).all()
     longer = LSTMLayer(INPUTS, HIDDEN, LSTMOptions(forget_bias=4))
     assert (longer.lstm.bias_ih_l0[forget] == 4).all()
+
+
+def test_a_gru_remembers_longer_with_a_higher_update_bias() -> None:
+    torch.manual_seed(9)
+    plain = GRULayer(INPUTS, HIDDEN).gru.bias_ih_l0
+    torch.manual_seed(9)
+    biased = GRULayer(INPUTS, HIDDEN, GRUOptions(update_bias=5)).gru.bias_ih_l0
+    expected = torch.tensor([0.0, 5.0, 0.0]).repeat_interleave(HIDDEN)
+    torch.testing.assert_close(biased - plain, expected)
+    state = torch.randn(2, HIDDEN)
+    layer = GRULayer(INPUTS, HIDDEN, GRUOptions(update_bias=50))
+    torch.testing.assert_close(layer(torch.randn(2, 9, INPUTS), None, state)[1], state)
 
 
 def test_irnn_starts_by_copying_its_state() -> None:
