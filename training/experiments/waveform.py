@@ -106,7 +106,7 @@ class WaveformExperiment(Experiment):
         spreads = spread_of(results, list(_METHODS))
         means = {s.method: float(np.mean(s.figures)) for s in spreads if s.figures}
         ratios = [
-            f"{means[method] / means['CW-RNN']:.1f} times that of the CW-RNN for the {method}"
+            f"{means[method] / means['CW-RNN']:.0f} times that of the CW-RNN for the {method}"
             for method in means
             if method != "CW-RNN" and "CW-RNN" in means
         ]
