@@ -122,6 +122,17 @@ def attention(weights, x):
     return np.array(answers)
 
 
+def ring_attention(weights, x):
+    w_key, w_value = np.split(weights["key_value.weight"], 2)
+    answers = []
+    for t, row in enumerate(x):
+        seen = x[max(0, t - LAGS + 1) : t + 1]
+        scores = seen @ w_key.T @ (weights["query.weight"] @ row)
+        p = np.exp(scores / np.sqrt(len(w_key)))
+        answers.append(p / p.sum() @ (seen @ w_value.T))
+    return np.array(answers)
+
+
 def min_gru(weights, x):
     size = len(weights["from_x.bias"]) // 2
     h, answers = np.zeros(size), []
@@ -188,6 +199,7 @@ CASES = {
     "min_gru": ("min_gru", {}, min_gru),
     "min_lstm": ("min_lstm", {}, min_lstm),
     "rg_lru": ("rg_lru", {}, rg_lru),
+    "ring_attention": ("ring_attention", {"window": LAGS}, ring_attention),
     "rnn tanh": ("rnn", {}, vanilla(np.tanh)),
     "rnn sigmoid": ("rnn", {"activation": "sigmoid"}, vanilla(sigmoid)),
     "rnn relu": ("rnn", {"activation": "relu"}, vanilla(relu)),

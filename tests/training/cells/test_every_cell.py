@@ -118,6 +118,15 @@ def test_the_clock_of_a_clockwork_rnn_starts_again_with_its_slowest_module():
     assert counts == [0, 1, 0, 1, 0]
 
 
+def test_a_full_ring_stays_full():
+    layer = make_layer("ring_attention")
+    counts, state = [], start_of(layer, 1)
+    for _ in range(5):
+        counts.append(state[0, -1].item())
+        _, state = layer.step(sequence(1, 1)[:, 0], state)
+    assert counts == [0, 1, 2, 3, 3]
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 8, 9])
 def test_the_parallel_scan_is_the_loop(num_steps):
     torch.manual_seed(num_steps)

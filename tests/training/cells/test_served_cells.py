@@ -23,7 +23,7 @@ from training.fit.run_folder import RunFolder
 from training.fit.trainer import FitOptions, fit
 
 NATIVE = {"gru": "GRU", "lstm": "LSTM", "rnn": "RNN", "irnn": "RNN"}
-WITHOUT_LOOP = {"ar", "markov"}
+WITHOUT_LOOP = {"ar", "markov", "ring_attention"}
 DEEP = {
     "deep gru": ("gru", {}, {"num_layers": 3, "residual": True}),
     "deep min_gru": ("min_gru", {}, {"num_layers": 2, "residual": True}),
