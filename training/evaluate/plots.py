@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -58,25 +59,17 @@ def plot_training_curves(history: dict[str, dict[str, list[tuple[int, float]]]])
     return Plot("training.png", "Loss by epoch. The ring marks the epoch that was kept.", png)
 
 
-def plot_rate_search(rates: list[float], losses: list[float], suggestion: float) -> Plot:
+def plot_rate_search(rates: np.ndarray, losses: np.ndarray, suggestion: float) -> Plot:
     """Loss against the learning rate of a range test."""
     with style():
         figure = Figure(figsize=(6.5, 3.4), layout="constrained")
         panel = figure.subplots()
         panel.plot(rates, losses, color=BLUE)
         panel.axvline(suggestion, color=ORANGE, linestyle="--")
-        panel.annotate(
-            f"suggested: {suggestion:.2g}",
-            (suggestion, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(6, -12),
-            textcoords="offset points",
-            color=ORANGE,
-        )
         panel.set_xscale("log")
         panel.set_xlabel("learning rate, rising from step to step")
         panel.set_ylabel("loss (smoothed)")
-        panel.set_title("Where the loss falls fastest")
+        panel.set_title(f"The loss falls fastest at a rate of {suggestion:.2g}")
         png = to_png(figure)
     return Plot("rates.png", "Loss against the learning rate of a range test.", png)
 

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -13,7 +14,7 @@ from tests.training.text_models import tiny_recipe as text_recipe
 from training.__main__ import app
 from training.config import parse_recipe
 from training.errors import RecipeError
-from training.fit.rate_finder import find_rate
+from training.fit.rate_finder import find_rate, smooth, suggest
 from training.fit.run_folder import RunFolder
 from training.fit.trainer import FitOptions, fit
 from training.fit.truncated import truncated_losses
@@ -141,14 +142,44 @@ def test_a_task_that_learns_from_whole_texts_refuses_windows(tmp_path: Path) -> 
         )
 
 
+def test_the_suggested_rate_is_that_of_the_steepest_fall_in_noise() -> None:
+    rates = np.logspace(-6, 0, 100)
+    falls_at = 1 / (1 + np.exp(-4 * (np.log10(rates) + 3)))  # steepest at 1e-3
+    explodes = np.where(rates > 0.1, 5 * np.log10(rates / 0.1), 0)
+    noise = 0.03 * np.random.default_rng(1).normal(size=100)
+    suggestion = suggest(rates, smooth(1 - 0.5 * falls_at + explodes + noise))
+    assert suggestion is not None
+    assert 3e-4 < suggestion < 3e-3
+
+
+def test_a_loss_that_only_rises_suggests_nothing() -> None:
+    assert suggest(np.logspace(-6, 0, 9), np.arange(9.0)) is None
+
+
+def test_a_rate_at_which_the_loss_is_no_number_ends_the_search(
+    transit_fields, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(parse_recipe(transit_fields, "tiny"), None)
+    true_loss, calls = ForecastTask.loss, 0
+
+    def loss(self, network, batch):
+        nonlocal calls
+        calls += 1
+        return true_loss(self, network, batch) * (float("nan") if calls > 35 else 1)
+
+    monkeypatch.setattr(ForecastTask, "loss", loss)
+    found = find_rate(task, num_steps=40)
+    assert len(found.losses) == len(found.rates) == 35
+    assert np.isfinite(found.losses).all()
+
+
 def test_the_rate_finder_suggests_a_rate_at_which_the_loss_falls(transit_fields) -> None:
     task = make_task(parse_recipe(transit_fields, "tiny"), None)
     assert isinstance(task, ForecastTask)
     found = find_rate(task, num_steps=40)
     assert found.rates[0] < found.suggestion < found.rates[-1]
-    losses = dict(zip(found.rates, found.losses, strict=True))
-    later = [loss for rate, loss in losses.items() if rate > found.suggestion]
-    assert min(later) < losses[found.suggestion]
+    place = int(np.searchsorted(found.rates, found.suggestion))
+    assert found.losses[place + 1] < found.losses[place]
 
 
 def test_the_command_line_prints_the_rate_and_draws_it(tmp_path: Path, transit_fields) -> None:
