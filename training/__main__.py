@@ -1,4 +1,4 @@
-"""`python -m training`: data sets, fit, export, evaluate. Wiring and words only."""
+"""`python -m training`: data sets, fit, evaluate, diagnose, experiment. Wiring and words only."""
 
 import os
 import shlex
