@@ -1,4 +1,4 @@
-"""`python -m training`: data sets, fit, export, evaluate. Wiring and words only."""
+"""`python -m training`: data sets, fit, evaluate, diagnose, experiment. Wiring and words only."""
 
 import os
 import shlex
@@ -85,6 +85,28 @@ def fit(
 
 
 @app.command()
+def find_rate(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. training/recipes/….toml")],
+    data: Data = None,
+    steps: Annotated[int, typer.Option(min=10, help="Rates to try, a batch for each.")] = 100,
+    picture: Annotated[Path | None, typer.Option(help="Write loss against rate as a PNG.")] = None,
+) -> None:
+    """Suggest a learning rate for a recipe: the one at which the loss falls fastest."""
+    from training.evaluate.plots import plot_rate_search
+    from training.fit.rate_finder import find_rate as search
+    from training.tasks.registry import make_task
+
+    task = make_task(load_recipe(recipe), data, str(recipe))
+    found = search(task, steps)
+    console.print(
+        f"learning_rate = {found.suggestion:.2g}  (the recipe says"
+        f" {task.recipe.fit.learning_rate:g})"
+    )
+    if picture is not None:
+        picture.write_bytes(plot_rate_search(found.rates, found.losses, found.suggestion).png)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/transit-ridership/001")],
     data: Data = None,
@@ -123,6 +145,74 @@ def evaluate(
         for plot in evaluation.plots:
             (pictures / plot.file).write_bytes(plot.png)
         console.print(f"{len(evaluation.plots)} pictures written to {pictures}")
+
+
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="adding, pixels, waveform or step-size.")],
+    variant: Annotated[
+        str | None, typer.Option(help="Such as T200; a wrong one lists them.")
+    ] = None,
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds for each method.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Jobs at a time, a core each.")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Start no job after this; call again to go on.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Results are written to OUT/NAME.")] = Path("results"),
+) -> None:
+    """Make a published comparison again: table, picture, and every figure with its settings."""
+    from training.experiments.experiment import find_experiment
+    from training.experiments.runner import run_experiment
+
+    found = find_experiment(name, variant, data)
+    command = f"python -m training experiment {name}"
+    command += f" --variant {found.variant}" if len(found.variants) > 1 else ""
+    command += f" --seeds {seeds}" if seeds != 3 else ""
+    command += " --data PATH" if data else ""
+    folder, num_left = run_experiment(
+        found,
+        out,
+        seeds,
+        command,
+        console.print,
+        num_workers=workers,
+        max_minutes=minutes,
+    )
+    left = f"; {num_left} jobs left, call again to go on" if num_left else ""
+    console.print(f"[bold green]written[/] {folder}/README.md{left}")
+
+
+@app.command()
+def diagnose(
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="A case or a kind of cell; give it several times. All cases by default."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=5, max=1000, help="Steps to look back.")] = 50,
+    updates: Annotated[int, typer.Option(min=1, help="Updates of the training watched.")] = 400,
+    out: Annotated[Path, typer.Option(help="Where the page and its pictures go.")] = Path(
+        "results/gradients"
+    ),
+) -> None:
+    """Show how gradients vanish and explode, what clipping does, and what helps."""
+    import torch
+
+    from training.diagnose.cases import find_cases
+    from training.diagnose.report import diagnose as write_diagnosis
+    from training.diagnose.watch import WatchPlan
+
+    torch.set_num_threads(1)
+    cases = find_cases(cell or [])
+    command = f"python -m training diagnose --steps {steps} --updates {updates}"
+    command += "".join(f" --cell {shlex.quote(name)}" for name in cell or [])
+    plan = WatchPlan(num_steps=steps, num_updates=updates)
+    table = RichTable("cell", "one step back", "the gradient", title="Before training")
+    for watched in write_diagnosis(cases, plan, out, command):
+        flow = watched.flows[0]
+        table.add_row(watched.case.name, f"{flow.factor:.3f}", flow.verdict)
+    console.print(table)
+    console.print(f"[bold green]written[/] {out}/index.html")
 
 
 def main() -> None:

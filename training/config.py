@@ -3,6 +3,8 @@
 Rule 1: unknown keys are errors, so that a misspelt option never trains a different model.
 Rule 2: the `[task]` table belongs to the task named by its `kind`, which checks it itself.
 Rule 3: a recipe holds no path of a machine; where the data lie is said on the command line.
+Rule 4: an option that comes later has a default that changes nothing, so that a recipe of an older
+        bundle still makes the same model.
 """
 
 import tomllib
@@ -37,6 +39,11 @@ class CellConfig(Section):
     hidden_size: int = Field(ge=1, le=4096)
     num_layers: int = Field(default=1, ge=1, le=16)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Between layers."""
+    residual: bool = False
+    """Each layer from the second on adds to what stands below it, in place of replacing it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """`[cell.options]`: what only this kind knows; its module checks it."""
 
 
 class FitConfig(Section):
@@ -49,6 +56,11 @@ class FitConfig(Section):
     warmup_steps: int = Field(default=50, ge=0)
     schedule: Annotated[str, Field(pattern="^(constant|cosine)$")] = "constant"
     gradient_clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient; the norms before and after are in the run's logs."""
+    window_size: int | None = Field(default=None, ge=1)
+    """Steps that a gradient goes back (truncated BPTT); None: all of them."""
+    shifting_size: int | None = Field(default=None, ge=1)
+    """Steps from one update to the next, window_size where left out."""
     patience: int | None = Field(default=None, ge=1)
     averaging_decay: float | None = Field(default=None, gt=0, lt=1)
     refit_on_validation: bool = False
@@ -59,6 +71,15 @@ class FitConfig(Section):
     def _cosine_runs_to_its_end(self) -> Self:
         if self.schedule == "cosine" and self.patience is not None:
             raise ValueError("schedule 'cosine' needs all its epochs: leave out patience")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> Self:
+        if self.shifting_size is not None and self.shifting_size > (self.window_size or 0):
+            raise ValueError(
+                f"shifting_size {self.shifting_size} needs a window_size at least as large: steps"
+                " between two windows would never be learnt from"
+            )
         return self
 
 

@@ -9,21 +9,36 @@ from onnxscript import opset18
 from torch import Tensor, nn
 
 from training.cells.base import OnnxValue, RecurrentLayer, run_ragged
+from training.config import Section
 
 _ONNX_INT32 = 6
 op: OnnxValue = opset18  # its annotations know nothing of plain lists, which it accepts
 
 
+class GRUOptions(Section):
+    """`[cell.options]` of a GRU."""
+
+    update_bias: float = 0.0
+    """Added to the update gate's bias: the higher, the longer it remembers at first."""
+
+
 class GRULayer(RecurrentLayer):
     """One GRU layer; `state` is `h[B,H]`."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
+    Options = GRUOptions
+
+    def __init__(
+        self, input_size: int, hidden_size: int, options: GRUOptions | None = None
+    ) -> None:
+        super().__init__(input_size, hidden_size, options)
         self.gru = nn.GRU(input_size, hidden_size, batch_first=True)
         for name, weight in self.gru.named_parameters():
             if name.startswith("weight_hh"):
                 for gate in weight.chunk(3):
                     nn.init.orthogonal_(gate.data)
+            if name.startswith("bias_ih"):
+                update = (options or GRUOptions()).update_bias
+                weight.data[hidden_size : 2 * hidden_size] += update
 
     @property
     def state_size(self) -> int:

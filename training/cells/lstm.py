@@ -6,26 +6,40 @@ Training runs torch's fused kernel. Export writes ONNX's own LSTM operator: gate
 
 import torch
 from onnxscript import opset18
+from pydantic import Field
 from torch import Tensor, nn
 
 from training.cells.base import OnnxValue, RecurrentLayer, run_ragged
+from training.config import Section
 
 _ONNX_INT32 = 6
 op: OnnxValue = opset18  # its annotations know nothing of plain lists, which it accepts
 
 
+class LSTMOptions(Section):
+    """`[cell.options]` of an LSTM."""
+
+    forget_bias: float = Field(default=1.0)
+    """Where the forget gate's bias starts: the higher, the longer it remembers at first."""
+
+
 class LSTMLayer(RecurrentLayer):
     """One LSTM layer; `state` is `[h, c]`, `[B, 2H]`."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
+    Options = LSTMOptions
+
+    def __init__(
+        self, input_size: int, hidden_size: int, options: LSTMOptions | None = None
+    ) -> None:
+        super().__init__(input_size, hidden_size, options)
+        forget_bias = (options or LSTMOptions()).forget_bias
         self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
         for name, weight in self.lstm.named_parameters():
             if name.startswith("weight_hh"):
                 for gate in weight.chunk(4):
                     nn.init.orthogonal_(gate.data)
             if name.startswith("bias_ih"):  # remember by default (Jozefowicz et al., 2015)
-                weight.data[hidden_size : 2 * hidden_size] = 1.0
+                weight.data[hidden_size : 2 * hidden_size] = forget_bias
 
     @property
     def state_size(self) -> int:

@@ -52,6 +52,22 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
+def constant(value: float) -> Baseline:
+    """Always the same: of returns, 0 says that the price stays as it is."""
+
+    def forecast(target: Array, origins: Array, horizon: int, season: int) -> Array:
+        return np.full((len(origins), horizon), value)
+
+    return forecast
+
+
+def baselines_for(constant_value: float | None) -> dict[str, Baseline]:
+    """All of them, and the constant one where a recipe asks for it."""
+    if constant_value is None:
+        return BASELINES
+    return {f"always {constant_value:g}": constant(constant_value)} | BASELINES
+
+
 def _fill(target: Array) -> Array:
     """Missing values take the last known one: a baseline may not be spared a hard row."""
     known = np.isfinite(target)

@@ -27,7 +27,7 @@ def write_card(manifest: Manifest, evaluation: Evaluation, plots: Sequence[Plot]
         " that neither training nor tuning saw. This command prints them, and writes the pictures"
         " (that of the training curve is made by the command at the end):",
         f"```\n{evaluate}\n```",
-        *(_table(table) for table in evaluation.tables),
+        *(write_table(table) for table in evaluation.tables),
         *(
             f"![{plot.file.removesuffix('.png')}]({plot.file})\n\n*{plot.caption}*"
             for plot in plots
@@ -56,7 +56,8 @@ def write_card(manifest: Manifest, evaluation: Evaluation, plots: Sequence[Plot]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(table: Table) -> str:
+def write_table(table: Table) -> str:
+    """A table as Markdown, with its heading and its note."""
     header = "| " + " | ".join(table.header) + " |"
     others = " --: " if table.is_numeric else " :-- "
     rule = "|" + "|".join([" :-- ", *[others] * (len(table.header) - 1)]) + "|"
@@ -77,7 +78,7 @@ def _inputs(manifest: Manifest) -> str:
     if manifest.forecast is not None:
         columns = [(c.name, c.role, c.unit, c.description) for c in manifest.forecast.columns]
         header = ("column", "role", "unit", "what")
-        parts.append(_table(Table("Columns of a row", header, columns, is_numeric=False)))
+        parts.append(write_table(Table("Columns of a row", header, columns, is_numeric=False)))
     if manifest.labels is not None:
         parts.append("Labels, in order: " + ", ".join(f"`{label}`" for label in manifest.labels))
     return "\n\n".join(parts)
@@ -92,7 +93,7 @@ def _recipe(recipe: dict[str, object]) -> str:
     for section, values in recipe.items():
         if isinstance(values, dict):
             rows += [(f"{section}.{key}", f"`{value}`") for key, value in values.items()]
-    return _table(Table("Recipe", ("option", "value"), rows, is_numeric=False))
+    return write_table(Table("Recipe", ("option", "value"), rows, is_numeric=False))
 
 
 def _bullets(lines: Iterable[str]) -> str:

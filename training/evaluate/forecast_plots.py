@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from training.data.series import Series
+from training.evaluate.metrics import share_below
 from training.evaluate.plots import BLACK, BLUE, GREEN, GREY, ORANGE, style, to_png
 from training.evaluate.report import Plot
 from training.tasks.forecast_options import ForecastOptions
@@ -27,34 +28,39 @@ def plot_examples(
     levels, horizon = options.quantiles, options.horizon
     time = series.time_s.astype("datetime64[s]")
     target = series.columns[0]
-    errors = np.nanmean(np.abs(truth - quantiles[..., levels.index(0.5)]), axis=1)
-    by_error = np.argsort(errors)
+    errors = np.abs(truth - quantiles[..., levels.index(0.5)])
+    origins_known = np.flatnonzero(np.isfinite(errors).any(axis=1))  # no truth, nothing to show
+    by_error = origins_known[np.argsort(np.nanmean(errors[origins_known], axis=1))]
     with style():
         figure = Figure(figsize=(9, 5.6), layout="constrained")
         panels = figure.subplots(2, 2, sharey=True).ravel()
         for panel, (title, rank) in zip(panels, _RANKS.items(), strict=True):
-            n = by_error[int(rank * (len(origins) - 1))]
+            n = by_error[int(rank * (len(by_error) - 1))]
             origin = origins[n]
             panel.set_title(f"{title}: {np.datetime_as_string(time[origin], 'D')}", fontsize=10)
-            shown = slice(max(0, origin - 2 * horizon), origin + horizon + 1)
-            ahead = time[origin + 1 : origin + horizon + 1]
-            panel.plot(time[shown], series.values[shown, 0], color=BLACK, lw=1.2, label="came")
+            shown = slice(max(0, origin - max(2 * horizon, 14)), origin + horizon + 1)
+            ahead, levels_ahead = time[origin + 1 : origin + horizon + 1], quantiles[n]
+            if horizon == 1:  # one row has no width to be seen by
+                ahead = ahead + np.array([-1, 1]) * (options.frequency_s // 2)
+                levels_ahead = levels_ahead.repeat(2, axis=0)
+            came = series.values[shown, 0]
+            marker = "." if horizon == 1 else None
+            panel.plot(time[shown], came, color=BLACK, lw=1.2, marker=marker, label="came")
             for low in range(len(levels) // 2):
                 if levels[low] >= 0.5:
                     break
                 band = f"{levels[-1 - low] - levels[low]:.0%}" if low == 0 else None
                 panel.fill_between(
                     ahead,
-                    quantiles[n, :, low],
-                    quantiles[n, :, -1 - low],
+                    levels_ahead[:, low],
+                    levels_ahead[:, -1 - low],
                     color=BLUE,
                     alpha=0.16,
                     lw=0,
                     label=f"intervals, up to {band}" if band else None,
                 )
-            panel.plot(
-                ahead, quantiles[n, :, levels.index(0.5)], color=BLUE, lw=1.8, label="median"
-            )
+            median = levels_ahead[:, levels.index(0.5)]
+            panel.plot(ahead, median, color=BLUE, lw=1.8, label="median")
             panel.axvline(time[origin], color=GREY, lw=0.8, ls=":")
             locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]  # unannotated
             panel.xaxis.set_major_locator(locator)
@@ -81,6 +87,8 @@ def plot_errors(scores: dict[str, np.ndarray]) -> Plot:
         "seasonal naive": (ORANGE, "^-", 1.4),
         "persistence": (GREY, ".-", 1.2),
     }
+    constants = [name for name in scores if name.startswith("always ")]
+    looks |= dict.fromkeys(constants, (BLACK, "D-", 1.2))
     with style():
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         axes = figure.subplots()
@@ -99,14 +107,14 @@ def plot_errors(scores: dict[str, np.ndarray]) -> Plot:
         axes.set_ylabel("MASE (log scale)")
         if len(steps) <= 24:
             axes.set_xticks(steps)
-        figure.legend(loc="outside upper center", ncols=4)
+        figure.legend(loc="outside upper center", ncols=len(looks))
         png = to_png(figure)
     return Plot("errors.png", "Mean absolute scaled error by horizon; lower is better.", png)
 
 
 def plot_coverage(levels: Sequence[float], truth: np.ndarray, quantiles: np.ndarray) -> Plot:
     """Share of truths below each quantile: of all horizons, and the range over single ones."""
-    below = (truth[..., None] <= quantiles).mean(axis=0)
+    below = share_below(truth, quantiles)
     with style():
         figure = Figure(figsize=(5, 4.4), layout="constrained")
         axes = figure.subplots()

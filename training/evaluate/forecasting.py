@@ -14,7 +14,7 @@ from service.contract.manifest import QualityFigure
 from training.data.series import Series
 from training.data.windows import truths_ahead
 from training.evaluate import metrics
-from training.evaluate.baselines import BASELINES
+from training.evaluate.baselines import baselines_for
 from training.evaluate.forecast_plots import plot_coverage, plot_errors, plot_examples
 from training.evaluate.report import Evaluation, Table
 from training.evaluate.served_model import ServedModel
@@ -58,7 +58,7 @@ def backtest(model: ServedModel, series: Series, options: ForecastOptions, rows:
         quantiles=answers["quantiles"][0, origins],
         baselines={
             name: baseline(target, origins, options.horizon, options.season)
-            for name, baseline in BASELINES.items()
+            for name, baseline in baselines_for(options.constant_baseline).items()
         },
         unit=metrics.naive_error(target[: rows.start], options.season),
     )
@@ -85,10 +85,12 @@ def evaluate_forecasts(
     share = options.quantiles[-1] - options.quantiles[0]
     summary = (
         f"On the last {len(rows):,} rows ({days[0]} to {days[1]}, forecast anew at every one of"
-        f" {len(test.origins):,} origins), its mean absolute error is {gain.min():.0%} to"
-        f" {gain.max():.0%} below that of the {options.season}-row seasonal naive, by horizon, and"
-        f" its {share:.0%} intervals hold {covered.min():.1%} to {covered.max():.1%} of the truths."
+        f" {len(test.origins):,} origins), its mean absolute error is {_span(gain, '.0%')} below"
+        f" that of the {options.season}-row seasonal naive, by horizon, and its {share:.0%}"
+        f" intervals hold {_span(covered, '.1%')} of the truths."
     )
+    if options.constant_baseline is not None:
+        summary += _against_constant(scores, options.constant_baseline)
     return Evaluation(
         summary=summary,
         figures=_figures(test, options, scores, covered, str(rows)),
@@ -103,6 +105,20 @@ def evaluate_forecasts(
         ),
         caveats=caveats,
     )
+
+
+def _span(values: np.ndarray, form: str) -> str:
+    """The least and the largest, or the only one."""
+    low, high = format(values.min(), form), format(values.max(), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def _against_constant(scores: dict[str, np.ndarray], constant: float) -> str:
+    """A series without memory is forecast best by a constant; then this must be said."""
+    gain = 1 - scores["this model"].mean() / scores[f"always {constant:g}"].mean()
+    word = "below" if gain > 0 else "above"
+    said = f" Against always forecasting {constant:g} it lies {abs(gain):.1%} {word}"
+    return said + (": no gain worth the name." if gain < 0.01 else ".")
 
 
 def _overview(
@@ -144,7 +160,7 @@ def _overview(
 def _by_horizon(
     options: ForecastOptions, scores: dict[str, np.ndarray], covered: np.ndarray, share: float
 ) -> Table:
-    baselines = list(BASELINES)
+    baselines = list(baselines_for(options.constant_baseline))
     rows = [
         (
             str(k + 1),
@@ -200,7 +216,7 @@ def _figures(
     wql = metrics.weighted_quantile_loss(test.truth, test.quantiles, options.quantiles)
     share = options.quantiles[-1] - options.quantiles[0]
     return (
-        *(against("MASE", baseline) for baseline in BASELINES),
+        *(against("MASE", baseline) for baseline in test.baselines),
         *by_horizon,
         QualityFigure(metric="WQL", value=round(wql, 4), split=split),
         QualityFigure(

@@ -37,6 +37,13 @@ def weighted_quantile_loss(truth: Array, quantiles: Array, levels: Sequence[floa
     return float(2 * losses[known].mean(axis=-1).sum() / np.abs(truth[known]).sum())
 
 
+def share_below(truth: Array, quantiles: Array) -> Array:
+    """`[N, K]`, `[N, K, Q]` → `[K, Q]`: share of truths at or below each quantile."""
+    below = np.where(np.isfinite(truth)[..., None], truth[..., None] <= quantiles, np.nan)
+    shares: Array = np.nanmean(below, axis=0)
+    return shares
+
+
 def coverage(truth: Array, lower: Array, upper: Array) -> Array:
     """`[N, K]` → `[K]`: share of truths inside the interval."""
     inside = np.where(np.isfinite(truth), (lower <= truth) & (truth <= upper), np.nan)

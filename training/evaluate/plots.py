@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -56,6 +57,21 @@ def plot_training_curves(history: dict[str, dict[str, list[tuple[int, float]]]])
         panels[0].set_ylabel("loss")
         png = to_png(figure)
     return Plot("training.png", "Loss by epoch. The ring marks the epoch that was kept.", png)
+
+
+def plot_rate_search(rates: np.ndarray, losses: np.ndarray, suggestion: float) -> Plot:
+    """Loss against the learning rate of a range test."""
+    with style():
+        figure = Figure(figsize=(6.5, 3.4), layout="constrained")
+        panel = figure.subplots()
+        panel.plot(rates, losses, color=BLUE)
+        panel.axvline(suggestion, color=ORANGE, linestyle="--")
+        panel.set_xscale("log")
+        panel.set_xlabel("learning rate, rising from step to step")
+        panel.set_ylabel("loss (smoothed)")
+        panel.set_title(f"The loss falls fastest at a rate of {suggestion:.2g}")
+        png = to_png(figure)
+    return Plot("rates.png", "Loss against the learning rate of a range test.", png)
 
 
 def _plot_phase(panel: Axes, metrics: dict[str, list[tuple[int, float]]]) -> None:

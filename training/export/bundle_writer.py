@@ -14,7 +14,7 @@ from service.contract.bundle import Bundle, read_bundle, write_arrays, write_bun
 from service.contract.golden import check_golden, record_golden
 from service.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from service.contract.state import StateLayout
-from training.config import Recipe
+from training.config import Recipe, parse_recipe
 from training.errors import RecipeError, VerificationError
 from training.evaluate.card import write_card
 from training.evaluate.plots import plot_training_curves
@@ -40,8 +40,10 @@ def refuse_other_bundle(models: Path, recipe: Recipe) -> None:
     folder = models / recipe.name / recipe.version
     if not (folder / MANIFEST_FILE).exists():
         return
-    made_by = parse_manifest((folder / MANIFEST_FILE).read_bytes(), str(folder)).training.recipe
-    if made_by != recipe.model_dump(mode="json"):
+    manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes(), str(folder))
+    # Parsed, not as text: an older manifest lacks options that have come since, and means their
+    # defaults.
+    if parse_recipe(manifest.training.recipe, str(folder / MANIFEST_FILE)) != recipe:
         raise RecipeError(
             f"{folder} was made by another recipe: open sessions of {recipe.name} version"
             f" {recipe.version} could not go on with other weights; raise `version` in the recipe,"

@@ -107,7 +107,10 @@ def _strip_traces(model: onnx.ModelProto) -> None:
     """Drop what the exporter noted about the source: it names files of this machine."""
     model.ClearField("metadata_props")
     model.ClearField("doc_string")
-    graph = model.graph
+    _strip_graph(model.graph)
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
     graph.ClearField("metadata_props")
     graph.ClearField("doc_string")
     # Shapes of inner values are derived again by whoever loads the graph.
@@ -115,6 +118,10 @@ def _strip_traces(model: onnx.ModelProto) -> None:
     for part in [*graph.node, *graph.initializer, *graph.input, *graph.output]:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:  # the body of a Scan
+                _strip_graph(attribute.g)
 
 
 def _require_free_axes(model: onnx.ModelProto, graph: GraphSpec) -> None:

@@ -55,7 +55,7 @@ def fit(task: Task, run: RunFolder, options: FitOptions) -> bool:
     Raises:
         RunError: the loss became infinite or NaN.
     """
-    _quieten_lightning()
+    quieten_lightning()
     config = run.recipe.fit
     torch.set_num_threads(config.num_threads)
     search = final = _Phase(run.path / "search", config.max_epochs, with_validation=False)
@@ -107,7 +107,6 @@ def _run_phase(task: Task, run: RunFolder, phase: _Phase, options: FitOptions) -
         accelerator=options.accelerator,
         devices=options.devices,
         max_epochs=phase.num_epochs,
-        gradient_clip_val=config.gradient_clip,
         deterministic="warn",
         logger=CSVLogger(phase.folder, name="logs"),
         callbacks=callbacks,
@@ -147,7 +146,7 @@ def _read_result(phase: _Phase) -> dict[str, Any]:
     return result
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
     """Its hints about hardware and worker counts would bury the figures that matter."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

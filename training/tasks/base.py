@@ -22,6 +22,7 @@ from service.contract.manifest import DataSource, ForecastSpec, TextSpec
 from service.contract.tensors import InputSpec, OutputSpec
 from training.cells.base import Translations
 from training.config import Recipe, Section
+from training.errors import RecipeError
 from training.evaluate.report import Evaluation
 from training.evaluate.served_model import ServedModel
 
@@ -55,6 +56,24 @@ class StreamNetwork(nn.Module, ABC):
     def initial_state(self) -> Tensor:
         """`[S]`, finite: where a session starts."""
         return torch.zeros(self.state_size)
+
+
+class SequenceLoss(ABC):
+    """A loss that can be taken over stretches of a sequence: what truncated BPTT needs."""
+
+    @abstractmethod
+    def num_steps(self, batch: Batch) -> int:
+        """T."""
+
+    @abstractmethod
+    def cut(self, batch: Batch, steps: slice) -> Batch:
+        """The same rows, these steps only."""
+
+    @abstractmethod
+    def part(
+        self, network: StreamNetwork, batch: Batch, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss over the steps of `batch`, and the state after them; None: the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +131,20 @@ class Task(ABC):
     @abstractmethod
     def loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
         """What training minimises."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        """What training does to a batch before its loss is taken, such as hiding cells."""
+        return batch
+
+    def sequence_loss(self) -> SequenceLoss:
+        """The loss in stretches, if this task has one.
+
+        Raises:
+            RecipeError: the task learns from whole sequences only.
+        """
+        raise RecipeError(
+            f"fit.window_size: task {self.recipe.kind!r} learns from whole sequences; leave it out"
+        )
 
     def validation_loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
         """What early stopping looks at."""

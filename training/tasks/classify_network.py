@@ -66,6 +66,10 @@ class ClassifyNetwork(StreamNetwork):
     def state_size(self) -> int:
         return sum(self._parts)
 
+    def initial_state(self) -> Tensor:
+        stack = self.stack.initial_state()
+        return torch.cat([stack, torch.zeros(self.state_size - len(stack))])
+
     @property
     def translations(self) -> Translations:
         return self.stack.translations

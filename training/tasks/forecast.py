@@ -23,7 +23,15 @@ from training.errors import DataError, RecipeError
 from training.evaluate.forecasting import Split, evaluate_forecasts
 from training.evaluate.report import Evaluation
 from training.evaluate.served_model import ServedModel
-from training.tasks.base import Arrays, Batch, GraphParts, ManifestParts, StreamNetwork, Task
+from training.tasks.base import (
+    Arrays,
+    Batch,
+    GraphParts,
+    ManifestParts,
+    SequenceLoss,
+    StreamNetwork,
+    Task,
+)
 from training.tasks.calendar import FIRST_YEAR, LAST_YEAR
 from training.tasks.forecast_network import ForecastNetwork
 from training.tasks.forecast_options import ForecastOptions
@@ -84,23 +92,30 @@ class ForecastTask(Task):
         return DataLoader(Windows(self.series, end, end, self.options.horizon, counted))
 
     def loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
+        return self.sequence_loss().part(network, self.prepare(batch), None)[0]
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Hides a share of the cells, and what lies ahead of a session's first rows."""
         x, time, truth = batch
         if self.options.missing_share:
             hidden = torch.rand(x.shape, device=x.device) < self.options.missing_share
             x = torch.where(hidden, torch.full_like(x, float("nan")), x)
         truth = truth.clone()
         truth[:, : self.options.min_context] = float("nan")
-        return self._loss(network, x, time, truth)
+        return x, time, truth
 
     def validation_loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
-        return self._loss(network, *batch)
+        return self.sequence_loss().part(network, batch, None)[0]
+
+    def sequence_loss(self) -> "ForecastLoss":
+        return ForecastLoss(self._levels, self.options.mean_weight)
 
     def finish(self, network: StreamNetwork, searched: StreamNetwork) -> None:
         """Widen the intervals by what the validation rows ask of a network that never saw them."""
         assert isinstance(network, ForecastNetwork)
         assert isinstance(searched, ForecastNetwork)
         [(x, time, truth)] = self.validation_batches()
-        state = torch.zeros(1, searched.state_size)
+        state = searched.initial_state().unsqueeze(0)
         with torch.no_grad():
             _, quantiles, location, scale, _ = searched.scaled(x, time, None, state)
         scaled_truth = (truth - location) / scale
@@ -176,13 +191,32 @@ class ForecastTask(Task):
             )
         return evaluate_forecasts(model, self.series, self.options, self.split, tuple(caveats))
 
-    def _loss(self, network: StreamNetwork, x: Tensor, time: Tensor, truth: Tensor) -> Tensor:
+
+class ForecastLoss(SequenceLoss):
+    """The loss of `(x[B,T,F], time[B,T], truth[B,T,K])`, in units of each row's causal scale."""
+
+    def __init__(self, levels: Tensor, mean_weight: float) -> None:
+        self._levels = levels
+        self._mean_weight = mean_weight
+
+    def num_steps(self, batch: Batch) -> int:
+        return int(batch[0].shape[1])
+
+    def cut(self, batch: Batch, steps: slice) -> Batch:
+        return tuple(part[:, steps] for part in batch)
+
+    def part(
+        self, network: StreamNetwork, batch: Batch, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         assert isinstance(network, ForecastNetwork)
-        state = torch.zeros(x.shape[0], network.state_size, device=x.device)
-        mean, quantiles, location, scale, _ = network.scaled(x, time, None, state)
+        x, time, truth = batch
+        if state is None:
+            state = network.initial_state().to(x).expand(x.shape[0], -1)
+        mean, quantiles, location, scale, state = network.scaled(x, time, None, state)
         levels = self._levels.to(x.device)
         scaled_truth = (truth - location) / scale
-        return forecast_loss(scaled_truth, mean, quantiles, levels, self.options.mean_weight)
+        loss = forecast_loss(scaled_truth, mean, quantiles, levels, self._mean_weight)
+        return loss, state
 
 
 def _split(series: Series, options: ForecastOptions) -> Split:

@@ -69,6 +69,9 @@ class ForecastNetwork(StreamNetwork):
     def state_size(self) -> int:
         return 2 * self.window + self.stack.state_size
 
+    def initial_state(self) -> Tensor:
+        return torch.cat([torch.zeros(2 * self.window), self.stack.initial_state()])
+
     @property
     def translations(self) -> Translations:
         return self.stack.translations

@@ -26,6 +26,8 @@ class ForecastOptions(Section):
     quantiles: tuple[float, ...]
     holidays: str | None = None
     """Country code of the holidays package."""
+    constant_baseline: float | None = None
+    """Also compare with always forecasting this: 0 for returns, which says that a price stays."""
     decoder_size: int = Field(default=64, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     mean_weight: float = Field(default=0.1, ge=0)

@@ -1,7 +1,7 @@
 import numpy as np
 
 from training.evaluate import metrics
-from training.evaluate.baselines import auto_ets, persistence, seasonal_naive
+from training.evaluate.baselines import auto_ets, baselines_for, persistence, seasonal_naive
 
 TRUTH = np.array([[1.0, 2.0], [3.0, np.nan]])
 
@@ -21,6 +21,8 @@ def test_missing_truths_count_in_no_metric() -> None:
     wql = metrics.weighted_quantile_loss(TRUTH, forecast[..., None], [0.5])
     np.testing.assert_allclose(wql, 1 / 6)
     np.testing.assert_allclose(metrics.coverage(TRUTH, forecast - 0.5, forecast + 0.5), [0.5, 1])
+    above = np.stack([forecast - 0.5, forecast + 0.5], axis=-1)
+    np.testing.assert_allclose(metrics.share_below(TRUTH, above), [[0.5, 1], [0, 1]])
 
 
 def test_weighted_quantile_loss_punishes_the_unlikely_side() -> None:
@@ -45,3 +47,11 @@ def test_statistical_baseline_follows_a_weekly_rhythm() -> None:
     forecast = auto_ets(target, np.array([199, 205]), 14, 7)
     assert forecast.shape == (2, 14)
     np.testing.assert_allclose(forecast[0], target[200:214], atol=0.6)
+
+
+def test_a_constant_is_a_baseline_only_where_it_is_asked_for() -> None:
+    assert set(baselines_for(None)) == {"persistence", "seasonal naive", "AutoETS"}
+    wanted = baselines_for(0.0)
+    assert set(wanted) - set(baselines_for(None)) == {"always 0"}
+    forecast = wanted["always 0"](np.arange(9.0), np.arange(3, 6), 2, 7)
+    np.testing.assert_array_equal(forecast, np.zeros((3, 2)))

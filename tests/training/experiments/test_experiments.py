@@ -1,0 +1,213 @@
+"""Experiments: what each asks of a network, and that results are kept, found again and reported."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from training.__main__ import app
+from training.cells.clockwork import ClockworkLayer
+from training.data.digit_images import halve, packaged_digits, read_mnist
+from training.errors import DataError, RecipeError
+from training.experiments import adding, pixels, step_size, waveform
+from training.experiments.experiment import Job, Outcome, experiments, find_experiment
+from training.experiments.learning import LearningPlan, Reader, learn
+from training.experiments.runner import read_results, run_experiment
+
+
+def quiet(_: str) -> None:
+    """Nobody listens."""
+
+
+def test_every_experiment_is_found_by_name() -> None:
+    assert set(experiments()) == {"adding", "pixels", "waveform", "step-size"}
+    assert find_experiment("adding", None, None).variant == "T100"
+    with pytest.raises(RecipeError, match=r"no experiment 'mnist'; expected one of adding"):
+        find_experiment("mnist", None, None)
+    with pytest.raises(RecipeError, match=r"no variant 'T7'; expected one of T100, T150, T200"):
+        find_experiment("adding", "T7", None)
+
+
+def test_the_adding_problem_asks_for_the_sum_of_one_number_from_each_half() -> None:
+    x, y = adding.sequences(500, 20, torch.Generator().manual_seed(1))
+    numbers, marks = x.unbind(dim=2)
+    assert ((marks == 0) | (marks == 1)).all()
+    assert (marks[:, :10].sum(dim=1) == 1).all()
+    assert (marks[:, 10:].sum(dim=1) == 1).all()
+    torch.testing.assert_close((numbers * marks).sum(dim=1), y)
+    assert (y - 1).square().mean().item() == pytest.approx(adding.TRIVIAL, rel=0.15)
+
+
+def test_a_gru_learns_to_add_over_a_short_distance() -> None:
+    torch.manual_seed(1)
+    job = adding.AddingExperiment("T100").jobs(1)[-1]
+    short = adding.AddingExperiment("T10")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(adding._UPDATES, "T10", 600)
+        patch.setattr(adding, "_HIDDEN", 24)
+        outcome = short.run(job)
+    assert job.method == "GRU"
+    assert outcome.figure is not None
+    assert outcome.figure < adding.SOLVED
+
+
+def test_networks_of_the_waveform_have_equally_many_weights() -> None:
+    counts = {
+        job.method: Reader(
+            waveform.CellConfig(
+                kind=waveform._METHODS[job.method][0],
+                hidden_size=waveform._METHODS[job.method][2],
+                options=waveform._METHODS[job.method][1],
+            ),
+            1,
+            1,
+        ).num_weights()
+        for job in waveform.WaveformExperiment("samples320").jobs(1)
+    }
+    assert max(counts.values()) <= 1.03 * min(counts.values()), counts
+    assert counts["CW-RNN"] == min(counts.values()) or counts["CW-RNN"] <= 1.01 * counts["RNN"]
+
+
+def test_weights_that_no_clockwork_module_reads_do_not_count() -> None:
+    layer = ClockworkLayer(1, 36, waveform_options())
+    x = torch.randn(2, 600, 1)
+    y, _ = layer(x, None, layer.initial_state().expand(2, -1))
+    y.sum().backward()
+    num_used = sum(int((p.grad != 0).sum()) for p in layer.parameters() if p.grad is not None)
+    assert num_used == layer.num_weights
+
+
+def waveform_options():
+    return ClockworkLayer.Options(num_modules=9)
+
+
+def test_a_waveform_is_that_of_its_seed_and_spans_its_range() -> None:
+    first, again, other = waveform.waveform(1), waveform.waveform(1), waveform.waveform(2)
+    assert first.shape == (waveform.NUM_STEPS,)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first).max() == pytest.approx(1)
+    assert np.abs(np.corrcoef(first, other)[0, 1]) < 0.9
+
+
+def test_step_sizes_behave_as_the_curvature_says() -> None:
+    experiment = step_size.StepSizeExperiment("ar4")
+    outcomes = {job.method: experiment.run(job) for job in experiment.jobs(1)}
+    assert outcomes["just above the limit"].figure is None
+    assert outcomes["too large"].figure is None
+    figures = {name: outcome.figure for name, outcome in outcomes.items() if outcome.figure}
+    assert figures["right"] < figures["small"] < figures["far too small"]
+    assert figures["just below the limit"] < 1
+    assert outcomes["too large"].num_updates < outcomes["just above the limit"].num_updates
+
+
+def test_pixels_are_fed_one_a_step_and_permuted_the_same_way_for_all() -> None:
+    images = packaged_digits()
+    assert len(images.test_labels) == 360
+    plain, permuted = (pixels.as_steps(images.images[:9], o) for o in ("in order", "permuted"))
+    assert plain.shape == permuted.shape == (9, 64, 1)
+    np.testing.assert_array_equal(plain[3, :, 0], images.images[3].flatten())
+    assert not torch.equal(plain, permuted)
+    torch.testing.assert_close(plain.sort(dim=1).values, permuted.sort(dim=1).values)
+    assert torch.equal(pixels.as_steps(images.images[3:4], "permuted")[0], permuted[3])
+
+
+def test_halving_takes_the_mean_of_four_neighbours() -> None:
+    image = np.arange(16.0).reshape(1, 4, 4)
+    np.testing.assert_array_equal(halve(image)[0], [[2.5, 4.5], [10.5, 12.5]])
+
+
+def test_mnist_must_be_given_and_look_like_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"variant 'mnist14' reads MNIST: pass --data"):
+        find_experiment("pixels", "mnist14", None).jobs(1)
+    (tmp_path / "no.npz").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"no.npz: cannot be read .* expected an .npz file"):
+        read_mnist(tmp_path / "no.npz")
+    small = {"x_train": np.zeros((3, 8, 8)), "y_train": np.zeros(3)}
+    np.savez(tmp_path / "small.npz", **small, x_test=np.zeros((1, 8, 8)), y_test=np.zeros(1))
+    with pytest.raises(DataError, match=r"x_train is \[3, 8, 8\]"):
+        read_mnist(tmp_path / "small.npz")
+    full = {"x_train": np.full((3, 28, 28), 255), "y_train": np.arange(3)}
+    np.savez(tmp_path / "full.npz", **full, x_test=np.zeros((1, 28, 28)), y_test=np.zeros(1))
+    found = read_mnist(tmp_path / "full.npz")
+    assert found.images.max() == 1
+    assert sorted(found.labels.tolist()) == [0, 1, 2]
+
+
+def test_a_loss_that_is_not_finite_ends_a_job_and_is_said() -> None:
+    torch.manual_seed(1)
+    network = Reader(adding.CellConfig(kind="rnn", hidden_size=3), 2, 1)
+    batches = iter([(torch.ones(1, 2, 2), torch.tensor(float("nan")))])
+    outcome = learn(
+        network,
+        batches,
+        lambda x, y: network.last(x).mean() * y,
+        check=lambda: 1.0,
+        test=lambda: 1.0,
+        plan=LearningPlan(1e-3, max_updates=5, check_every=1),
+    )
+    assert outcome.figure is None
+    assert outcome.details["has_diverged"] == 1
+
+
+def test_the_weights_reported_are_the_best_that_were_checked() -> None:
+    torch.manual_seed(1)
+    network = Reader(adding.CellConfig(kind="rnn", hidden_size=3), 2, 1)
+    errors, seen = iter([0.5, 0.1, 0.7]), []
+
+    def check() -> float:
+        seen.append(network.head.bias.item())
+        return next(errors)
+
+    outcome = learn(
+        network,
+        iter([(torch.ones(4, 2, 2), torch.full((4, 1), 9.0))] * 3),
+        lambda x, y: (network.last(x) - y).square().mean(),
+        check=check,
+        test=lambda: network.head.bias.item(),
+        plan=LearningPlan(0.1, max_updates=3, check_every=1),
+    )
+    assert outcome.figure == pytest.approx(seen[1])
+    assert [error for _, error in outcome.curve] == [0.5, 0.1, 0.7]
+
+
+def test_finished_jobs_are_kept_and_a_changed_one_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = step_size.StepSizeExperiment("ar4")
+    ran: list[Job] = []
+    run = step_size.StepSizeExperiment.run
+
+    def spy(self: step_size.StepSizeExperiment, job: Job) -> Outcome:
+        ran.append(job)
+        return run(self, job)
+
+    monkeypatch.setattr(step_size.StepSizeExperiment, "run", spy)
+    folder, left = run_experiment(experiment, tmp_path, 1, "c", quiet, max_minutes=0)
+    assert (left, ran) == (6, [])
+    folder, left = run_experiment(experiment, tmp_path, 1, "c", quiet)
+    assert (left, len(ran)) == (0, 6)
+    run_experiment(experiment, tmp_path, 1, "c", quiet)
+    assert len(ran) == 6
+    monkeypatch.setitem(step_size._METHODS, "right", 0.4)
+    monkeypatch.setattr(step_size, "_UPDATES", 400)
+    run_experiment(experiment, tmp_path, 1, "c", quiet)
+    assert [job.method for job in ran[6:]] == ["right"]
+    assert len(read_results(folder)) == 6
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "step-size").mkdir()
+    (tmp_path / "step-size" / "results.json").write_text('{"mine": 1}')
+    with pytest.raises(DataError, match=r"results.json: not results of an experiment"):
+        run_experiment(step_size.StepSizeExperiment("ar4"), tmp_path, 1, "c", quiet)
+
+
+def test_the_command_writes_table_picture_and_command(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["experiment", "step-size", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    report = (tmp_path / "step-size" / "README.md").read_text()
+    assert "python -m training experiment step-size\n" in report
+    assert "| too large | 1.5 · 2/λ | grows without bound | grows |" in report
+    assert (tmp_path / "step-size" / "curves.png").read_bytes().startswith(b"\x89PNG")
