@@ -159,7 +159,9 @@ def experiment(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Start no job after this; call again to go on.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Results are written to OUT/NAME.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Results are written to OUT/NAME.")] = Path(
+        "training/results"
+    ),
 ) -> None:
     """Make a published comparison again: table, picture, and every figure with its settings."""
     from training.experiments.experiment import find_experiment
@@ -192,7 +194,7 @@ def diagnose(
     steps: Annotated[int, typer.Option(min=5, max=1000, help="Steps to look back.")] = 50,
     updates: Annotated[int, typer.Option(min=1, help="Updates of the training watched.")] = 400,
     out: Annotated[Path, typer.Option(help="Where the page and its pictures go.")] = Path(
-        "results/gradients"
+        "training/results/gradients"
     ),
 ) -> None:
     """Show how gradients vanish and explode, what clipping does, and what helps."""

@@ -63,7 +63,7 @@ def percent_right(errors: list[float]) -> float:
     ],
 )
 def test_figures_are_those_of_the_results(folder: str, method: str, form: str, of_all) -> None:
-    results = json.loads((ROOT / "results" / folder / "results.json").read_text())
+    results = json.loads((ROOT / "training" / "results" / folder / "results.json").read_text())
     figures = [r["outcome"]["figure"] for r in results if r["method"] == method]
     assert len(figures) >= 2
     [row] = [line for line in TEXT.splitlines() if line.startswith("| [") and f"/{folder}/" in line]
