@@ -45,6 +45,9 @@ class TextCursor:
 UNREAD = TextCursor()
 """Nothing has been read yet."""
 
+NO_TEXT = TextCursor(pending="")
+"""Of a session of rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class FedText:

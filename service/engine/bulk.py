@@ -83,6 +83,12 @@ class Bulk:
                 outcomes.replayed.add(place)
         self._took(1)
 
+    def refuse(self, error: CarryError) -> None:
+        """End every request that has no outcome yet."""
+        self._num_begun = len(self._requests)
+        for place in range(len(self._requests)):
+            self.take(place, error)
+
     def _begin_some(self, places: range) -> None:
         for place in places:
             self._begin_one(place)

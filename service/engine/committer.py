@@ -50,12 +50,19 @@ class Committer:
             if not self._store.waits:
                 await self._commit_group(group)
                 continue
-            self._groups.add(asyncio.create_task(self._commit_group(group)))
+            if group:
+                task = asyncio.create_task(self._commit_group(group))
+                task.add_done_callback(self._on_ended)
+                self._groups.add(task)
             if len(self._groups) == _MAX_GROUPS:
                 await asyncio.wait(self._groups, return_when=asyncio.FIRST_COMPLETED)
             for task in [task for task in self._groups if task.done()]:
                 self._groups.discard(task)
                 task.result()  # a defect of ours ends this task as well
+
+    def _on_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._wake.set()  # `run` ends by it
 
     def _next_group(self) -> list[tuple[list[Write], Answer]]:
         num_writes, end = 0, 0

@@ -78,6 +78,7 @@ class Engine:
         self._turns = Turns(registry, self._workers, store, self._lanes, self._observer)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
+        self._bulks: set[Bulk] = set()
         self._predictions: set[asyncio.Future[PackedOutputs]] = set()
 
     async def start(self) -> None:
@@ -147,7 +148,10 @@ class Engine:
         self._refuse_if_draining()
         future: asyncio.Future[Outcomes] = self._loop.create_future()
         deadline = time.monotonic() + self.limits.request_timeout_s
-        kind(requests, future, deadline, self._lanes, self._turns).begin()
+        bulk = kind(requests, future, deadline, self._lanes, self._turns)
+        self._bulks.add(bulk)
+        future.add_done_callback(lambda _: self._bulks.discard(bulk))
+        bulk.begin()
         return future
 
     async def predict(
@@ -299,6 +303,8 @@ class Engine:
     def _answer_all(self, error: CarryError) -> None:
         for turn in list(self._lanes.turns()):
             turn.end(error)
+        for bulk in list(self._bulks):
+            bulk.refuse(error)
         for worker in self._workers.values():
             worker.refuse_all(error)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns
     from service.engine.worker import Worker
 
 _MAX_WAITING_TURNS = 1024
+_LOOKS = 64
 
 
 class Lane:
@@ -39,7 +40,7 @@ class Lane:
         self.is_plain = False
         self.head: Turn | RowGroup | None = None
         self.waiting: deque[Turn] | None = None
-        self.is_used = True
+        self.is_used = False
 
 
 class Lanes:
@@ -49,6 +50,7 @@ class Lanes:
         self._max_cached = max_cached
         self._lanes: OrderedDict[Key, Lane] = OrderedDict()
         self._began: list[Lane] = []
+        self._num_busy = 0
         self.state_bytes = 0
 
     def __len__(self) -> int:
@@ -69,7 +71,6 @@ class Lanes:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
-            self._make_room()
         return lane
 
     def join(self, turn: "Turn") -> bool:
@@ -96,6 +97,8 @@ class Lanes:
     def begin(self, lane: Lane, head: "Turn | RowGroup") -> None:
         """Head an idle lane."""
         lane.head = head
+        lane.is_used = lane.record is not None
+        self._num_busy += 1
         self._began.append(lane)
 
     def next(self, lane: Lane) -> "Turn | None":
@@ -104,10 +107,11 @@ class Lanes:
             lane.head = lane.waiting.popleft()
             return lane.head
         lane.head = None
-        lane.is_used = True
-        if lane.record is None or not self._max_cached:
-            self.remember(lane, None)
-            del self._lanes[lane.key]
+        self._num_busy -= 1
+        if lane.record is None:
+            self._drop(lane)
+        elif len(self._lanes) - self._num_busy > self._max_cached:
+            self._drop(self._least_used(lane))
         return None
 
     def remember(self, lane: Lane, record: Record | None) -> None:
@@ -143,14 +147,18 @@ class Lanes:
                 turns += [lane.head, *(lane.waiting or ())]
         return turns
 
-    def _make_room(self) -> None:
-        """Look at a few of the oldest lanes, and drop those that nobody used for a round."""
-        for _ in range(4):
-            if len(self._lanes) <= max(1, self._max_cached):
-                return
-            key, lane = self._lanes.popitem(last=False)
-            if lane.head is None and not lane.is_used:
-                self.remember(lane, None)
-            else:
+    def _least_used(self, found: Lane) -> Lane:
+        """Of a few of the oldest lanes, one that nobody used for a round; else any idle one."""
+        for _ in range(_LOOKS):
+            lane = next(iter(self._lanes.values()))
+            self._lanes.move_to_end(lane.key)
+            if lane.head is None:
+                if not lane.is_used:
+                    return lane
                 lane.is_used = False
-                self._lanes[key] = lane
+                found = lane
+        return found
+
+    def _drop(self, lane: Lane) -> None:
+        self.remember(lane, None)
+        del self._lanes[lane.key]

@@ -79,11 +79,13 @@ class BulkRows(Bulk):
 
     def took_group(self, places: list[int], steps: list[int], outputs: list[bytes]) -> None:
         """The outcomes of rows that were committed together."""
-        outcomes = self._outcomes
+        outcomes, number = self._outcomes, 0
         for place, step, each in zip(places, steps, outputs, strict=True):
-            outcomes.steps[place] = step
-            outcomes.outputs[place] = each
-        self._took(len(places))
+            if place not in outcomes.errors:  # told already where its deadline passed
+                outcomes.steps[place] = step
+                outcomes.outputs[place] = each
+                number += 1
+        self._took(number)
 
     def alone(self, lane: Lane, place: int) -> None:
         """Begin again, alone and at the head of its lane, a row that could not go with others."""

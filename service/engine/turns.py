@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from service.contract.text import UNREAD
+from service.contract.text import NO_TEXT, UNREAD
 from service.engine.committer import Committer
 from service.engine.events import Observer
 from service.engine.inputs import feed
@@ -144,7 +144,7 @@ class Turns:
         worker = lane.worker or self._worker_for(turn, base)
         model = worker.model
         step = lane.step if base is lane.record else base.step
-        cursor = UNREAD if model.codec is None else base.cursor
+        cursor = NO_TEXT if model.codec is None else base.cursor
         state = base.data[STATE_AT : STATE_AT + model.layout.row_bytes]
         start_s = base.opening.start_s
         turn.cursor = feed(turn, model, start_s, step, cursor, state, observations, request.emit)

@@ -18,6 +18,10 @@ from service.stores.record import Key, Opening, Origin, Record, revision_of, ttl
 _OPENING = struct.Struct("<II16s")  # number of the origin, bytes of JSON, digest of the request
 
 
+_LOOK_AGAIN_S = 3600.0
+"""However long a session may live: so that the name of one that was closed is soon let go."""
+
+
 class _Kept(NamedTuple):
     opening: bytes
     data: bytes
@@ -63,7 +67,7 @@ class MemoryStore:
         record = Record(opening, data, expires_at)
         kept[opening.name] = _Kept(packed, data, expires_at)
         if base is None or record.closed:
-            self._due.put(expires_at, opening.tenant, opening.name)
+            self._due.put(min(expires_at, now + _LOOK_AGAIN_S), opening.tenant, opening.name)
         return record
 
     async def list_live(
@@ -80,14 +84,15 @@ class MemoryStore:
         return nsmallest(limit, found, key=lambda record: record.opening.name)
 
     async def sweep(self, limit: int) -> list[Swept]:
-        before = self._clock() - TOMBSTONE_S
+        now = self._clock()
+        before = now - TOMBSTONE_S
         swept: list[Swept] = []
         for key in self._due.take(before, 10 * limit):
             kept = self._tenants[key.tenant].get(key.name)
             if kept is None:
                 continue  # swept already
             if kept.expires_at > before or len(swept) == limit:
-                self._due.put(kept.expires_at, *key)
+                self._due.put(min(kept.expires_at, now + _LOOK_AGAIN_S), *key)
                 continue
             record = self._record(key, kept)
             swept.append(Swept(key, record.opening.model, record.opening.version, record.closed))

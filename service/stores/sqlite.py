@@ -77,7 +77,7 @@ class SqliteStore:
         found = await self._call(lambda: self._there.load(key))
         if self.durability == "power":
             # What another process wrote may not be synced yet, and this may become an answer.
-            await self._log.sync()
+            await self._sync()
         return found
 
     async def commit(self, writes: Sequence[Write]) -> list[Record | None]:
@@ -87,10 +87,7 @@ class SqliteStore:
         if kept is None:
             kept = await self._call(lambda: self._there.commit(writes))
         if self.durability == "power":
-            try:
-                await self._log.sync()
-            except OSError as error:
-                raise _unavailable(error) from error
+            await self._sync()
         self._log.wrote(sum(len(data) for _, data, _ in writes))
         return kept
 
@@ -132,6 +129,16 @@ class SqliteStore:
         row_s = (time.perf_counter() - started) / len(writes)
         self._row_s += 0.05 * (row_s - self._row_s)
         return kept
+
+    async def _sync(self) -> None:
+        try:
+            await self._log.sync()
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"the session store could not be synced ({error}); whether this request is kept is"
+                " not known: repeat it with its step",
+                retry_after_s=1,
+            ) from error
 
     async def _call(self, work: Callable[[], T]) -> T:
         try:

@@ -60,7 +60,7 @@ class WriteAheadLog:
     async def finish_checkpoint(self) -> None:
         """Move what was written during the checkpoint; the next commit begins the log anew."""
         self.is_checkpoint_wanted = False
-        await self._checkpoint()
+        await self._checkpoint("RESTART")
 
     async def close(self) -> None:
         if self._under_way is not None:
@@ -70,15 +70,15 @@ class WriteAheadLog:
         self._db.close()
         os.close(self._file)
 
-    def _checkpoint(self) -> "asyncio.Future[None]":
-        return asyncio.get_running_loop().run_in_executor(self._checkpoint_thread, self._move)
+    def _checkpoint(self, how: str = "PASSIVE") -> "asyncio.Future[None]":
+        return asyncio.get_running_loop().run_in_executor(self._checkpoint_thread, self._move, how)
 
     def _on_most_moved(self, _: "asyncio.Future[None]") -> None:
         self._under_way = None
         self.is_checkpoint_wanted = True
 
-    def _move(self) -> None:
+    def _move(self, how: str) -> None:
         try:
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
         except sqlite3.Error as error:  # commits go on without it; it is tried again with more
             log.warning("checkpoint failed, will try again", reason=str(error))
