@@ -27,11 +27,14 @@ LOAD_GENERATOR = "wrk, pinned to one core" if HAS_WRK else "tests.benchmarks.htt
 
 
 @contextmanager
-def serving(models: Path, store_name: str, folder: Path, num_sessions: int) -> Iterator[Server]:
+def serving(
+    models: Path, store_name: str, folder: Path, num_sessions: int, max_queue_s: float = 0.5
+) -> Iterator[Server]:
     """The service with `num_sessions` open sessions `s0`, `s1`, …"""
     url, durability = STORES[store_name]
     store = url.format(folder=folder, stamp=time.time_ns())
-    with running_server(folder, models=models, store=store, durability=durability) as server:
+    settings = {"models": models, "store": store, "durability": durability}
+    with running_server(folder, **settings, max_queue_s=max_queue_s) as server:
         with httpx.Client(base_url=server.url) as client:
             for place in range(num_sessions):
                 body = {"model": NAME, "session": f"s{place}"}
