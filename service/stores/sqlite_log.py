@@ -4,7 +4,7 @@ Rule 1: SQLite hands a commit to the system without syncing (synchronous=NORMAL)
         when everything that was written before it was called is on the disk. The two together are
         what synchronous=FULL does in one, but the next group can be written during the sync.
 Rule 2: taking up the log (a checkpoint) moves most of it while commits go on, and the rest, which
-        is little, while the store waits. So no commit waits long, and the log does not grow.
+        is little, while the store waits. So the log does not grow, and only its end is waited for.
 Rule 3: a sync and a checkpoint never wait for each other: each has its own thread.
 """
 
