@@ -124,7 +124,7 @@ endef
 
 .venv/installed: EXTRAS := cpu
 .venv-train/installed: EXTRAS := training
-.venv-dev/installed: EXTRAS := cpu,training,dev
+.venv-dev/installed: EXTRAS := cpu,bulk,client,tracing,training,dev
 
 .venv/installed .venv-train/installed .venv-dev/installed: pyproject.toml constraints.txt
 	$(install)
