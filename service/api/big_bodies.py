@@ -1,4 +1,7 @@
-"""Routes whose big bodies do not pass through the framework, which would parse them on the loop."""
+"""Routes whose big bodies do not pass through the framework, which would parse them on the loop.
+
+Nor are they put together there: they go as they came, in parts, to the process that reads them.
+"""
 
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -15,7 +18,7 @@ _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
 def answers_big_bodies(
     answer: Callable[..., Awaitable[Response]],
 ) -> Callable[[_Endpoint], _Endpoint]:
-    """Answer big bodies of an endpoint by `answer(context, data, **path_params)`."""
+    """Answer big bodies of an endpoint by `answer(context, parts, **path_params)`."""
 
     def mark(endpoint: _Endpoint) -> _Endpoint:
         endpoint.answer_big = answer  # type: ignore[attr-defined]  # read by BigBodyRoute
@@ -34,10 +37,14 @@ class BigBodyRoute(APIRoute):
             return ordinary
 
         async def handle(request: Request) -> Response:
-            data = await request.body()  # kept by the request for whoever asks again
-            if len(data) <= BIG_BODY_BYTES:
-                return await ordinary(request)
-            response: Response = await answer(get_context(request), data, **request.path_params)
+            announced = request.headers.get("content-length", "")
+            if announced.isdigit() and int(announced) > BIG_BODY_BYTES:
+                parts = [part async for part in request.stream()]
+            else:
+                parts = [await request.body()]  # kept by the request for whoever asks again
+                if len(parts[0]) <= BIG_BODY_BYTES:
+                    return await ordinary(request)
+            response: Response = await answer(get_context(request), parts, **request.path_params)
             return response
 
         return handle

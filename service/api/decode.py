@@ -1,7 +1,7 @@
 """From JSON bodies to what the engine takes. Every refusal names the place in the body."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -68,26 +68,31 @@ class NoSuchReads(NamedTuple):
     version: str | None
 
 
-# Whole bodies, for the process that reads the big ones.
+# Whole bodies, for the process that reads the big ones. The digest of a long history takes
+# milliseconds as well.
 
 
 def read_create(
-    catalog: Catalog, data: bytes, limits: Settings
+    catalog: Catalog, parts: list[bytes], limits: Settings
 ) -> tuple[str | None, CreateRequest] | NoSuchReads:
     """The session's name, where the client chose one, and what it asks for."""
-    body = parse_body(SessionCreate, data)
+    body = parse_body(SessionCreate, b"".join(parts))
     reads = catalog.get((body.model, body.version))
     if reads is None:
         return NoSuchReads(body.model, body.version)
-    return body.session, decode_create(reads, body, limits)
+    request = decode_create(reads, body, limits)
+    return body.session, replace(request, known_digest=request.digest)
 
 
-def read_step(model: Reads, schema: type[Observed], data: bytes, limits: Settings) -> StepRequest:
-    return decode_step(model, parse_body(schema, data), limits)
+def read_step(
+    model: Reads, schema: type[Observed], parts: list[bytes], limits: Settings
+) -> StepRequest:
+    request = decode_step(model, parse_body(schema, b"".join(parts)), limits)
+    return request._replace(known_digest=request.digest)
 
 
-def read_predict(model: Reads, data: bytes, limits: Settings) -> Asked:
-    return decode_predict(model, parse_body(PredictRequest, data), limits)
+def read_predict(model: Reads, parts: list[bytes], limits: Settings) -> Asked:
+    return decode_predict(model, parse_body(PredictRequest, b"".join(parts)), limits)
 
 
 # Bodies that are parsed.

@@ -90,7 +90,7 @@ class HotPath:
         self, session: str, data: bytes, on_answer: OnAnswer, started: float
     ) -> None:
         """The whole way: the model is asked of the store, the body may be big or wrong."""
-        response = await self._respond(session, data)
+        response = await self._respond(session, [data])
         self._finish(session, response, on_answer, started)
 
     def _finish(
@@ -103,19 +103,19 @@ class HotPath:
 
     async def _answer_asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            data = await _read_body(receive)
+            parts = await _read_body(receive)
         except HTTPException as error:
             response = http_problem(error, "POST")
         else:
-            if data is None:  # the client left before it had asked
+            if parts is None:  # the client left before it had asked
                 return
-            response = await self._respond(scope["session"], data)
+            response = await self._respond(scope["session"], parts)
         await response(scope, receive, send)
 
-    async def _respond(self, session: str, data: bytes) -> Response:
+    async def _respond(self, session: str, parts: list[bytes]) -> Response:
         try:
-            is_big = len(data) > BIG_BODY_BYTES
-            body = BigBody(StepBody, data) if is_big else parse_body(StepBody, data)
+            is_big = sum(map(len, parts)) > BIG_BODY_BYTES
+            body = BigBody(StepBody, parts) if is_big else parse_body(StepBody, b"".join(parts))
             return await answer_step(self.context, session, body)
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers
             return _problem(error, session)
@@ -127,11 +127,11 @@ def _problem(error: Exception, session: str) -> Response:
     return unexpected_problem(error, f"/v1/sessions/{session}/steps")
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; None where the client left in the middle of it."""
+async def _read_body(receive: Receive) -> list[bytes] | None:
+    """The whole body, in parts; None where the client left in the middle of it."""
     parts = []
     while (message := await receive())["type"] == "http.request":
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
-            return b"".join(parts)
+            return parts
     return None

@@ -47,11 +47,11 @@ _DOCUMENTED: dict[str, Any] = {
 
 
 async def _read_and_predict(
-    context: Context, data: bytes, model: str, version: str | None = None
+    context: Context, parts: list[bytes], model: str, version: str | None = None
 ) -> Response:
     loaded = context.engine.registry.get(model, version)
     reads = context.face(loaded).reads
-    asked = await context.reader.call(read_predict, reads, data, context.settings)
+    asked = await context.reader.call(read_predict, reads, parts, context.settings)
     options = ForecastOptions.of(loaded, asked.quantiles, asked.horizon)
     return await _answer(context, loaded, asked, options)
 

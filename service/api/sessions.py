@@ -77,16 +77,16 @@ _PREVIEW_EXAMPLES: dict[str, Example] = {
 }
 
 
-async def _read_and_create(context: Context, data: bytes) -> Response:
-    read = await context.reader.call(read_create, context.catalog(), data, context.settings)
+async def _read_and_create(context: Context, parts: list[bytes]) -> Response:
+    read = await context.reader.call(read_create, context.catalog(), parts, context.settings)
     if isinstance(read, NoSuchReads):
         context.engine.registry.get(read.model, read.version)  # raises, and says what is loaded
         assert False, "the catalog holds every loaded model"  # noqa: B011, PT015 -- our own bug
     return await _create(context, *read)
 
 
-async def _read_and_preview(context: Context, data: bytes, session: str) -> Response:
-    return await answer_step(context, session, BigBody(PreviewBody, data))
+async def _read_and_preview(context: Context, parts: list[bytes], session: str) -> Response:
+    return await answer_step(context, session, BigBody(PreviewBody, parts))
 
 
 @router.post(
@@ -193,10 +193,10 @@ async def list_sessions(
 
 
 class BigBody(NamedTuple):
-    """A body that is not parsed yet."""
+    """A body that is not parsed yet, in parts."""
 
     schema: type[Observed]
-    data: bytes
+    parts: list[bytes]
 
 
 async def answer_step(context: Context, session: str, body: Observed | BigBody) -> Response:
@@ -247,7 +247,7 @@ async def _request_of(
 ) -> StepRequest:
     reads, limits = context.face(model).reads, context.settings
     if isinstance(body, BigBody):
-        return await context.reader.call(read_step, reads, body.schema, body.data, limits)
+        return await context.reader.call(read_step, reads, body.schema, body.parts, limits)
     return decode_step(reads, body, limits)
 
 

@@ -1,6 +1,7 @@
 """What a client may ask of a session, decoded: no transport, no JSON.
 
-The digest is taken over the decoded request, so that a retry may come by another transport.
+The digest is taken over the decoded request, so that a retry may come by another transport. Whoever
+decoded a big one where there was time takes it there too, and hands it on as `known_digest`.
 """
 
 from dataclasses import dataclass
@@ -42,9 +43,12 @@ class StepRequest(NamedTuple):
     step: int | None = None
     emit: Literal["last", "all"] = "last"
     is_preview: bool = False
+    known_digest: bytes | None = None
 
     @property
     def digest(self) -> bytes:
+        if self.known_digest is not None:
+            return self.known_digest
         what, content = self.observations.described()
         return blake2b(_step_head(self.emit, what) + content, digest_size=16).digest()
 
@@ -61,6 +65,7 @@ class CreateRequest:
     history: Observations | None = None
     metadata: dict[str, Any] | None = None
     resumes: bool = False
+    known_digest: bytes | None = None
     emit: ClassVar[Literal["last"]] = "last"
     is_preview: ClassVar[bool] = False
 
@@ -70,6 +75,8 @@ class CreateRequest:
 
     @property
     def digest(self) -> bytes:
+        if self.known_digest is not None:
+            return self.known_digest
         asked = [self.model, self.version, self.ttl_s, self.ring_size, self.start_s, self.metadata]
         asked_json = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode()
         what, content = self.history.described() if self.history else ("nothing", b"")

@@ -6,6 +6,8 @@ Rule 2: a batch that is expected to be short runs on the event loop, because to 
         answers those of the batch before and stages the next.
 Rule 3: two batches are in the thread at most, and the second only if it is a full one, so that
         the graph is never idle under load and nobody waits behind work that could have waited.
+        Where none but rows of many steps are in it, single steps pass them by: on the loop if
+        their batch is short, else as the second.
 Rule 4: the queue is bounded in jobs, in steps, and in the time that it is expected to take, so
         that accepted work is answered soon however much is sent; what does not fit is refused at
         once. A long job counts for a part of its steps, because it gives way to others.
@@ -202,7 +204,13 @@ class Worker:
             return False
         num_running = len(self._in_thread)
         has_full = bool(self._groups) or len(self._waiting) >= self._full_rows
-        return not num_running or (num_running == 1 and has_full)
+        return not num_running or (num_running == 1 and (has_full or self._may_pass()))
+
+    def _may_pass(self) -> bool:
+        """Whether single steps wait behind nothing but rows of many steps."""
+        return all(batch.num_cells > len(batch.lengths) for batch in self._in_thread) and any(
+            job.steps_left == 1 for job in self._waiting
+        )
 
     def _begin(self) -> bool:
         """Run or hand over the next batch; False if others should have their turn first."""
@@ -211,7 +219,9 @@ class Worker:
             self._was_group = True
             return self._begin_group(self._groups.popleft())
         self._was_group = False
-        waiting = self._waiting
+        waiting, is_passing = self._waiting, bool(self._in_thread) and self._may_pass()
+        if is_passing:
+            waiting = [job for job in waiting if job.steps_left == 1]
         # What waits is cut in two where it can be, so that one half runs while the other is
         # answered.
         max_rows = min(self._limits.max_rows, max(self._full_rows, len(waiting) // 2))
@@ -221,7 +231,7 @@ class Worker:
         if self._drop_unwanted(jobs):
             return True
         self._take_out(jobs)
-        return self._run(self._stage(jobs, sizes), (jobs, sizes))
+        return self._run(self._stage(jobs, sizes), (jobs, sizes), is_passing=is_passing)
 
     def _begin_group(self, group: Group) -> bool:
         if group.future.done() or time.monotonic() > group.deadline:
@@ -229,9 +239,15 @@ class Worker:
             return True
         return self._run(group.stage(), group)
 
-    def _run(self, batch: Batch, load: tuple[list[Job], list[int]] | Group) -> bool:
+    def _run(
+        self,
+        batch: Batch,
+        load: tuple[list[Job], list[int]] | Group,
+        *,
+        is_passing: bool = False,
+    ) -> bool:
         expected_s = self._cost_s.get(batch.num_cells.bit_length(), 1.0)
-        if expected_s <= INLINE_S and not self._in_thread:
+        if expected_s <= INLINE_S and (is_passing or not self._in_thread):
             batch.run()
             self._apply(batch, load)
             if self._waiting or self._groups:

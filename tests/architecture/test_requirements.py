@@ -74,7 +74,9 @@ def test_pins_satisfy_the_declared_ranges() -> None:
 
 def test_pins_are_plain_versions() -> None:
     for name, version in PINS.items():
-        assert re.fullmatch(r"[0-9]+(\.[0-9]+)*(b[0-9]+)?(\.post[0-9]+)?", version), f"{name}=={version}"
+        assert re.fullmatch(r"[0-9]+(\.[0-9]+)*(b[0-9]+)?(\.post[0-9]+)?", version), (
+            f"{name}=={version}"
+        )
 
 
 def test_torch_is_pinned_where_it_is_declared() -> None:

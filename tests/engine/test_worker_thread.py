@@ -31,19 +31,35 @@ async def test_short_batches_run_on_the_loop_and_long_ones_in_the_thread():
         assert {batch.thread.name for batch in worker.model.staged} == {"fake-1"}
 
 
-async def test_a_short_batch_does_not_overtake_what_is_in_the_thread():
-    async with working(ROWS_OF_FOUR, graph=FakeGraph(cost_s=0.0)) as (worker, desk):
-        for asked in submit(worker, desk, *(Asked(place) for place in range(4))):
+async def test_single_steps_pass_a_slice_by_and_nothing_else_does():
+    limits = ROWS_OF_FOUR._replace(max_slice_steps=8)
+    async with working(limits, graph=FakeGraph(cost_s=0.0), max_steps=1000) as (worker, desk):
+        for asked in submit(worker, desk, *(Asked(place) for place in range(3))):
             await asked.outcome  # as many are known to be short
         worker.model.hold()
-        [long] = submit(worker, desk, Asked(*range(60)))
-        await worker.model.has_entered()
-        await worker.model.has_entered()
-        short = submit(worker, desk, *(Asked(place) for place in range(4)))
-        await settle()
-        assert not any(asked.outcome.done() for asked in short)
+        long = submit(worker, desk, Asked(*range(60)))
+        for _ in range(2):  # those before, and the first slice
+            await worker.model.has_entered()
+        long += submit(worker, desk, Asked(1, 2))
+        for asked in submit(worker, desk, Asked(3), Asked(4)):  # too few for a full batch
+            assert await asked.outcome == asked.expected
+        assert not any(asked.outcome.done() for asked in long)
         worker.model.let_all_go()
-        for asked in (long, *short):
+        for asked in long:
+            assert await asked.outcome == asked.expected
+
+
+async def test_a_short_batch_does_not_overtake_single_steps_in_the_thread():
+    async with working(ROWS_OF_FOUR) as (worker, desk):
+        worker.model.hold()
+        first = submit(worker, desk, Asked(0))
+        await worker.model.has_entered()
+        worker.model.cost_s = 0.0
+        behind = submit(worker, desk, *(Asked(place) for place in range(3)))
+        await settle()
+        assert worker.model.num_rows == [1]
+        worker.model.let_all_go()
+        for asked in (*first, *behind):
             assert await asked.outcome == asked.expected
 
 
