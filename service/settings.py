@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     max_replay: int = Field(
         64, ge=1, le=4096, description="The most replies a session may keep for retries."
     )
+    max_checkpoints: int = Field(
+        64, ge=0, le=4096, description="The most past states a session may keep; 1 MiB of them."
+    )
+    max_keep_observations: int = Field(
+        4096, ge=0, description="The most past observations a session may keep; 1 MiB of them."
+    )
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="A larger body answers 413.")
     max_rows: int = Field(100_000, ge=1, description="Rows of one request.")
     max_text_chars: int = Field(100_000, ge=1, description="Characters of one chunk of text.")

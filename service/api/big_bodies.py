@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import get_context
+from service.api.idempotency import IDEMPOTENCY_KEY
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
 
@@ -18,7 +19,10 @@ _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
 def answers_big_bodies(
     answer: Callable[..., Awaitable[Response]],
 ) -> Callable[[_Endpoint], _Endpoint]:
-    """Answer big bodies of an endpoint by `answer(context, parts, **path_params)`."""
+    """Answer big bodies of an endpoint by `answer(context, parts, key, **path_params)`.
+
+    `key` is the request's Idempotency-Key, or None.
+    """
 
     def mark(endpoint: _Endpoint) -> _Endpoint:
         endpoint.answer_big = answer  # type: ignore[attr-defined]  # read by BigBodyRoute
@@ -44,7 +48,9 @@ class BigBodyRoute(APIRoute):
                 parts = [await request.body()]  # kept by the request for whoever asks again
                 if len(parts[0]) <= BIG_BODY_BYTES:
                     return await ordinary(request)
-            response: Response = await answer(get_context(request), parts, **request.path_params)
+            key = request.headers.get(IDEMPOTENCY_KEY)
+            context = get_context(request)
+            response: Response = await answer(context, parts, key, **request.path_params)
             return response
 
         return handle

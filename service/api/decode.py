@@ -15,6 +15,7 @@ from service.contract.outputs import OutputLayout
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
+from service.stores.kept import Keeps
 
 _NANOSECOND_RANGE_S = 2**62 // 10**9
 """Times within about ±146 years of 1970: what every calendar in use here covers."""
@@ -127,10 +128,17 @@ def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> Create
             ' first row, such as "2016-08-29"; got none'
         )
     ttl_s = limits.default_ttl_s if body.ttl_s is None else body.ttl_s
-    if ttl_s > limits.max_ttl_s:
-        raise InvalidInputError(f"ttl_s is {ttl_s:.15g}: expected at most {limits.max_ttl_s:.15g}")
-    if body.replay > limits.max_replay:
-        raise InvalidInputError(f"replay is {body.replay}: expected at most {limits.max_replay}")
+    for name, value, most in (
+        ("ttl_s", ttl_s, limits.max_ttl_s),
+        ("replay", body.replay, limits.max_replay),
+        ("checkpoints", body.checkpoints, limits.max_checkpoints),
+        ("keep_observations", body.keep_observations, limits.max_keep_observations),
+    ):
+        if value > most:
+            raise InvalidInputError(f"{name} is {value:.15g}: expected at most {most:.15g}")
+    keeps = None
+    if body.checkpoints or body.keep_observations:
+        keeps = Keeps(body.checkpoints, body.checkpoint_every, body.keep_observations)
     return CreateRequest(
         model=model.name,
         version=body.version,
@@ -140,6 +148,7 @@ def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> Create
         history=history,
         metadata=body.metadata or None,
         resumes=body.if_exists == "resume",
+        keeps=keeps,
     )
 
 

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import Context
+from service.api.idempotency import IDEMPOTENCY_KEY
 from service.api.middleware import LimitBody, Observe, RequireJson
 from service.api.parse import parse_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
@@ -109,14 +111,15 @@ class HotPath:
         else:
             if parts is None:  # the client left before it had asked
                 return
-            response = await self._respond(scope["session"], parts)
+            key = Headers(scope=scope).get(IDEMPOTENCY_KEY)
+            response = await self._respond(scope["session"], parts, key)
         await response(scope, receive, send)
 
-    async def _respond(self, session: str, parts: list[bytes]) -> Response:
+    async def _respond(self, session: str, parts: list[bytes], key: str | None = None) -> Response:
         try:
             is_big = sum(map(len, parts)) > BIG_BODY_BYTES
             body = BigBody(StepBody, parts) if is_big else parse_body(StepBody, b"".join(parts))
-            return await answer_step(self.context, session, body)
+            return await answer_step(self.context, session, body, key)
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers
             return _problem(error, session)
 

@@ -47,7 +47,7 @@ _DOCUMENTED: dict[str, Any] = {
 
 
 async def _read_and_predict(
-    context: Context, parts: list[bytes], model: str, version: str | None = None
+    context: Context, parts: list[bytes], _key: str | None, model: str, version: str | None = None
 ) -> Response:
     loaded = context.engine.registry.get(model, version)
     reads = context.face(loaded).reads

@@ -103,7 +103,7 @@ def present_reply(
 
 def present_session(record: Record, layout_norms: Mapping[str, float], now: float) -> Json:
     """A session as `GET` and lists show it."""
-    opening = record.opening
+    opening, kept = record.opening, record.kept
     return {
         "session": opening.name,
         "model": opening.model,
@@ -119,6 +119,8 @@ def present_session(record: Record, layout_norms: Mapping[str, float], now: floa
         "state_norms": layout_norms,
         "pending_chars": len(record.cursor.pending.strip()),
         "replay": opening.ring_size,
+        "checkpoints": [checkpoint.step for checkpoint in kept.checkpoints],
+        "kept_observations": len(kept.observations),
         "metadata": opening.metadata or {},
     }
 

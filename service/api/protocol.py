@@ -24,7 +24,7 @@ from service.api.hot_path import HotPath
 
 _STEPS = re.compile(rb"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
-_UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+_UNUSUAL = frozenset({b"expect", b"idempotency-key", b"transfer-encoding", b"upgrade"})
 
 
 class _Step:

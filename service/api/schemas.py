@@ -51,6 +51,15 @@ class SessionCreate(_Body):
     )
     if_exists: Literal["fail", "resume"] = "fail"
     replay: int = Field(default=1, ge=1, description="How many of the last replies are kept.")
+    checkpoints: int = Field(
+        default=0, ge=0, description="How many past states are kept to rewind to."
+    )
+    checkpoint_every: int = Field(
+        default=1, ge=1, description="Observations that lie at least between two of them."
+    )
+    keep_observations: int = Field(
+        default=0, ge=0, description='How many of the last are kept, for an upgrade by "replay".'
+    )
 
 
 class Observed(_Body):
@@ -133,6 +142,8 @@ class SessionDetail(BaseModel):
     state_norms: dict[str, float]
     pending_chars: int
     replay: int
+    checkpoints: list[int] = Field(description="Steps that the session can be rewound to.")
+    kept_observations: int
     metadata: dict[str, Any]
 
 

@@ -5,13 +5,14 @@ import secrets
 from typing import Annotated, Literal, NamedTuple
 
 from fastapi import APIRouter, Body, Path, Query, Response
-from fastapi.openapi.models import Example
 
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import Context, InContext
 from service.api.decode import NoSuchReads, decode_create, decode_step, read_create, read_step
+from service.api.examples import CREATE_EXAMPLES, PREVIEW_EXAMPLES, STEP_EXAMPLES
 from service.api.fields import SessionName
+from service.api.idempotency import InHeader, digest_of_key, name_by_key
 from service.api.parse import parse_body
 from service.api.present import Json, json_response, present_reply, present_session, rfc3339
 from service.api.problems import error_responses
@@ -28,7 +29,7 @@ from service.api.schemas import (
 from service.engine.registry import LoadedModel
 from service.engine.requests import CreateRequest, DeleteRequest, StepRequest
 from service.engine.session import Reply
-from service.errors import CarryError
+from service.errors import CarryError, DigestMismatchError, SessionExistsError
 from service.stores.record import Record
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=BigBodyRoute)
@@ -38,54 +39,18 @@ STEPS_PATH = "/v1/sessions/{session}/steps"
 
 InPath = Annotated[SessionName, Path(description="The session's name.")]
 
-_CREATE_EXAMPLES: dict[str, Example] = {
-    "forecast": {
-        "summary": "A forecaster, warmed up on history",
-        "value": {
-            "model": "transit-ridership",
-            "session": "my-station",
-            "history": {
-                "start": "2016-08-22",
-                "observations": [{"ridership": 19.9}, {"ridership": 20.4}],
-            },
-        },
-    },
-    "text": {
-        "summary": "A stream of text",
-        "value": {"model": "sentiment-en", "session": "my-review"},
-    },
-}
-_STEP_EXAMPLES: dict[str, Example] = {
-    "rows": {
-        "summary": "The next row, exactly once (session my-station)",
-        "value": {"step": 2, "observations": [{"ridership": 20.1, "temp_max": 71.2}]},
-    },
-    "text": {
-        "summary": "The next chunk, cut anywhere (session my-review)",
-        "value": {"step": 0, "text": "What a wond"},
-    },
-}
-_PREVIEW_EXAMPLES: dict[str, Example] = {
-    "rows": {
-        "summary": "What if it rained? (session my-station)",
-        "value": {"observations": [{"ridership": 15.2, "percip_max": 3.5}]},
-    },
-    "text": {
-        "summary": "What if the text went on so? (session my-review)",
-        "value": {"text": "erful film"},
-    },
-}
 
-
-async def _read_and_create(context: Context, parts: list[bytes]) -> Response:
+async def _read_and_create(context: Context, parts: list[bytes], key: str | None) -> Response:
     read = await context.reader.call(read_create, context.catalog(), parts, context.settings)
     if isinstance(read, NoSuchReads):
         context.engine.registry.get(read.model, read.version)  # raises, and says what is loaded
         assert False, "the catalog holds every loaded model"  # noqa: B011, PT015 -- our own bug
-    return await _create(context, *read)
+    return await _create(context, *read, key)
 
 
-async def _read_and_preview(context: Context, parts: list[bytes], session: str) -> Response:
+async def _read_and_preview(
+    context: Context, parts: list[bytes], _key: str | None, session: str
+) -> Response:
     return await answer_step(context, session, BigBody(PreviewBody, parts))
 
 
@@ -99,15 +64,18 @@ async def _read_and_preview(context: Context, parts: list[bytes], session: str) 
 )
 @answers_big_bodies(_read_and_create)
 async def create_session(
-    body: Annotated[SessionCreate, Body(openapi_examples=_CREATE_EXAMPLES)], context: InContext
+    body: Annotated[SessionCreate, Body(openapi_examples=CREATE_EXAMPLES)],
+    context: InContext,
+    key: InHeader = None,
 ) -> Response:
     """Open a session, warm it up on `history`, and answer its first prediction where there is one.
 
-    The same request again answers the same 201 without applying history twice.
+    The same request again answers the same 201 without applying history twice; without a name,
+    an Idempotency-Key makes it the same session.
     """
     model = context.engine.registry.get(body.model, body.version)
     request = decode_create(context.face(model).reads, body, context.settings)
-    return await _create(context, body.session, request)
+    return await _create(context, body.session, request, key)
 
 
 @router.post(
@@ -118,14 +86,16 @@ async def create_session(
 )
 async def step_session(
     session: InPath,
-    body: Annotated[StepBody, Body(openapi_examples=_STEP_EXAMPLES)],
+    body: Annotated[StepBody, Body(openapi_examples=STEP_EXAMPLES)],
     context: InContext,
+    key: InHeader = None,
 ) -> Response:
     """Feed the next observations and get the prediction after them, once it is committed.
 
-    A retry of the last request is answered again, with `Idempotent-Replayed: true`.
+    A retry of the last request is answered again, with `Idempotent-Replayed: true`, if it names its
+    `step` or, without one, an Idempotency-Key. With neither it is applied again.
     """
-    return await answer_step(context, session, body)
+    return await answer_step(context, session, body, key)
 
 
 @router.post(
@@ -137,7 +107,7 @@ async def step_session(
 @answers_big_bodies(_read_and_preview)
 async def preview_session(
     session: InPath,
-    body: Annotated[PreviewBody, Body(openapi_examples=_PREVIEW_EXAMPLES)],
+    body: Annotated[PreviewBody, Body(openapi_examples=PREVIEW_EXAMPLES)],
     context: InContext,
 ) -> Response:
     """What the answer would be. The session stays as it is."""
@@ -199,8 +169,11 @@ class BigBody(NamedTuple):
     parts: list[bytes]
 
 
-async def answer_step(context: Context, session: str, body: Observed | BigBody) -> Response:
+async def answer_step(
+    context: Context, session: str, body: Observed | BigBody, idempotency_key: str | None = None
+) -> Response:
     """A step or a preview, from the body to the answer."""
+    key_digest = digest_of_key(idempotency_key)
     key = context.key(session)
     model = await context.engine.model_of(key)
     try:
@@ -210,6 +183,8 @@ async def answer_step(context: Context, session: str, body: Observed | BigBody) 
         if fresh is model:
             raise
         request = await _request_of(context, fresh, body)
+    if request.step is None and not request.is_preview:
+        request = request._replace(key=key_digest)
     reply = await context.engine.submit(key, request)
     return step_response(context, reply, request.emit)
 
@@ -251,9 +226,19 @@ async def _request_of(
     return decode_step(reads, body, limits)
 
 
-async def _create(context: Context, session: str | None, request: CreateRequest) -> Response:
-    name = secrets.token_urlsafe(16) if session is None else session
-    reply = await context.engine.submit(context.key(name), request)
+async def _create(
+    context: Context, session: str | None, request: CreateRequest, key: str | None
+) -> Response:
+    name = session or name_by_key(key) or secrets.token_urlsafe(16)
+    try:
+        reply = await context.engine.submit(context.key(name), request)
+    except SessionExistsError as error:
+        if session is not None or key is None:
+            raise
+        raise DigestMismatchError(
+            f"another request came under this Idempotency-Key and opened session {name!r}: repeat"
+            " it as it was, or take a new key"
+        ) from error
     opening = reply.record.opening
     named = {"session": name, "model": opening.model, "version": opening.version}
     answer = named | _answer(context, reply, "last")

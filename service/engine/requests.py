@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import orjson
 
+from service.stores.kept import Keeps
+
 
 class Observations(NamedTuple):
     """Rows `[T, F]` (NaN = missing) or one chunk of text; the other is None.
@@ -37,13 +39,17 @@ class Observations(NamedTuple):
 
 
 class StepRequest(NamedTuple):
-    """Feed observations to a session. `step` is the count that the client believes is current."""
+    """Feed observations to a session. `step` is the count that the client believes is current.
+
+    `key`, the digest of an Idempotency-Key, stands for the step where the client names none.
+    """
 
     observations: Observations
     step: int | None = None
     emit: Literal["last", "all"] = "last"
     is_preview: bool = False
     known_digest: bytes | None = None
+    key: bytes | None = None
 
     @property
     def digest(self) -> bytes:
@@ -66,8 +72,10 @@ class CreateRequest:
     metadata: dict[str, Any] | None = None
     resumes: bool = False
     known_digest: bytes | None = None
+    keeps: Keeps | None = None
     emit: ClassVar[Literal["last"]] = "last"
     is_preview: ClassVar[bool] = False
+    key: ClassVar[None] = None
 
     @property
     def observations(self) -> Observations | None:
@@ -77,20 +85,29 @@ class CreateRequest:
     def digest(self) -> bytes:
         if self.known_digest is not None:
             return self.known_digest
-        asked = [self.model, self.version, self.ttl_s, self.ring_size, self.start_s, self.metadata]
+        asked: list[Any] = [self.model, self.version, self.ttl_s, self.ring_size, self.start_s]
+        asked.append(self.metadata)
+        if self.keeps:  # without, the digest is that of before there was any
+            asked.append(list(self.keeps))
         asked_json = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode()
         what, content = self.history.described() if self.history else ("nothing", b"")
         head = f"create {len(asked_json)}:{asked_json} {what};".encode()
         return blake2b(head + content, digest_size=16).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRequest:
-    """Close a session."""
+class _Unfed:
+    """A request that feeds nothing to the session."""
 
+    __slots__ = ()
     observations: ClassVar[None] = None
     emit: ClassVar[Literal["last"]] = "last"
     is_preview: ClassVar[bool] = False
+    key: ClassVar[None] = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRequest(_Unfed):
+    """Close a session."""
 
 
 SessionRequest = StepRequest | CreateRequest | DeleteRequest

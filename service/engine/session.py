@@ -13,8 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from service.contract.text import UNREAD, TextCursor
+from service.engine.keeping import kept_after_step, with_observations
 from service.engine.registry import LoadedModel
-from service.engine.requests import CreateRequest, DeleteRequest, SessionRequest, StepRequest
+from service.engine.requests import (
+    CreateRequest,
+    DeleteRequest,
+    Observations,
+    SessionRequest,
+    StepRequest,
+)
 from service.errors import (
     DigestMismatchError,
     ReplayExpiredError,
@@ -24,17 +31,16 @@ from service.errors import (
     SessionNotFoundError,
     StepConflictError,
 )
+from service.stores.alike import pack_alike
+from service.stores.kept import NOTHING_KEPT, Kept, pack_kept, unpack_kept
 from service.stores.record import (
-    KeptReply,
     Key,
     Opening,
     PackedOutputs,
-    PackedReplies,
     Record,
-    pack_alike,
     pack_data,
-    pack_reply,
 )
+from service.stores.replies import KeptReply, PackedReplies, pack_reply
 
 MAX_RING_BYTES = 1_048_576
 """Of the replies that one session keeps."""
@@ -80,14 +86,15 @@ def decide(
         raise session_not_found(key)
     if isinstance(request, DeleteRequest):
         return _decide_delete(found, now)
-    if request.step is not None and request.step != found.step:
-        replay = None if request.is_preview else _kept_reply(found, request)
-        if replay is None:
-            require_live(found, now)
-            raise _wrong_step(found, request.step, is_preview=request.is_preview)
-        step = replay.from_step + replay.num_observed
-        return Answer(Reply(found, step, replay.outputs, is_replay=True))
+    is_elsewhere = request.step is not None and request.step != found.step
+    if (is_elsewhere or request.key is not None) and not request.is_preview:
+        replay = _kept_reply(found, request)
+        if replay is not None:
+            step = replay.from_step + replay.num_observed
+            return Answer(Reply(found, step, replay.outputs, is_replay=True))
     require_live(found, now)
+    if request.step is not None and is_elsewhere:
+        raise _wrong_step(found, request.step, is_preview=request.is_preview)
     return Apply(found, found)
 
 
@@ -129,6 +136,7 @@ def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float
         created_at=now,
         metadata=request.metadata,
         digest=request.digest,
+        keeps=request.keeps,
     )
     return Record(
         opening, pack_data(0, model.layout.initial_row, UNREAD, b"", 0, request.ttl_s, now)
@@ -136,11 +144,22 @@ def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float
 
 
 def opened(
-    seed: Record, count: int, state: bytes, cursor: TextCursor, outputs: PackedOutputs, now: float
+    seed: Record,
+    history: Observations | None,
+    state: bytes,
+    cursor: TextCursor,
+    outputs: PackedOutputs,
+    now: float,
 ) -> tuple[Opening, bytes]:
     """The opening and the data of a session, after its history."""
-    opening = replace(seed.opening, history=count, outputs=outputs) if count else seed.opening
-    return opening, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now)
+    opening, count, kept = seed.opening, 0, NOTHING_KEPT
+    if history is not None:
+        count = history.num_observed
+        opening = replace(opening, history=count, outputs=outputs)
+        if opening.keeps is not None:
+            kept = Kept(observations=with_observations(kept, opening.keeps, history))
+    packed = pack_kept(kept)
+    return opening, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, kept=packed)
 
 
 def stepped(
@@ -155,9 +174,12 @@ def stepped(
     observations = request.observations
     count, step = observations.num_observed, base.step
     replies, num_replies = _with_reply(base, pack_reply(step, count, request.digest, outputs))
+    kept = b""
+    if request.key is not None or base.opening.keeps is not None or not base.is_plain:
+        kept = pack_kept(kept_after_step(base, request, num_replies))
     if observations.final:
-        return pack_data(step + count, b"", UNREAD, replies, num_replies, 0.0, now, "final")
-    return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now)
+        return _tombstone(step + count, replies, num_replies, kept, now, "final")
+    return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now, kept=kept)
 
 
 def stepped_alike(
@@ -179,7 +201,8 @@ def stepped_alike(
 
 def closed(base: Record, reason: str, now: float) -> bytes:
     """A tombstone: no state and no pending text, only the last replies; see `TOMBSTONE_S`."""
-    return pack_data(base.step, b"", UNREAD, base.replies, base.num_replies, 0.0, now, reason)
+    kept = pack_kept(base.kept)
+    return _tombstone(base.step, base.replies, base.num_replies, kept, now, reason)
 
 
 def session_not_found(key: Key) -> SessionNotFoundError:
@@ -189,20 +212,30 @@ def session_not_found(key: Key) -> SessionNotFoundError:
     )
 
 
-def may_apply(request: SessionRequest, step: int) -> bool:
-    """Whether a session believed to be at `step` lets the request be run: its commit proves that.
+def may_apply(request: SessionRequest, record: Record, step: int) -> bool:
+    """Whether a session believed to be this record, at `step`, lets the request be run.
 
-    Every other answer must come from what the store holds.
+    Its commit proves that. Every other answer must come from what the store holds.
     """
     return (
-        isinstance(request, StepRequest) and not request.is_preview and request.step in (None, step)
+        isinstance(request, StepRequest)
+        and not request.is_preview
+        and request.step in (None, step)
+        and (request.key is None or request.key not in record.kept.keys)
     )
+
+
+def _tombstone(
+    step: int, replies: PackedReplies, num_replies: int, kept: bytes, now: float, reason: str
+) -> bytes:
+    keys = pack_kept(Kept(keys=unpack_kept(kept).keys))
+    return pack_data(step, b"", UNREAD, replies, num_replies, 0.0, now, reason, keys)
 
 
 def _with_reply(base: Record, reply: PackedReplies) -> tuple[PackedReplies, int]:
     """The last replies, bounded by count and by bytes, and their number; the newest is kept."""
     num_before = base.opening.ring_size - 1
-    before = [pack_reply(*each) for each in base.ring[-num_before:]] if num_before else []
+    before = [pack_reply(*each[:4]) for each in base.ring[-num_before:]] if num_before else []
     while before and sum(map(len, before)) + len(reply) > MAX_RING_BYTES:
         del before[0]
     return b"".join([*before, reply]), len(before) + 1
@@ -218,12 +251,16 @@ def _decide_delete(found: Record, now: float) -> Apply | Answer:
 def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
     """The stored reply that this request repeats, if any."""
     for reply in found.ring:
-        if reply.from_step == request.step:
+        is_it = reply.from_step == request.step
+        if request.step is None:
+            is_it = reply.key == request.key
+        if is_it:
             if reply.digest == request.digest:
                 return reply
+            where = "under this Idempotency-Key" if request.step is None else "at this step"
             raise DigestMismatchError(
-                f"session {found.opening.name!r} already applied another request at step"
-                f" {request.step}; it is at step {found.step} now: repeat a request as it was,"
+                f"session {found.opening.name!r} already applied another request {where} (step"
+                f" {reply.from_step}); it is at step {found.step} now: repeat a request as it was,"
                 " or send the next",
                 expected_step=found.step,
             )

@@ -89,7 +89,7 @@ class Turns:
             self.next(turn.lane)
             return
         lane = turn.lane
-        if lane.record is not None and may_apply(turn.request, lane.step):
+        if lane.record is not None and may_apply(turn.request, lane.record, lane.step):
             try:
                 self._run(turn, lane.record, lane.record)
             except Exception:  # noqa: S110 -- a guess led here: the store knows the truth
@@ -148,7 +148,7 @@ class Turns:
         state = base.data[STATE_AT : STATE_AT + model.layout.row_bytes]
         start_s = base.opening.start_s
         turn.cursor = feed(turn, model, start_s, step, cursor, state, observations, request.emit)
-        if request.is_preview:
+        if request.is_preview or request.key is not None:
             turn.is_simple = False
         worker.submit(turn)
 
@@ -163,7 +163,10 @@ class Turns:
             )
         if base is turn.lane.record:
             turn.lane.worker = worker
-            turn.lane.is_plain = worker.model.codec is None and base.opening.ring_size == 1
+            opening = base.opening
+            turn.lane.is_plain = (
+                worker.model.codec is None and opening.ring_size == 1 and opening.keeps is None
+            )
         return worker
 
     def ran(self, turns: list[Turn], rows: list[int], result: BatchResult) -> None:
@@ -301,6 +304,5 @@ def _written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
     if isinstance(request, StepRequest):
         return base.opening, stepped(base, request, state, turn.cursor, turn.outputs, now)
     if isinstance(request, CreateRequest):
-        count = request.history.num_observed if request.history else 0
-        return opened(base, count, state, turn.cursor, turn.outputs, now)
+        return opened(base, request.history, state, turn.cursor, turn.outputs, now)
     return base.opening, closed(base, "deleted", now)

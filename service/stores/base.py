@@ -23,7 +23,8 @@ TOMBSTONE_S = 600.0
 
 Write = tuple[Opening, bytes, Record | None]
 """Opening, data, and the base: the record that must still be there, live; None: nothing live may
-be there. A plain tuple, because one is made for every step."""
+be there. The opening is written where it is not the base's very own (`is`), as after an upgrade.
+A plain tuple, because one is made for every step."""
 
 
 class Swept(NamedTuple):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from service.stores.base import TOMBSTONE_S, Swept, Write
+from service.stores.kept import Keeps
 from service.stores.record import Key, Opening, Origin, Record, revision_of, ttl_s_of
 
 _OPENING = struct.Struct("<II16s")  # number of the origin, bytes of JSON, digest of the request
@@ -63,10 +64,10 @@ class MemoryStore:
             # Most often it is the very bytes that were answered last.
             if found.data is not base.data and revision_of(found.data) != revision_of(base.data):
                 return None
-            packed = found.opening
+            packed = found.opening if opening is base.opening else self._pack(opening)
         record = Record(opening, data, expires_at)
         kept[opening.name] = _Kept(packed, data, expires_at)
-        if base is None or record.closed:
+        if base is None or record.closed or opening is not base.opening:
             self._due.put(min(expires_at, now + _LOOK_AGAIN_S), opening.tenant, opening.name)
         return record
 
@@ -113,14 +114,14 @@ class MemoryStore:
         if opening.origin not in self._origins:
             self._origins.append(opening.origin)
         rest = [opening.start_s, opening.ring_size, opening.created_at, opening.history]
-        described = orjson.dumps([*rest, opening.metadata])
+        described = orjson.dumps([*rest, opening.metadata, *(opening.keeps or ())])
         number = self._origins.index(opening.origin)
         return _OPENING.pack(number, len(described), opening.digest) + described + opening.outputs
 
     def _record(self, key: Key, kept: _Kept) -> Record:
         number, size, digest = _OPENING.unpack_from(kept.opening)
         described = kept.opening[_OPENING.size : _OPENING.size + size]
-        start_s, ring_size, created_at, history, metadata = orjson.loads(described)
+        start_s, ring_size, created_at, history, metadata, *keeps = orjson.loads(described)
         opening = Opening(
             tenant=key.tenant,
             name=key.name,
@@ -132,6 +133,7 @@ class MemoryStore:
             history=history,
             digest=digest,
             outputs=kept.opening[_OPENING.size + size :],
+            keeps=Keeps(*keeps) if keeps else None,
         )
         return Record(opening, kept.data, kept.expires_at)
 

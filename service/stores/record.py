@@ -6,49 +6,48 @@ step writes anew. `data` is one run of bytes, little-endian, and is what stores 
     head      64 bytes, see `_HEAD`
     state     the packed state of the model
     pending   text that is not certain yet, UTF-8
-    replies   oldest first: 32 bytes, see `_REPLY`, and the packed outputs, each
+    replies   oldest first: 32 bytes, see `stores/replies.py`, and the packed outputs, each
+    kept      format 2 only, see `stores/kept.py`
 
 Rule 1: a record is immutable; every write carries a new one with a fresh random `revision`.
 Rule 2: both parts name their format; a service reads every format up to its own and refuses a
         later one (`RecordFormatError`) instead of guessing.
-Rule 3: replies are kept as packed outputs, not as JSON: a retry may come by another transport.
+Rule 3: what is written has the oldest format that can hold it, so that services of both formats
+        share a store while one takes the other's place.
+Rule 4: replies are kept as packed outputs, not as JSON: a retry may come by another transport.
 """
 
-import os
-import secrets
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from service.contract.text import TextCursor
 from service.errors import RecordUnreadableError
+from service.stores.kept import NOTHING_KEPT, Keeps, Kept, unpack_kept
+from service.stores.replies import KeptReply, PackedReplies, size_of_replies, unpack_replies
+from service.stores.revision import REVISION_BYTES, new_revision
 
-RECORD_FORMAT = 1
-_MAGIC = b"CS"
+RECORD_FORMAT = 2
+"""The latest that this service reads."""
+PLAIN_FORMAT = 1
+"""Of records that keep nothing but replies without a key."""
+
+MAGIC = b"CS"
 # magic, format, why it is closed, revision, step, updated_at, ttl_s, bytes of the state, bytes of
 # the pending text, number of replies, tokens read so far
 _HEAD = struct.Struct("<2sBB16sqddIIIq")
-# the step it began at, observations, bytes of outputs, digest of its request
-_REPLY = struct.Struct("<qII16s")
 _CLOSED = ("", "deleted", "final")
 # Read at every step, so by themselves.
 _STEP, _STEP_AT = struct.Struct("<q"), 20
 _TTL_S, _TTL_S_AT = struct.Struct("<d"), 36
 _STATE_BYTES, _STATE_BYTES_AT = struct.Struct("<I"), 44
-_CLOSED_AT, _REVISION_AT = 3, 4
+_FORMAT_AT, _CLOSED_AT, _REVISION_AT = 2, 3, 4
 
 STATE_AT = _HEAD.size
 """Where the state begins in `data`."""
 
 PackedOutputs = bytes
 """Answered steps, packed by the model's `OutputLayout`; empty where nothing was answered."""
-
-PackedReplies = bytes
-"""Kept replies, packed end to end, oldest first."""
 
 
 class RecordFormatError(RecordUnreadableError):
@@ -60,15 +59,6 @@ class Key(NamedTuple):
 
     tenant: str
     name: str
-
-
-class KeptReply(NamedTuple):
-    """One entry of the reply ring: the request that began at `from_step`, and its answer."""
-
-    from_step: int
-    num_observed: int
-    digest: bytes
-    outputs: PackedOutputs
 
 
 class Origin(NamedTuple):
@@ -85,10 +75,11 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """What is fixed when a session is opened, with the reply to that.
+    """What is fixed when a session is opened, restored or upgraded, with the reply to the opening.
 
     `start_s` is the time of row 0 where the model uses time, in seconds since the epoch. `history`
     is how many observations it began with; `digest` and `outputs` belong to the opening request.
+    `keeps` is None where it keeps nothing of its past but replies.
     """
 
     tenant: str
@@ -101,6 +92,7 @@ class Opening:
     history: int = 0
     digest: bytes
     outputs: PackedOutputs = b""
+    keeps: Keeps | None = None
 
     @property
     def model(self) -> str:
@@ -169,12 +161,33 @@ class Record(NamedTuple):
     @property
     def replies(self) -> PackedReplies:
         head = self._head
-        return self.data[STATE_AT + head.state_bytes + head.pending_bytes :]
+        replies = self.data[STATE_AT + head.state_bytes + head.pending_bytes :]
+        if head.format == PLAIN_FORMAT:
+            return replies
+        return replies[: size_of_replies(replies, head.num_replies)]
 
     @property
     def ring(self) -> tuple[KeptReply, ...]:
         """Replies kept for retries, oldest first."""
-        return tuple(unpack_replies(self.replies))
+        replies = tuple(unpack_replies(self.replies))
+        keys = self.kept.keys
+        if not keys:
+            return replies
+        return tuple([reply._replace(key=key) for reply, key in zip(replies, keys, strict=True)])
+
+    @property
+    def kept(self) -> Kept:
+        """What it keeps beside its replies."""
+        if self.is_plain:
+            return NOTHING_KEPT
+        head = self._head
+        tail = self.data[STATE_AT + head.state_bytes + head.pending_bytes :]
+        return unpack_kept(tail[size_of_replies(tail, head.num_replies) :])
+
+    @property
+    def is_plain(self) -> bool:
+        """It keeps nothing but replies without a key."""
+        return self.data[_FORMAT_AT] == PLAIN_FORMAT
 
     @property
     def num_replies(self) -> int:
@@ -187,7 +200,7 @@ class Record(NamedTuple):
 
 def revision_of(data: bytes) -> bytes:
     """The revision of a record that is not kept yet."""
-    return data[_REVISION_AT : _REVISION_AT + _REVISION_BYTES]
+    return data[_REVISION_AT : _REVISION_AT + REVISION_BYTES]
 
 
 def ttl_s_of(data: bytes) -> float:
@@ -218,91 +231,23 @@ def pack_data(
     ttl_s: float,
     updated_at: float,
     closed: str = "",
+    kept: bytes = b"",
 ) -> bytes:
-    """The `data` of a new record, under a fresh revision."""
+    """The `data` of a new record, under a fresh revision. `kept` is packed by `pack_kept`."""
     pending = cursor.pending.encode() if cursor.pending else b""
     head = _HEAD.pack(
-        _MAGIC, RECORD_FORMAT, _CLOSED.index(closed), new_revision(), step, updated_at, ttl_s,
-        len(state), len(pending), num_replies, cursor.num_tokens,
+        MAGIC, RECORD_FORMAT if kept else PLAIN_FORMAT, _CLOSED.index(closed), new_revision(), step,
+        updated_at, ttl_s, len(state), len(pending), num_replies, cursor.num_tokens,
     )  # fmt: skip
-    return b"".join((head, state, pending, replies))
-
-
-def pack_reply(
-    from_step: int, num_observed: int, digest: bytes, outputs: PackedOutputs
-) -> PackedReplies:
-    """One kept reply, as it stands in `data`."""
-    return _REPLY.pack(from_step, num_observed, len(outputs), digest) + outputs
-
-
-def pack_alike(
-    steps: "np.ndarray[Any, np.dtype[np.int64]]",
-    counts: list[int],
-    ttl_s: list[float],
-    states: np.ndarray,
-    digests: list[bytes],
-    outputs: np.ndarray,
-    updated_at: float,
-) -> list[bytes]:
-    """`pack_data` of many records that have no pending text and keep just their last reply.
-
-    `steps` are those before, states and outputs bytes `[B, …]`. A batch of steps is packed by a few
-    copies of columns: the same bytes as one by one, in a fifth of the time.
-    """
-    num_rows, state_bytes = states.shape
-    dtype = _alike_dtype(state_bytes, outputs.shape[1])
-    rows = np.empty(num_rows, dtype)
-    rows["head"] = np.frombuffer(_MAGIC + bytes([RECORD_FORMAT, 0]), "V4")
-    rows["revision"] = np.frombuffer(secrets.token_bytes(_REVISION_BYTES * num_rows), "V16")
-    rows["from_step"] = steps
-    rows["num_observed"] = counts
-    rows["step"] = steps + rows["num_observed"]
-    rows["updated_at"] = updated_at
-    rows["ttl_s"] = ttl_s
-    rows["state_bytes"] = state_bytes
-    rows["pending_bytes"] = 0
-    rows["num_replies"] = 1
-    rows["num_tokens"] = 0
-    rows["state"] = states.view(dtype["state"])[:, 0]
-    rows["output_bytes"] = outputs.shape[1]
-    rows["digest"] = np.frombuffer(b"".join(digests), "V16")
-    rows["outputs"] = outputs.view(dtype["outputs"])[:, 0]
-    data, size = rows.tobytes(), dtype.itemsize
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-@lru_cache
-def _alike_dtype(state_bytes: int, output_bytes: int) -> np.dtype[np.void]:
-    """`_HEAD`, a state, `_REPLY` and outputs, as columns."""
-    head = [
-        ("head", "V4"), ("revision", "V16"), ("step", "<i8"), ("updated_at", "<f8"),
-        ("ttl_s", "<f8"), ("state_bytes", "<u4"), ("pending_bytes", "<u4"),
-        ("num_replies", "<u4"), ("num_tokens", "<i8"),
-    ]  # fmt: skip
-    reply = [("from_step", "<i8"), ("num_observed", "<u4"), ("output_bytes", "<u4")]
-    blobs = [("state", f"V{state_bytes}")]
-    return np.dtype([*head, *blobs, *reply, ("digest", "V16"), ("outputs", f"V{output_bytes}")])
-
-
-def unpack_replies(replies: PackedReplies) -> Iterator[KeptReply]:
-    """Packed replies, one by one."""
-    position = 0
-    while position < len(replies):
-        if len(replies) - position < _REPLY.size:
-            raise RecordFormatError("session record is damaged: a kept reply is cut short")
-        from_step, num_observed, num_bytes, digest = _REPLY.unpack_from(replies, position)
-        position += _REPLY.size + num_bytes
-        if position > len(replies):
-            raise RecordFormatError("session record is damaged: a kept reply is cut short")
-        yield KeptReply(from_step, num_observed, digest, replies[position - num_bytes : position])
+    return b"".join((head, state, pending, replies, kept))
 
 
 def check_data(data: bytes) -> None:
     """Raise RecordFormatError unless `data` is a whole record of a known format."""
-    if len(data) < _HEAD.size or data[:2] != _MAGIC:
+    if len(data) < _HEAD.size or data[:2] != MAGIC:
         raise RecordFormatError("not a session record: the store holds something else")
     head = _Head(*_HEAD.unpack_from(data))
-    if head.format > RECORD_FORMAT:
+    if not 1 <= head.format <= RECORD_FORMAT:
         raise RecordFormatError(
             f"session record has format {head.format}, this service reads up to {RECORD_FORMAT}:"
             " it was written by a later service; upgrade this one"
@@ -310,33 +255,20 @@ def check_data(data: bytes) -> None:
     position = _HEAD.size + head.state_bytes + head.pending_bytes
     if position > len(data) or head.closed >= len(_CLOSED):
         raise RecordFormatError("session record is damaged: it is cut short")
-    if sum(1 for _ in unpack_replies(data[position:])) != head.num_replies:
-        raise RecordFormatError("session record is damaged: a kept reply is missing")
+    try:
+        _check_tail(head, data[position:])
+    except ValueError as error:
+        raise RecordFormatError(f"session record is damaged: {error}") from None
 
 
-_REVISION_BYTES = 16
-_revisions: Iterator[bytes] = iter(())
-
-
-def new_revision() -> bytes:
-    """A fresh random token: two records with the same one are the same record.
-
-    The system is asked for many at once: asking costs more than anything else in a step.
-    """
-    global _revisions
-    revision = next(_revisions, None)
-    if revision is None:
-        data = secrets.token_bytes(256 * _REVISION_BYTES)
-        places = range(0, len(data), _REVISION_BYTES)
-        _revisions = iter([data[place : place + _REVISION_BYTES] for place in places])
-        revision = next(_revisions)
-    return revision
-
-
-def _forget_revisions() -> None:
-    """A forked process must not hand out the tokens of its parent."""
-    global _revisions
-    _revisions = iter(())
-
-
-os.register_at_fork(after_in_child=_forget_revisions)
+def _check_tail(head: _Head, tail: bytes) -> None:
+    if head.format == PLAIN_FORMAT:
+        if sum(1 for _ in unpack_replies(tail)) != head.num_replies:
+            raise ValueError("a kept reply is missing")
+        return
+    kept = tail[size_of_replies(tail, head.num_replies) :]
+    if not kept:
+        raise ValueError("it says that it keeps something, and keeps nothing")
+    keys = unpack_kept(kept).keys
+    if keys and len(keys) != head.num_replies:
+        raise ValueError("it has keys of other replies")

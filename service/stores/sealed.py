@@ -9,18 +9,21 @@ from typing import Any
 
 import orjson
 
+from service.stores.kept import Keeps
 from service.stores.record import Opening, Origin, Record, RecordFormatError, check_data
 
-OPENING_FORMAT = 1
+OPENING_FORMAT = 2
+"""The latest that is read; 1 is written where nothing is kept but replies."""
 
 checksum = zlib.crc32
 
 
 def encode_opening(opening: Opening) -> bytes:
     """The opening as a line of JSON with its format."""
+    later = {} if opening.keeps is None else {"format": 2, "keeps": list(opening.keeps)}
     return orjson.dumps(
         {
-            "format": OPENING_FORMAT,
+            "format": 1,
             "tenant": opening.tenant,
             "name": opening.name,
             "origin": list(opening.origin),
@@ -32,6 +35,7 @@ def encode_opening(opening: Opening) -> bytes:
             "digest": opening.digest.hex(),
             "outputs": opening.outputs.hex(),
         }
+        | later
     )
 
 
@@ -66,6 +70,8 @@ def _decode_opening(sealed: bytes) -> Opening:
         fields["origin"] = Origin(*fields["origin"])
         fields["digest"] = bytes.fromhex(fields["digest"])
         fields["outputs"] = bytes.fromhex(fields["outputs"])
+        if "keeps" in fields:
+            fields["keeps"] = Keeps(*fields["keeps"])
         return Opening(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordFormatError(f"session record is damaged: {error}") from None

@@ -61,6 +61,10 @@ WHERE NOT EXISTS
 RETURNING id
 """
 
+_OPEN_ANEW: Final = """
+UPDATE sessions SET model = ?, version = ?, due_at = ?, checksum = ?, opening = ? WHERE id = ?
+"""
+
 _FOUND: Final = """
 SELECT opening, sessions.checksum, data, states.checksum, expires_at, sessions.id
 FROM sessions JOIN states USING (id)
@@ -195,7 +199,17 @@ class SqliteFile:
         if num_written != len(kept):
             written = [record if self._lies_there(record) else None for record in kept]
         self._put_off([(each.expires_at, each.place) for each in written if each and each.closed])
+        for record, (opening, _, base) in zip(written, steps, strict=True):
+            if opening is not base.opening and record is not None:
+                self._open_anew(record)
         return written
+
+    def _open_anew(self, record: Record) -> None:
+        """Write another opening in the place of a session's."""
+        opening = record.opening
+        sealed = encode_opening(opening)
+        values = opening.model, opening.version, record.expires_at, checksum(sealed), sealed
+        self._db.execute(_OPEN_ANEW, (*values, record.place))
 
     def _put_off(self, due: list[tuple[float, int]]) -> None:
         """Set when to look at sessions again: (time, place) each."""

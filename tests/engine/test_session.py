@@ -82,11 +82,12 @@ def test_a_preview_of_an_applied_step_is_refused_and_never_a_replay():
 
 
 def test_only_a_step_that_fits_may_be_decided_from_memory():
-    assert may_apply(step_rows(rows(1)), 3)
-    assert may_apply(step_rows(rows(1), 3), 3)
-    assert not may_apply(step_rows(rows(1), 2), 3)
+    record = open_record()
+    assert may_apply(step_rows(rows(1)), record, 3)
+    assert may_apply(step_rows(rows(1), 3), record, 3)
+    assert not may_apply(step_rows(rows(1), 2), record, 3)
     for request in (step_rows(rows(1), is_preview=True), create_load(), DeleteRequest()):
-        assert not may_apply(request, 0)
+        assert not may_apply(request, record, 0)
 
 
 def test_kept_replies_are_bounded_by_bytes_and_the_newest_stays():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.stores.record import Opening, Origin, RecordFormatError
+from service.stores.record import RECORD_FORMAT, Opening, Origin, RecordFormatError
 from service.stores.sealed import OPENING_FORMAT, checksum, decode_record, encode_opening
 from tests.stores.support import record_named
 
@@ -46,13 +46,13 @@ def test_a_record_comes_back_as_it_was(opening):
 
 
 def test_an_opening_of_a_later_service_is_refused_with_both_formats():
-    with pytest.raises(RecordFormatError, match="opening format 2, this service reads up to 1"):
+    with pytest.raises(RecordFormatError, match="opening format 3, this service reads up to 2"):
         sealed(opening_with(format=OPENING_FORMAT + 1))
 
 
 def test_data_of_a_later_service_is_refused():
     with pytest.raises(RecordFormatError, match="later service"):
-        sealed(data=DATA[:2] + bytes([DATA[2] + 1]) + DATA[3:])
+        sealed(data=DATA[:2] + bytes([RECORD_FORMAT + 1]) + DATA[3:])
 
 
 @given(st.integers(0, len(OPENING) - 1))

@@ -10,7 +10,8 @@ import pytest
 from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
 from service.stores import sqlite_file
 from service.stores.base import open_store
-from service.stores.record import Key, new_revision
+from service.stores.record import Key
+from service.stores.revision import new_revision
 from service.stores.sqlite import SqliteStore
 from tests.stores.support import after, commit, opened, record_named
 

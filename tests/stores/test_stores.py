@@ -5,6 +5,8 @@ import asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.stores.base import TOMBSTONE_S
+from service.stores.kept import Keeps
 from service.stores.record import Key
 from tests.stores.support import NOW, after, commit, opened, record_named, unkept
 
@@ -87,6 +89,22 @@ async def test_two_creations_of_one_name_in_a_group_make_one_session(store):
     kept = await store.commit([(each.opening, each.data, None) for each in (one, two)])
     assert [each is not None for each in kept] == [True, False]
     assert (await store.load(one.key)).revision == one.revision
+
+
+async def test_a_write_with_another_opening_replaces_the_one_that_is_kept(store, clock):
+    """As after an upgrade or a restore; whoever steps it on the old record loses."""
+    base, bystander = await opened(store, "a", "b")
+    other = record_named("a", model="mood", ttl_s=5.0, keeps=Keeps(3, 2, 1), metadata=None)
+    lost = record_named("a", model="lost")
+    kept = await commit(store, after(other), base)
+    assert await commit(store, after(lost), base) is None
+    found = await store.load(base.key)
+    assert found == kept
+    assert found.opening == other.opening
+    assert await store.load(bystander.key) == bystander
+    assert [r.opening.name for r in await store.list_live("t", "mood", "", 9)] == ["a"]
+    clock.now += 5 + TOMBSTONE_S
+    assert [(swept.key.name, swept.model) for swept in await store.sweep(9)] == [("a", "mood")]
 
 
 WRITES = ("step", "stale step", "close", "stale close", "create", "create what is there", "reopen")

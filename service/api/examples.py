@@ -1,0 +1,41 @@
+"""Examples of bodies for the documentation. A test sends them all, in the order of the paths."""
+
+from fastapi.openapi.models import Example
+
+CREATE_EXAMPLES: dict[str, Example] = {
+    "forecast": {
+        "summary": "A forecaster, warmed up on history",
+        "value": {
+            "model": "transit-ridership",
+            "session": "my-station",
+            "history": {
+                "start": "2016-08-22",
+                "observations": [{"ridership": 19.9}, {"ridership": 20.4}],
+            },
+        },
+    },
+    "text": {
+        "summary": "A stream of text",
+        "value": {"model": "sentiment-en", "session": "my-review"},
+    },
+}
+STEP_EXAMPLES: dict[str, Example] = {
+    "rows": {
+        "summary": "The next row, exactly once (session my-station)",
+        "value": {"step": 2, "observations": [{"ridership": 20.1, "temp_max": 71.2}]},
+    },
+    "text": {
+        "summary": "The next chunk, cut anywhere (session my-review)",
+        "value": {"step": 0, "text": "What a wond"},
+    },
+}
+PREVIEW_EXAMPLES: dict[str, Example] = {
+    "rows": {
+        "summary": "What if it rained? (session my-station)",
+        "value": {"observations": [{"ridership": 15.2, "percip_max": 3.5}]},
+    },
+    "text": {
+        "summary": "What if the text went on so? (session my-review)",
+        "value": {"text": "erful film"},
+    },
+}

@@ -1,0 +1,98 @@
+"""Format 2: what a session keeps of its past comes back; what keeps nothing stays of format 1."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.contract.text import NO_TEXT, TextCursor
+from service.stores.kept import Checkpoint, Keeps, Kept, pack_kept, unpack_kept
+from service.stores.record import Record, RecordFormatError, check_data, pack_data
+from service.stores.replies import KeptReply, pack_reply
+from service.stores.sealed import checksum, decode_record, encode_opening
+from tests.stores.support import record_named
+
+steps = st.integers(0, 2**62)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+keys = st.one_of(st.just(b""), st.binary(min_size=16, max_size=16).filter(any))
+replies = st.builds(
+    KeptReply, steps, st.integers(0, 9), st.binary(min_size=16, max_size=16), st.binary(), keys
+)
+checkpoints = st.builds(
+    Checkpoint, steps, st.binary(max_size=40), st.builds(TextCursor, texts, steps)
+)
+pasts = st.tuples(
+    st.lists(checkpoints, max_size=3).map(tuple),
+    st.lists(st.binary(max_size=20), max_size=3).map(tuple),
+)
+
+OLD_FORMAT = 1
+
+
+def packed(ring, checkpoints, observations):
+    kept = Kept(tuple(reply.key for reply in ring), checkpoints, observations)
+    together = b"".join(pack_reply(*reply[:4]) for reply in ring)
+    return pack_data(7, b"state", NO_TEXT, together, len(ring), 1.0, 0.0, kept=pack_kept(kept))
+
+
+SAMPLE = packed(
+    [KeptReply(3, 1, b"d" * 16, b"out", b"k" * 16)],
+    (Checkpoint(2, b"earlier", TextCursor("é", 4)),),
+    (b"r1234", b"r5678"),
+)
+
+
+@given(st.lists(replies, max_size=3), pasts)
+def test_what_a_session_keeps_comes_back(ring, past):
+    checkpoints, observations = past
+    data = packed(ring, checkpoints, observations)
+    check_data(data)
+    record = Record(record_named().opening, data)
+    assert record.ring == tuple(ring)
+    assert record.kept.checkpoints == checkpoints
+    assert record.kept.observations == observations
+    assert (record.state, record.step, record.num_replies) == (b"state", 7, len(ring))
+
+
+@given(st.lists(replies, max_size=3), pasts)
+def test_a_record_has_the_oldest_format_that_can_hold_it(ring, past):
+    needs_more = any(past) or any(reply.key for reply in ring)
+    data = packed(ring, *past)
+    assert data[2] == (2 if needs_more else OLD_FORMAT)
+    assert Record(record_named().opening, data).is_plain == (not needs_more)
+
+
+@pytest.mark.parametrize("size", range(len(SAMPLE)))
+def test_kept_things_cut_anywhere_are_refused(size):
+    with pytest.raises(RecordFormatError):
+        check_data(SAMPLE[:size])
+
+
+@pytest.mark.parametrize("extra", [b"\0", b"x" * 40])
+def test_more_than_was_kept_is_refused(extra):
+    with pytest.raises(RecordFormatError, match="there is more than it says"):
+        check_data(SAMPLE + extra)
+
+
+def test_keys_of_other_replies_are_refused():
+    kept = pack_kept(Kept((b"k" * 16, b"l" * 16)))
+    data = pack_data(1, b"", NO_TEXT, pack_reply(0, 1, b"d" * 16, b""), 1, 1.0, 0.0, kept=kept)
+    with pytest.raises(RecordFormatError, match="keys of other replies"):
+        check_data(data)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_kept_things_or_are_refused(tail):
+    try:
+        kept = unpack_kept(tail)
+    except ValueError:
+        return
+    assert unpack_kept(pack_kept(kept)) == kept
+
+
+@pytest.mark.parametrize("keeps", [None, Keeps(3, 2, 1)])
+def test_an_opening_has_the_oldest_format_that_can_hold_it(keeps):
+    record = record_named(keeps=keeps)
+    sealed = encode_opening(record.opening)
+    assert (b'"format":1' in sealed) == (keeps is None)
+    found = decode_record(sealed, checksum(sealed), SAMPLE, checksum(SAMPLE))
+    assert found.opening == record.opening
