@@ -6,12 +6,15 @@ Rule 1: SQLite hands a commit to the system without syncing (synchronous=NORMAL)
 Rule 2: taking up the log (a checkpoint) moves most of it while commits go on, and the rest, which
         is little, while the store waits. So the log does not grow, and only its end is waited for.
 Rule 3: a sync and a checkpoint never wait for each other: each has its own thread.
+Rule 4: one sync is under way at a time, and all who ask during it share the next: after a slow one
+        nobody waits for more than one other.
 """
 
 import asyncio
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -37,6 +40,8 @@ class WriteAheadLog:
         self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-sync")
         self._checkpoint_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
         self._under_way: asyncio.Future[None] | None = None
+        self._syncing: asyncio.Future[None] | None = None
+        self._asked: list[asyncio.Future[None]] = []
         self._file: int
         self._db: sqlite3.Connection
 
@@ -46,8 +51,11 @@ class WriteAheadLog:
 
     async def sync(self) -> None:
         """Return when all that was written before is on the disk."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._sync_thread, _sync, self._file)
+        asked = asyncio.get_running_loop().create_future()
+        self._asked.append(asked)
+        if self._syncing is None:
+            self._begin_sync()
+        await asked
 
     def wrote(self, num_bytes: int) -> None:
         """Count what was written; begin a checkpoint when it is much."""
@@ -63,12 +71,35 @@ class WriteAheadLog:
         await self._checkpoint("RESTART")
 
     async def close(self) -> None:
+        while self._syncing is not None:
+            await asyncio.wait({self._syncing})
         if self._under_way is not None:
             await self._under_way
         self._sync_thread.shutdown()
         self._checkpoint_thread.shutdown()
         self._db.close()
         os.close(self._file)
+
+    def _begin_sync(self) -> None:
+        asked, self._asked = self._asked, []
+        loop = asyncio.get_running_loop()
+        self._syncing = loop.run_in_executor(self._sync_thread, _sync, self._file)
+        self._syncing.add_done_callback(partial(self._on_synced, asked))
+
+    def _on_synced(
+        self, asked: "list[asyncio.Future[None]]", synced: "asyncio.Future[None]"
+    ) -> None:
+        error = synced.exception()
+        for each in asked:
+            if each.done():  # nobody waits any more
+                continue
+            if error is None:
+                each.set_result(None)
+            else:
+                each.set_exception(error)
+        self._syncing = None
+        if self._asked:
+            self._begin_sync()
 
     def _checkpoint(self, how: str = "PASSIVE") -> "asyncio.Future[None]":
         return asyncio.get_running_loop().run_in_executor(self._checkpoint_thread, self._move, how)

@@ -141,6 +141,21 @@ async def test_while_one_commit_is_synced_the_next_is_written(store, rival, disk
     assert all(await asyncio.gather(*committing))
 
 
+async def test_all_who_ask_during_a_sync_share_the_next_and_may_leave(store, disk):
+    bases = await opened(store, *"abcdef")
+    before = disk.num_begun
+    disk.hold()
+    committing = [asyncio.create_task(commit(store, after(base), base)) for base in bases]
+    await begun(disk)
+    committing[0].cancel()  # its sync is under way
+    committing[1].cancel()  # it waits for the next, as others do
+    await asyncio.sleep(0)
+    disk.go_on.set()
+    kept = await asyncio.gather(*committing[2:])
+    assert all(kept)
+    assert disk.num_begun == before + 2
+
+
 async def test_a_sync_that_fails_is_told_by_commit_and_by_load(store, disk):
     [record] = await opened(store, "a")
     disk.error = OSError(5, "Input/output error")
