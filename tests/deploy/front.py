@@ -1,0 +1,125 @@
+"""The shipped nginx, as it is but for its ports and folders, in front of what a test puts there."""
+
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.architecture.project_files import ROOT
+from tests.system import require_program
+
+NGINX = ROOT / "deploy/nginx"
+START_S = 20
+
+
+@contextmanager
+def running_nginx(folder: Path, ports: list[int]) -> Iterator[str]:
+    """The address of nginx before `ports` of this machine; it logs to `access.log`."""
+    program = require_program("nginx", package="nginx-light")
+    port = free_port()
+    config = (NGINX / "nginx.conf").read_text()
+    config = replaced(config, "listen 8080", f"listen 127.0.0.1:{port}")
+    config = replaced(config, "/tmp/", f"{folder}/")
+    config = replaced(config, "/dev/stdout", f"{folder}/access.log")
+    config = replaced(config, "/dev/stderr", f"{folder}/error.log")
+    config = replaced(config, "worker_processes auto", "daemon off; worker_processes 1")
+    if os.getuid() == 0:  # else the workers would be nobody, who may not write into `folder`
+        config = "user root;\n" + config
+    (folder / "nginx.conf").write_text(config)
+    shipped = (NGINX / "replicas.conf").read_text()
+    [server] = re.findall(r"server service:8000 resolve (.*);", shipped)
+    servers = "\n".join(f"server 127.0.0.1:{each} {server};" for each in ports)
+    shipped = replaced(shipped, f"server service:8000 resolve {server};", servers)
+    (folder / "replicas.conf").write_text(shipped)
+    process = subprocess.Popen(
+        [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "start")]
+    )
+    try:
+        wait_for_port(port, process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    assert old in text, old
+    return text.replace(old, new)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        assert process.poll() is None, "nginx does not start: its words are above"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return
+
+
+@contextmanager
+def in_thread(call: Callable, *words, **options) -> Iterator[Future]:
+    """`call` under way in a thread, which has ended when the block has."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(call, *words, **options)
+
+
+class Replica:
+    """A stand-in for a replica: notes each request, answers its path's echo, or dies over it."""
+
+    def __init__(self, *, dies: bool = False) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.headers: list[dict[str, str]] = []
+        replica = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                replica.requests.append((self.command, self.path))
+                replica.headers.append(dict(self.headers.items()))
+                if dies:
+                    self.close_connection = True
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("X-Content-Type-Options", "nosniff")
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_GET  # noqa: N815 the base class asks for this name
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self.port = self._server.server_port
+
+    def __enter__(self) -> "Replica":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
