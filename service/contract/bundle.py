@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from service.contract.characters import CharacterCodec, Codec
 from service.contract.errors import BundleError
 from service.contract.graph_scan import refuse_external_data
 from service.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
@@ -42,8 +43,10 @@ class Bundle:
         arrays = read_arrays(self.files[spec.initial_states]) if spec.initial_states else {}
         return StateLayout(spec.graph.states, arrays, spec.graph.state_schema)
 
-    def text_codec(self) -> TextCodec | None:
-        text = self.manifest.text
+    def text_codec(self) -> Codec | None:
+        text, generate = self.manifest.text, self.manifest.generate
+        if generate is not None:
+            return CharacterCodec(generate)
         if text is None:
             return None
         return TextCodec(self.files[text.tokenizer].decode(), text.start_token)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.contract.characters import GenerateSpec
 from service.contract.errors import BundleError
 from service.contract.state import StateSpec
 from service.contract.tensors import (
@@ -30,7 +31,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 ModelVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
-Task = Literal["forecast", "classify"]
+Task = Literal["forecast", "classify", "generate", "tag"]
 
 _UNIT_S = {"W": 604_800, "D": 86_400, "H": 3600, "M": 60, "S": 1}
 
@@ -79,6 +80,12 @@ class ForecastSpec(_Part):
     @property
     def target(self) -> ColumnSpec:
         return next(column for column in self.columns if column.role == "target")
+
+
+class TagSpec(_Part):
+    """What a tagger reads: rows of `columns`, each of which gets one of the manifest's `labels`."""
+
+    columns: tuple[ColumnSpec, ...] = Field(min_length=1)
 
 
 class TextSpec(_Part):
@@ -176,6 +183,8 @@ class Manifest(_Part):
     graph: GraphSpec
     forecast: ForecastSpec | None = None
     text: TextSpec | None = None
+    generate: GenerateSpec | None = None
+    tag: TagSpec | None = None
     labels: tuple[str, ...] | None = None
     initial_states: FileName | None = None
     golden: GoldenSpec
@@ -201,6 +210,19 @@ class Manifest(_Part):
                 "an input with role 'tokens'": self.graph.input_with("tokens"),
                 "an output with role 'probabilities'": self.graph.output_with("probabilities"),
             }
+        if self.task == "generate":
+            needed |= {
+                "generate": self.generate,
+                "an input with role 'tokens'": self.graph.input_with("tokens"),
+                "an output with role 'logits'": self.graph.output_with("logits"),
+            }
+        if self.task == "tag":
+            needed |= {
+                "tag": self.tag,
+                "labels": self.labels,
+                "an input with role 'x'": self.graph.input_with("x"),
+                "an output with role 'probabilities'": self.graph.output_with("probabilities"),
+            }
         missing = [what for what, value in needed.items() if not value]
         if missing:
             raise ValueError(f"task {self.task!r} needs {', '.join(missing)}")
@@ -218,6 +240,11 @@ class Manifest(_Part):
         if self.labels is not None:
             expected["tokens"] = ("batch", "time")
             expected["probabilities"] = ("batch", "time", len(self.labels))
+        if self.generate is not None:
+            expected["tokens"] = ("batch", "time")
+            expected["logits"] = ("batch", "time", len(self.generate.characters))
+        if self.tag is not None:
+            expected["x"] = ("batch", "time", len(self.tag.columns))
         if self.graph.input_with("length") is None:
             raise ValueError("the graph has no input with role 'length'")
         specs: list[InputSpec | OutputSpec] = [*self.graph.inputs, *self.graph.outputs]
@@ -271,7 +298,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
         raise BundleError(f"{where}: {_first_problems(error)}") from None
-    expected = _own_hash(manifest.model_dump(mode="json"))
+    expected = _own_hash(fields)  # as they are written: fields that came later have defaults
     if manifest.manifest_sha256 != expected:
         raise BundleError(
             f"{where}: its own hash is {expected[:12]}…, but it says"

@@ -10,12 +10,12 @@ import numpy as np
 import structlog
 
 from service.contract.bundle import Bundle, read_bundle
+from service.contract.characters import Codec
 from service.contract.errors import ContractError
 from service.contract.golden import check_golden
 from service.contract.manifest import Manifest
 from service.contract.state import StateLayout
 from service.contract.tensors import InputSpec
-from service.contract.text import TextCodec
 from service.engine.runner import Runner, check_signature, open_ort_session, resolve_provider
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
 from service.stores.record import Opening, Origin
@@ -32,7 +32,7 @@ class LoadedModel:
     manifest: Manifest
     layout: StateLayout
     runner: Runner
-    codec: TextCodec | None
+    codec: Codec | None
     name: str = field(init=False)
     version: str = field(init=False)
     origin: Origin = field(init=False)

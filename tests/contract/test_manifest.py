@@ -1,5 +1,8 @@
 """A manifest whose parts contradict each other is refused, and the message names the two."""
 
+import hashlib
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -7,13 +10,19 @@ from service.contract import bundle
 from service.contract.bundle import read_bundle
 from service.contract.errors import BundleError
 from service.contract.manifest import Manifest
-from tests.fakes.bundles import write_classifier, write_forecaster
+from tests.fakes.bundles import (
+    write_classifier,
+    write_forecaster,
+    write_generator,
+    write_tagger,
+)
 
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {"load": write_forecaster(folder), "mood": write_classifier(folder)}
+    writers = (write_forecaster, write_classifier, write_generator, write_tagger)
+    return {manifest.name: manifest for manifest in (write(folder) for write in writers)}
 
 
 def fields_of(manifests, name):
@@ -99,6 +108,27 @@ CONTRADICTIONS = {
     ),
     "no-labels": ("mood", set_in("labels", to=None), "needs labels"),
     "no-text": ("mood", set_in("text", to=None), "needs text"),
+    "no-generate": ("verse", set_in("generate", to=None), "needs generate"),
+    "no-logits": (
+        "verse",
+        lambda fields: fields["graph"]["outputs"][0].update(role="value"),
+        "role 'logits'",
+    ),
+    "alphabet": (
+        "verse",
+        set_in("generate", "characters", to="abc ."),
+        r"role 'logits' means \[batch, time, 5\]",
+    ),
+    "twice": ("verse", set_in("generate", "characters", to="abca ."), "one of them twice"),
+    "start": ("verse", set_in("generate", "start", to="ax"), r"\['x'\], which are not in"),
+    "end": ("verse", set_in("generate", "end", to="!"), r"\['!'\], which are not in"),
+    "no-tag": ("phase", set_in("tag", to=None), "needs tag"),
+    "tagged-columns": (
+        "phase",
+        lambda fields: fields["tag"]["columns"].pop(),
+        r"role 'x' means \[batch, time, 1\]",
+    ),
+    "tagged-labels": ("phase", set_in("labels", to=["a"]), r"role 'probabilities' means"),
     "no-forecast": ("load", set_in("forecast", to=None), "needs forecast"),
     "output-axes": ("load", set_shape("mean", "batch", 3), r"must begin with \[batch, time\]"),
     "output-order": (
@@ -169,3 +199,16 @@ def test_a_bundle_beyond_the_size_limit_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", num_bytes - 1)
     with pytest.raises(BundleError, match=f"{num_bytes} bytes, at most {num_bytes - 1} are read"):
         read_bundle(folder)
+
+
+def test_a_manifest_of_before_a_part_came_still_has_its_own_hash(tmp_path):
+    """`generate` and `tag` came later; what was sealed without them is not sealed anew."""
+    write_classifier(tmp_path)
+    file = tmp_path / "mood" / "1" / "manifest.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    for later in ("generate", "tag", "manifest_sha256"):
+        del fields[later]
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    fields["manifest_sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
+    file.write_text(json.dumps(fields), encoding="utf-8")
+    assert read_bundle(file.parent).manifest.generate is None

@@ -1,4 +1,5 @@
-"""Small real bundles, made with the onnx package: a forecaster and a classifier with a GRU inside.
+"""Small real bundles, made with the onnx package: a forecaster, a classifier, a generator of
+texts and a tagger, each with a GRU inside.
 
 They are as strict as the models that training exports (missing values, rows of length 0, one
 packed state or several named ones), but take milliseconds to make and to run.
@@ -21,6 +22,7 @@ H = 4
 HORIZON = 3
 QUANTILES = (0.1, 0.5, 0.9)
 COLUMNS = ("load", "temp")
+CHARACTERS = "abc .é"
 DAY_S = 86_400
 TEXTS = ("a wonderful film", "a waste of time", "정말 최고다", "재미없다", "don't miss it!!")
 
@@ -122,6 +124,48 @@ def write_classifier(folder: Path, version: str = "1", seed: int = 0) -> Manifes
     return _write(
         folder, "mood", version, nodes, weights, inputs, outputs, golden, length, task, files
     )
+
+
+def write_generator(folder: Path, version: str = "1", seed: int = 0) -> Manifest:
+    """`<folder>/verse/<version>/`: writes on, a character at a time; a full stop ends it."""
+    rng = np.random.default_rng(seed)
+    size = len(CHARACTERS)
+    weights = _gru_weights(rng, H) | {
+        "embedding": rng.normal(0, 1, (size, H)).astype(np.float32),
+        "head": rng.normal(0, 2, (H, size)).astype(np.float32),
+    }
+    nodes = [helper.make_node("Gather", ["embedding", "tokens"], ["features"])]
+    nodes += [*_gru_nodes(), helper.make_node("MatMul", ["hidden", "head"], ["logits"])]
+    golden = {"tokens": rng.integers(0, size, (3, 6))}
+    generate = {"characters": CHARACTERS, "start": "a", "end": "."}
+    task = {"task": "generate", "generate": generate}
+    inputs = [("tokens", "int64", ("batch", "time"), "tokens")]
+    outputs = [("logits", "float32", ("batch", "time", size), "logits")]
+    length = np.array([6, 0, 3])
+    return _write(folder, "verse", version, nodes, weights, inputs, outputs, golden, length, task)
+
+
+def write_tagger(folder: Path, version: str = "1", seed: int = 0) -> Manifest:
+    """`<folder>/phase/<version>/`: a label for every row of two columns."""
+    rng = np.random.default_rng(seed)
+    weights = _gru_weights(rng, len(COLUMNS)) | {
+        "head": rng.normal(0, 2, (H, 3)).astype(np.float32),
+        "zero": np.zeros((), np.float32),
+    }
+    nodes = [
+        helper.make_node("IsNaN", ["x"], ["is_missing"]),
+        helper.make_node("Where", ["is_missing", "zero", "x"], ["features"]),
+        *_gru_nodes(),
+        helper.make_node("MatMul", ["hidden", "head"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    columns = [{"name": name, "role": "past"} for name in COLUMNS]
+    task = {"task": "tag", "tag": {"columns": columns}, "labels": ["low", "middle", "high"]}
+    inputs = [("x", "float32", ("batch", "time", len(COLUMNS)), "x")]
+    outputs = [("probabilities", "float32", ("batch", "time", 3), "probabilities")]
+    golden = {"x": rng.normal(0, 1, (3, 6, len(COLUMNS))).astype(np.float32)}
+    length = np.array([6, 0, 3])
+    return _write(folder, "phase", version, nodes, weights, inputs, outputs, golden, length, task)
 
 
 def small_tokenizer() -> Tokenizer:

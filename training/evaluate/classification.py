@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score  # type: ignore[import-untyped]  # scikit-learn has no types
 
 from service.contract.manifest import QualityFigure
+from service.contract.text import TextCodec
 from training.data.labelled_texts import LabelledTexts, Part
 from training.data.text_batches import TokenRows, batches_by_length
 from training.evaluate.classification_plots import (
@@ -123,7 +124,7 @@ class Scores:
 
 def ask(model: ServedModel, texts: LabelledTexts) -> Answers:
     """Feed every text from its start token on, and keep the answers after each prefix."""
-    assert model.codec is not None  # the bundle of a classifier names its tokenizer
+    assert isinstance(model.codec, TextCodec)  # the bundle of a classifier names its tokenizer
     rows = TokenRows(texts, model.codec, max_tokens=None)
     longest = int(rows.length.max())
     cuts = [n for n in PREFIX_TOKENS if n < longest]

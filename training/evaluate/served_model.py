@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # ships no type information
 
 from service.contract.bundle import Bundle
+from service.contract.characters import Codec
 from service.contract.golden import Arrays, Run, call_in_cuts, call_once
 from service.contract.manifest import GraphSpec
 from service.contract.state import StateLayout
-from service.contract.text import TextCodec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ServedModel:
     graph: GraphSpec
     layout: StateLayout
     run: Run
-    codec: TextCodec | None = None
+    codec: Codec | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> "ServedModel":
