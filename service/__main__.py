@@ -1,10 +1,17 @@
-"""`python -m service`: serve until SIGTERM; `--help` lists every setting."""
+"""`python -m service`: serve until SIGTERM, or run a command; `--help` lists them, and settings.
+
+A command is a module of `service.commands` with HELP, `add_arguments(parser)` and `run(arguments)`,
+which returns the exit code.
+"""
 
 import argparse
+import importlib
+import pkgutil
 import sys
 
 import structlog
 
+from service import commands
 from service.app import service_version
 from service.errors import StartUpError
 from service.server import bind, serve
@@ -16,7 +23,7 @@ log = structlog.get_logger()
 
 
 def main() -> None:
-    """Console script. Exits 2 with one clear line where a setting does not fit."""
+    """Console script. Exits with one clear line where a setting does not fit."""
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description="Serve recurrent models whose hidden state lives on the server.",
@@ -24,14 +31,27 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=service_version())
-    parser.parse_args()
+    _add_commands(parser)
+    arguments = parser.parse_args()
     try:
+        if arguments.command is not None:
+            sys.exit(arguments.run(arguments))
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
         run = serve if settings.workers == 1 else supervise
         run(settings, bind(settings), lambda: _say_ready(settings))
     except StartUpError as error:
         sys.exit(f"carry: {error}")
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    choices = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for found in pkgutil.iter_modules(commands.__path__):
+        command = importlib.import_module(f"{commands.__name__}.{found.name}")
+        name = found.name.replace("_", "-")
+        its_parser = choices.add_parser(name, help=command.HELP, description=command.HELP)
+        command.add_arguments(its_parser)
+        its_parser.set_defaults(run=command.run)
 
 
 def _say_ready(settings: Settings) -> None:

@@ -11,8 +11,10 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from service.api import health, models, predict, sessions
+from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
 from service.api.hot_path import HotPath
+from service.api.keys import KeyRing
 from service.api.middleware import LimitBody, Observe, RequireJson
 from service.api.problems import install_error_handlers, problem_schema
 from service.engine.batcher import BatchLimits
@@ -53,7 +55,8 @@ def create_app(settings: Settings) -> HotPath:
         [(m.name, m.version, m.runner.provider) for m in registry.all()], len(registry.refused)
     )
     engine = Engine(registry, store, _engine_limits(settings), metrics)
-    context = Context(engine, settings, metrics)
+    keys = KeyRing(settings.api_keys_file)
+    context = Context(engine, settings, metrics, keys)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,12 +85,13 @@ def create_app(settings: Settings) -> HotPath:
     )
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequireJson)
+    app.add_middleware(RequireKey, keys=keys, open_paths=open_paths_of(settings))
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
     for router in (models.router, predict.router, sessions.router, health.router):
         app.include_router(router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
-    _document_problems(app)
+    _document_problems(app, settings)
     app.state.context = context
     return HotPath(app, context)
 
@@ -109,7 +113,7 @@ def _engine_limits(settings: Settings) -> EngineLimits:
     )
 
 
-def _document_problems(app: FastAPI) -> None:
+def _document_problems(app: FastAPI, settings: Settings) -> None:
     """Put problem documents in the place of FastAPI's own error answers."""
     generate = app.openapi
 
@@ -123,6 +127,7 @@ def _document_problems(app: FastAPI) -> None:
             for operation in methods.values():
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     del operation["responses"]["422"]
+        document_keys(document, open_paths_of(settings))
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way

@@ -37,6 +37,14 @@ class TooLargeError(CarryError):
     code, status, title = "too-large", 413, "Request too large"
 
 
+class UnauthenticatedError(CarryError):
+    code, status, title = "unauthenticated", 401, "Key needed"
+
+
+class ForbiddenError(CarryError):
+    code, status, title = "forbidden", 403, "Not allowed with this key"
+
+
 class ModelNotFoundError(CarryError):
     code, status, title = "model-not-found", 404, "Model not found"
 

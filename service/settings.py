@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import StartUpError
@@ -88,6 +88,14 @@ class Settings(BaseSettings):
         8 * 2**20, ge=1024, description="Outputs of one reply; more answer 413."
     )
     max_instances: int = Field(1024, ge=1, description="Instances of one predict request.")
+    api_keys_file: Path | None = Field(
+        None,
+        description="TOML or JSON file of API keys (python -m service new-key makes one);"
+        " without it, everybody may do everything.",
+    )
+    metrics_need_key: bool = Field(
+        False, description="/metrics needs a key of role admin; only with CARRY_API_KEYS_FILE."
+    )
     shutdown_grace_s: float = Field(
         20.0, ge=0, le=600, description="Time to finish accepted requests after SIGTERM."
     )
@@ -97,6 +105,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto: text on a terminal, JSON elsewhere."
     )
+
+    @field_validator("api_keys_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None  # compose files pass settings on that nobody has set
 
     @model_validator(mode="after")
     def _workers_share_a_store(self) -> Self:
@@ -146,7 +159,8 @@ def describe_settings() -> str:
     """One line for each setting, aligned, for `--help`."""
     lines = []
     for name, field in Settings.model_fields.items():
-        default = f"{field.default:.15g}" if isinstance(field.default, float) else field.default
+        default = "unset" if field.default is None else field.default
+        default = f"{default:.15g}" if isinstance(default, float) else default
         lines.append(f"  {(PREFIX + name).upper():<26} {default}")
         lines.append(f"  {'':<26} {field.description}")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from service.api.auth import get_caller
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import get_context
 from service.api.idempotency import IDEMPOTENCY_KEY
@@ -19,7 +20,7 @@ _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
 def answers_big_bodies(
     answer: Callable[..., Awaitable[Response]],
 ) -> Callable[[_Endpoint], _Endpoint]:
-    """Answer big bodies of an endpoint by `answer(context, parts, key, **path_params)`.
+    """Answer big bodies of an endpoint by `answer(context, caller, parts, key, **path_params)`.
 
     `key` is the request's Idempotency-Key, or None.
     """
@@ -49,8 +50,8 @@ class BigBodyRoute(APIRoute):
                 if len(parts[0]) <= BIG_BODY_BYTES:
                     return await ordinary(request)
             key = request.headers.get(IDEMPOTENCY_KEY)
-            context = get_context(request)
-            response: Response = await answer(context, parts, key, **request.path_params)
+            context, caller = get_context(request), get_caller(request)
+            response: Response = await answer(context, caller, parts, key, **request.path_params)
             return response
 
         return handle

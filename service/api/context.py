@@ -7,14 +7,13 @@ from fastapi import Depends, Request
 
 from service.api.body_reader import BodyReader
 from service.api.decode import Catalog, Reads
+from service.api.keys import Caller, KeyRing
 from service.api.present import ForecastOptions
 from service.engine.engine import Engine
 from service.engine.registry import LoadedModel
 from service.settings import Settings
 from service.stores.record import Key
 from service.telemetry.metrics import Metrics
-
-_ONLY_TENANT = "default"
 
 
 class Face(NamedTuple):
@@ -31,11 +30,13 @@ class Context:
     engine: Engine
     settings: Settings
     metrics: Metrics
+    keys: KeyRing
     reader: BodyReader = field(default_factory=BodyReader)
     _faces: dict[tuple[str, str], Face] = field(default_factory=dict)
 
-    def key(self, session: str) -> Key:
-        return Key(_ONLY_TENANT, session)
+    def key(self, caller: Caller, session: str) -> Key:
+        """Where a session of this name is kept, if the caller's tenant has one."""
+        return Key(caller.tenant, session)
 
     def face(self, model: LoadedModel) -> Face:
         name = model.name, model.version

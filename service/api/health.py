@@ -1,7 +1,8 @@
 """Whether the process lives, whether it can serve, and what it measures."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
+from service.api.auth import get_admin
 from service.api.context import InContext
 from service.api.present import json_response
 from service.api.problems import error_responses, problem_response
@@ -48,6 +49,8 @@ async def readyz(context: InContext) -> Response:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(context: InContext) -> Response:
-    """The text format of Prometheus."""
+async def metrics(request: Request, context: InContext) -> Response:
+    """The text format of Prometheus. With CARRY_METRICS_NEED_KEY it is for admins."""
+    if context.settings.metrics_need_key:
+        get_admin(request)
     return Response(context.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -18,9 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.auth import RequireKey
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import Context
 from service.api.idempotency import IDEMPOTENCY_KEY
+from service.api.keys import Caller
 from service.api.middleware import LimitBody, Observe, RequireJson
 from service.api.parse import parse_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
@@ -50,7 +52,8 @@ class HotPath:
         self.app = app
         self.context = context
         limited = LimitBody(self._answer_asgi, context.settings.max_body_bytes)
-        self._observe = Observe(RequireJson(limited), context.metrics.request_answered)
+        guarded = RequireKey(RequireJson(limited), context.keys)
+        self._observe = Observe(guarded, context.metrics.request_answered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
@@ -61,19 +64,22 @@ class HotPath:
         scope["session"], scope["route"] = match[1], _ROUTE
         await self._observe(scope, receive, send)
 
-    def begin(self, session: str, data: bytes, on_answer: OnAnswer) -> "asyncio.Future[Any] | None":
+    def begin(
+        self, caller: Caller, session: str, data: bytes, on_answer: OnAnswer
+    ) -> "asyncio.Future[Any] | None":
         """Answer a step whose body has come in whole, through `on_answer`.
 
         What it returns may be cancelled, if nobody waits for the answer any more; None: answered.
         """
         started = time.perf_counter()
         try:
-            submitted = submit_cached(self.context, session, data)
+            submitted = submit_cached(self.context, caller, session, data)
         except Exception as error:  # the request's boundary
             self._finish(session, _problem(error, session), on_answer, started)
             return None
         if submitted is None:
-            return asyncio.ensure_future(self._answer_slowly(session, data, on_answer, started))
+            slowly = self._answer_slowly(caller, session, data, on_answer, started)
+            return asyncio.ensure_future(slowly)
         emit, future = submitted
 
         def answer(future: "asyncio.Future[Reply]") -> None:
@@ -89,10 +95,10 @@ class HotPath:
         return future
 
     async def _answer_slowly(
-        self, session: str, data: bytes, on_answer: OnAnswer, started: float
+        self, caller: Caller, session: str, data: bytes, on_answer: OnAnswer, started: float
     ) -> None:
         """The whole way: the model is asked of the store, the body may be big or wrong."""
-        response = await self._respond(session, [data])
+        response = await self._respond(caller, session, [data])
         self._finish(session, response, on_answer, started)
 
     def _finish(
@@ -112,14 +118,16 @@ class HotPath:
             if parts is None:  # the client left before it had asked
                 return
             key = Headers(scope=scope).get(IDEMPOTENCY_KEY)
-            response = await self._respond(scope["session"], parts, key)
+            response = await self._respond(scope["caller"], scope["session"], parts, key)
         await response(scope, receive, send)
 
-    async def _respond(self, session: str, parts: list[bytes], key: str | None = None) -> Response:
+    async def _respond(
+        self, caller: Caller, session: str, parts: list[bytes], key: str | None = None
+    ) -> Response:
         try:
             is_big = sum(map(len, parts)) > BIG_BODY_BYTES
             body = BigBody(StepBody, parts) if is_big else parse_body(StepBody, b"".join(parts))
-            return await answer_step(self.context, session, body, key)
+            return await answer_step(self.context, caller, session, body, key)
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers
             return _problem(error, session)
 

@@ -8,6 +8,7 @@ from fastapi.openapi.models import Example
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.context import Context, InContext
 from service.api.decode import Asked, decode_predict, read_predict
+from service.api.keys import Caller
 from service.api.present import ForecastOptions, json_response, present_prediction
 from service.api.problems import error_responses
 from service.api.schemas import PredictAnswer, PredictRequest
@@ -47,7 +48,12 @@ _DOCUMENTED: dict[str, Any] = {
 
 
 async def _read_and_predict(
-    context: Context, parts: list[bytes], _key: str | None, model: str, version: str | None = None
+    context: Context,
+    _caller: Caller,
+    parts: list[bytes],
+    _key: str | None,
+    model: str,
+    version: str | None = None,
 ) -> Response:
     loaded = context.engine.registry.get(model, version)
     reads = context.face(loaded).reads

@@ -14,12 +14,14 @@ from starlette.exceptions import HTTPException
 
 from service.api.parse import invalid_request
 from service.api.schemas import Problem
-from service.errors import CarryError, MalformedError, TooLargeError
+from service.errors import CarryError, MalformedError, TooLargeError, UnauthenticatedError
 
 log = structlog.get_logger()
 
 _EXPLAINED = {
     400: "The body is no JSON",
+    401: "No key, or one that is unknown, revoked or expired",
+    403: "The key's role does not allow it",
     404: "No such model, session or path; or the session expired",
     409: "The session is at another step, closed, or opened by another request",
     413: "Body, rows, text or reply beyond the limit",
@@ -74,6 +76,8 @@ def carry_problem(error: CarryError) -> Response:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = 'Bearer realm="carry"'
     return problem_response(
         error.code, error.title, error.status, error.detail, headers=headers, **error.members
     )

@@ -1,8 +1,9 @@
 """uvicorn's HTTP/1.1 protocol, with a short way for steps: no ASGI messages, one write an answer.
 
 Rule 1: a request goes the short way only if it is a plain step: HTTP/1.1 kept alive, its length and
-        kind announced and ordinary, nothing before it on its connection unanswered, and the client
-        reading its answers. Any other goes uvicorn's ordinary way, to the same application.
+        kind announced and ordinary, its key known, nothing before it on its connection unanswered,
+        and the client reading its answers. Any other goes uvicorn's ordinary way, to the same
+        application.
 Rule 2: to uvicorn, a step is one more request-response cycle (`self.cycle`): pipelined requests
         wait for it, a shutdown lets it finish, and it ends in `on_response_complete`.
 Rule 3: a step ends with its answer or with its connection, whichever comes first; work for a client
@@ -21,6 +22,7 @@ from uvicorn.server import ServerState
 
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.hot_path import HotPath
+from service.api.keys import ANYBODY
 
 _STEPS = re.compile(rb"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
@@ -53,8 +55,10 @@ class StepProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         assert isinstance(self.app, HotPath), "service.app makes nothing else"
         self._begin_step = self.app.begin
+        self._find_caller = self.app.context.keys.find
         self._nobody_waits = asyncio.Event()
         self._session = ""
+        self._caller = ANYBODY
         self._receiving: _Step | None = None
         self._work: asyncio.Future[Any] | None = None
 
@@ -86,7 +90,8 @@ class StepProtocol(HttpToolsProtocol):
             super().on_message_complete()
         else:
             step, self._receiving = self._receiving, None
-            self._work = self._begin_step(self._session, step.body, partial(self._answer, step))
+            answer = partial(self._answer, step)
+            self._work = self._begin_step(self._caller, self._session, step.body, answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._work is not None:
@@ -110,7 +115,13 @@ class StepProtocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
         )
-        return match[1].decode() if is_plain else None
+        if not is_plain:
+            return None
+        caller = self._find_caller(headers.get(b"authorization"))
+        if caller is None:  # refused on the ordinary way
+            return None
+        self._caller = caller
+        return match[1].decode()
 
     def _go_the_ordinary_way(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue

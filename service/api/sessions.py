@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from fastapi import APIRouter, Body, Path, Query, Response
 
+from service.api.auth import InCaller
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import Context, InContext
@@ -13,6 +14,7 @@ from service.api.decode import NoSuchReads, decode_create, decode_step, read_cre
 from service.api.examples import CREATE_EXAMPLES, PREVIEW_EXAMPLES, STEP_EXAMPLES
 from service.api.fields import SessionName
 from service.api.idempotency import InHeader, digest_of_key, name_by_key
+from service.api.keys import Caller
 from service.api.parse import parse_body
 from service.api.present import Json, json_response, present_reply, present_session, rfc3339
 from service.api.problems import error_responses
@@ -40,18 +42,20 @@ STEPS_PATH = "/v1/sessions/{session}/steps"
 InPath = Annotated[SessionName, Path(description="The session's name.")]
 
 
-async def _read_and_create(context: Context, parts: list[bytes], key: str | None) -> Response:
+async def _read_and_create(
+    context: Context, caller: Caller, parts: list[bytes], key: str | None
+) -> Response:
     read = await context.reader.call(read_create, context.catalog(), parts, context.settings)
     if isinstance(read, NoSuchReads):
         context.engine.registry.get(read.model, read.version)  # raises, and says what is loaded
         assert False, "the catalog holds every loaded model"  # noqa: B011, PT015 -- our own bug
-    return await _create(context, *read, key)
+    return await _create(context, caller, *read, key)
 
 
 async def _read_and_preview(
-    context: Context, parts: list[bytes], _key: str | None, session: str
+    context: Context, caller: Caller, parts: list[bytes], _key: str | None, session: str
 ) -> Response:
-    return await answer_step(context, session, BigBody(PreviewBody, parts))
+    return await answer_step(context, caller, session, BigBody(PreviewBody, parts))
 
 
 @router.post(
@@ -66,6 +70,7 @@ async def _read_and_preview(
 async def create_session(
     body: Annotated[SessionCreate, Body(openapi_examples=CREATE_EXAMPLES)],
     context: InContext,
+    caller: InCaller,
     key: InHeader = None,
 ) -> Response:
     """Open a session, warm it up on `history`, and answer its first prediction where there is one.
@@ -75,7 +80,7 @@ async def create_session(
     """
     model = context.engine.registry.get(body.model, body.version)
     request = decode_create(context.face(model).reads, body, context.settings)
-    return await _create(context, body.session, request, key)
+    return await _create(context, caller, body.session, request, key)
 
 
 @router.post(
@@ -88,6 +93,7 @@ async def step_session(
     session: InPath,
     body: Annotated[StepBody, Body(openapi_examples=STEP_EXAMPLES)],
     context: InContext,
+    caller: InCaller,
     key: InHeader = None,
 ) -> Response:
     """Feed the next observations and get the prediction after them, once it is committed.
@@ -95,7 +101,7 @@ async def step_session(
     A retry of the last request is answered again, with `Idempotent-Replayed: true`, if it names its
     `step` or, without one, an Idempotency-Key. With neither it is applied again.
     """
-    return await answer_step(context, session, body, key)
+    return await answer_step(context, caller, session, body, key)
 
 
 @router.post(
@@ -109,9 +115,10 @@ async def preview_session(
     session: InPath,
     body: Annotated[PreviewBody, Body(openapi_examples=PREVIEW_EXAMPLES)],
     context: InContext,
+    caller: InCaller,
 ) -> Response:
     """What the answer would be. The session stays as it is."""
-    return await answer_step(context, session, body)
+    return await answer_step(context, caller, session, body)
 
 
 @router.get(
@@ -120,9 +127,9 @@ async def preview_session(
     response_model=SessionDetail,
     responses=error_responses(404, 409, 422, 503),
 )
-async def get_session(session: InPath, context: InContext) -> Response:
+async def get_session(session: InPath, context: InContext, caller: InCaller) -> Response:
     """Where the session stands in the store now."""
-    record = await context.engine.read(context.key(session))
+    record = await context.engine.read(context.key(caller, session))
     return json_response(_detail(context, record, await context.engine.store.now()))
 
 
@@ -132,9 +139,9 @@ async def get_session(session: InPath, context: InContext) -> Response:
     status_code=204,
     responses=error_responses(404, 422, 503),
 )
-async def delete_session(session: InPath, context: InContext) -> Response:
+async def delete_session(session: InPath, context: InContext, caller: InCaller) -> Response:
     """Drop its state. Its last reply is kept for ten minutes, for retries."""
-    await context.engine.submit(context.key(session), DeleteRequest())
+    await context.engine.submit(context.key(caller, session), DeleteRequest())
     return Response(status_code=204)
 
 
@@ -146,14 +153,14 @@ async def delete_session(session: InPath, context: InContext) -> Response:
 )
 async def list_sessions(
     context: InContext,
+    caller: InCaller,
     model: Annotated[str | None, Query(description="Only those of this model.")] = None,
     cursor: Annotated[str, Query(description="`next_cursor` of the page before.")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """By name, page after page."""
-    tenant = context.key("").tenant
     # One more than asked for tells whether there is another page.
-    records = await context.engine.list_live(tenant, model, cursor, limit + 1)
+    records = await context.engine.list_live(caller.tenant, model, cursor, limit + 1)
     now = await context.engine.store.now()
     page = {
         "sessions": [_detail(context, record, now) for record in records[:limit]],
@@ -170,11 +177,15 @@ class BigBody(NamedTuple):
 
 
 async def answer_step(
-    context: Context, session: str, body: Observed | BigBody, idempotency_key: str | None = None
+    context: Context,
+    caller: Caller,
+    session: str,
+    body: Observed | BigBody,
+    idempotency_key: str | None = None,
 ) -> Response:
     """A step or a preview, from the body to the answer."""
     key_digest = digest_of_key(idempotency_key)
-    key = context.key(session)
+    key = context.key(caller, session)
     model = await context.engine.model_of(key)
     try:
         request = await _request_of(context, model, body)
@@ -190,7 +201,7 @@ async def answer_step(
 
 
 def submit_cached(
-    context: Context, session: str, data: bytes
+    context: Context, caller: Caller, session: str, data: bytes
 ) -> "tuple[Literal['last', 'all'], asyncio.Future[Reply]] | None":
     """Submit a step of a session whose model is known here, from a body that is as it should be.
 
@@ -199,7 +210,7 @@ def submit_cached(
     Raises:
         QueueFullError: the model has more work than it should; the body was not even read.
     """
-    key = context.key(session)
+    key = context.key(caller, session)
     model = context.engine.cached_model(key)
     if model is None or len(data) > BIG_BODY_BYTES:
         return None
@@ -227,11 +238,15 @@ async def _request_of(
 
 
 async def _create(
-    context: Context, session: str | None, request: CreateRequest, key: str | None
+    context: Context,
+    caller: Caller,
+    session: str | None,
+    request: CreateRequest,
+    key: str | None,
 ) -> Response:
     name = session or name_by_key(key) or secrets.token_urlsafe(16)
     try:
-        reply = await context.engine.submit(context.key(name), request)
+        reply = await context.engine.submit(context.key(caller, name), request)
     except SessionExistsError as error:
         if session is not None or key is None:
             raise

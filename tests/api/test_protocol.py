@@ -51,9 +51,9 @@ def short_way_taken(monkeypatch):
     taken = []
     ordinary = HotPath.begin
 
-    def note(self, session, data, on_answer):
+    def note(self, caller, session, data, on_answer):
         taken.append(session)
-        return ordinary(self, session, data, on_answer)
+        return ordinary(self, caller, session, data, on_answer)
 
     monkeypatch.setattr(HotPath, "begin", note)
     return taken

@@ -61,8 +61,9 @@ def test_every_example_of_the_documentation_works_in_order(tmp_path):
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_listed_with_its_default(name):
     default = Settings.model_fields[name].default
-    shown = f"{default:.15g}" if isinstance(default, float) else default
-    assert f"| `{(PREFIX + name).upper()}` | `{shown}` |" in README.read_text(encoding="utf-8")
+    shown = f"`{default:.15g}`" if isinstance(default, float) else f"`{default}`"
+    shown = "unset" if default is None else shown
+    assert f"| `{(PREFIX + name).upper()}` | {shown} |" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("word", ["make serve", "make test"])

@@ -1,0 +1,196 @@
+"""Who may ask: the keys of `CARRY_API_KEYS_FILE`, kept by their SHA-256.
+
+Rule 1: a key is 256 random bits, made by `new_key`. Nothing shortens the search for such a key, so
+        one fast hash is enough; slow ones (argon2, scrypt) protect what people choose themselves.
+Rule 2: what is looked up and compared is a digest of fixed length. Whoever asks does not choose the
+        digest of a key, so the time that it takes tells nothing about the keys of others; and a
+        missing, an unknown, a revoked and an expired key get one and the same answer.
+Rule 3: the file is read again when it changes (looked at once a second at most), so that a key is
+        revoked without a restart. One that cannot be read then leaves the keys as they were, and
+        is logged; at start it stops the service.
+"""
+
+import hashlib
+import hmac
+import json
+import secrets
+import time
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import structlog
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from service.errors import StartUpError
+
+log = structlog.get_logger()
+
+KEY_PREFIX = "carry_"
+_LOOK_AGAIN_S = 1.0
+_NO_DIGEST = bytes(32)
+
+
+class Caller(NamedTuple):
+    """Who asks, as far as the service needs to know."""
+
+    tenant: str
+    is_admin: bool
+    key_id: str
+
+
+ANYBODY = Caller("default", is_admin=True, key_id="")
+"""Everybody, where no keys are configured."""
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class KeyEntry(BaseModel):
+    """One key of the file, under its id, which is no secret and appears in logs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    tenant: str = Field(pattern=r"^[A-Za-z0-9._~-]{1,64}$")
+    role: Literal["user", "admin"] = "user"
+    expires: Annotated[datetime, AfterValidator(_in_utc)] | None = None
+    revoked: bool = False
+
+
+_KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_FILE = TypeAdapter(dict[_KeyId, KeyEntry])
+
+
+def read_keys_file(path: Path) -> dict[str, KeyEntry]:
+    """The keys by their ids, from TOML, or from JSON where the name ends in `.json`.
+
+    Raises:
+        StartUpError: the file is missing, is no TOML or JSON, or holds what is no key.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StartUpError(
+            f"CARRY_API_KEYS_FILE: {path} cannot be read ({error.strerror}); python -m service"
+            " new-key writes its first line"
+        ) from None
+    try:
+        found: Any = json.loads(data) if path.suffix == ".json" else tomllib.loads(data.decode())
+        keys = _FILE.validate_python(found)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        raise StartUpError(f"CARRY_API_KEYS_FILE: {path}: {where}: {problem['msg']}") from None
+    except ValueError as error:  # no TOML, no JSON, no UTF-8
+        raise StartUpError(f"CARRY_API_KEYS_FILE: {path}: {error}") from None
+    ids_of: dict[str, str] = {}
+    for key_id, entry in keys.items():
+        other = ids_of.setdefault(entry.sha256, key_id)
+        if other != key_id:
+            raise StartUpError(
+                f"CARRY_API_KEYS_FILE: {path}: {other} and {key_id} are the same key: remove one"
+            )
+    return keys
+
+
+def new_key(tenant: str, *, is_admin: bool) -> tuple[str, str, KeyEntry]:
+    """A key to hand out, its id, and what the file says of it."""
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    entry = KeyEntry(
+        sha256=_digest(key.encode()).hex(), tenant=tenant, role="admin" if is_admin else "user"
+    )
+    return key, f"k{entry.sha256[:8]}", entry
+
+
+class _Known(NamedTuple):
+    digest: bytes
+    caller: Caller
+    expires_s: float
+
+
+_NOBODY = _Known(_NO_DIGEST, Caller("", is_admin=False, key_id=""), expires_s=0.0)
+
+
+class KeyRing:
+    """The keys of one process. Without a file, everybody is an admin of the tenant `default`.
+
+    Raises:
+        StartUpError: the file cannot be read or holds what is no key.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = path
+        self._wall_clock = wall_clock
+        self._clock = clock
+        self._known: dict[bytes, _Known] = {}
+        self._seen: object = None
+        self._look_at = 0.0
+        if path is not None:
+            self._seen = _signature(path)
+            self._read(path)
+            self._look_at = clock() + _LOOK_AGAIN_S
+
+    @property
+    def is_open(self) -> bool:
+        """No keys are configured."""
+        return self._path is None
+
+    def find(self, authorization: bytes | None) -> Caller | None:
+        """Whose key the value of an `Authorization` header holds; None: nobody's."""
+        if self._path is None:
+            return ANYBODY
+        if self._clock() >= self._look_at:
+            self._look_again(self._path)
+        scheme, _, token = (authorization or b"").partition(b" ")
+        digest = _digest(token.strip(b" "))
+        known = self._known.get(digest, _NOBODY)
+        is_right = hmac.compare_digest(digest, known.digest)
+        is_right &= scheme.lower() == b"bearer"
+        is_right &= self._wall_clock() < known.expires_s
+        return known.caller if is_right else None
+
+    def _look_again(self, path: Path) -> None:
+        self._look_at = self._clock() + _LOOK_AGAIN_S
+        now = _signature(path)
+        if now == self._seen:
+            return
+        self._seen = now
+        try:
+            self._read(path)
+        except StartUpError as error:
+            log.error("keys file not read again, the keys stay as they were", problem=str(error))  # noqa: TRY400 -- the message says all
+        else:
+            log.info("keys file read again", num_keys=len(self._known))
+
+    def _read(self, path: Path) -> None:
+        self._known = {
+            bytes.fromhex(entry.sha256): _Known(
+                bytes.fromhex(entry.sha256),
+                Caller(entry.tenant, entry.role == "admin", key_id),
+                entry.expires.timestamp() if entry.expires else float("inf"),
+            )
+            for key_id, entry in read_keys_file(path).items()
+            if not entry.revoked
+        }
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _signature(path: Path) -> object:
+    """What changes when the file does; None while it is away."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

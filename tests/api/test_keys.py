@@ -1,0 +1,149 @@
+"""Keys: who is let in, what is answered to the others, and how a key is taken back."""
+
+import hmac
+import json
+import os
+from datetime import UTC, datetime
+
+import pytest
+
+from service.api.keys import ANYBODY, KeyRing, new_key, read_keys_file
+from service.errors import StartUpError
+from service.settings import Settings
+from tests.api.keys import bearer, keys_file, line_of
+
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def test_without_a_file_everybody_is_an_admin_of_the_default_tenant():
+    ring = KeyRing(None)
+    assert ring.find(None) == ring.find(b"Bearer whatever") == ANYBODY
+    assert (ANYBODY.tenant, ANYBODY.is_admin, ring.is_open) == ("default", True, True)
+
+
+def test_a_key_says_tenant_role_and_id(tmp_path):
+    path, keys = keys_file(tmp_path, ada="user", root="admin")
+    ring = KeyRing(path)
+    ada, root = (ring.find(bearer(keys[name])) for name in ("ada", "root"))
+    assert (ada.tenant, ada.is_admin, ada.key_id) == ("ada", False, "k-ada")
+    assert (root.tenant, root.is_admin) == ("root", True)
+    assert ring.find(bearer(keys["ada"]).replace(b"Bearer", b"bEARER")) == ada
+
+
+def test_what_is_no_key_is_nobody(tmp_path):
+    path, keys = keys_file(tmp_path, ada="user")
+    right, ring = keys["ada"], KeyRing(path)
+    wrong = [
+        None,
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        right.encode(),
+        b"Basic " + right.encode(),
+        b"Bearer " + right.encode()[:-1],
+        b"Bearer " + right.encode() + b"x",
+        b"Bearer " + right.upper().encode(),
+        b"Bearer \xff\x00",
+        b"Bearer " + read_keys_file(path)["k-ada"].sha256.encode(),
+    ]
+    assert [ring.find(said) for said in wrong] == [None] * len(wrong)
+
+
+def test_digests_of_one_length_are_compared_whatever_was_sent(tmp_path, monkeypatch):
+    """Nothing is decided by comparing what a client chose, byte by byte."""
+    path, keys = keys_file(tmp_path, ada="user")
+    ring, compared = KeyRing(path), []
+
+    def compare(ours, theirs):
+        compared.append((len(ours), len(theirs)))
+        return ordinary(ours, theirs)
+
+    ordinary = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    said = [None, b"Bearer x", b"Basic y", bearer(keys["ada"]), b"Bearer " + b"z" * 10_000]
+    for each in said:
+        ring.find(each)
+    assert compared == [(32, 32)] * len(said)
+
+
+def test_revoked_and_expired_keys_are_nobodys(tmp_path):
+    path, keys = keys_file(tmp_path, ada="user", bob="user", eve="user")
+    text = path.read_text()
+    text = text.replace(line_of(path, "ada"), line_of(path, "ada", revoked=True))
+    text = text.replace(line_of(path, "bob"), line_of(path, "bob", expires=FAR))
+    path.write_text(text)
+    now = FAR.timestamp() - 1
+    ring = KeyRing(path, wall_clock=lambda: now)
+    assert ring.find(bearer(keys["ada"])) is None
+    assert ring.find(bearer(keys["bob"])).tenant == "bob"
+    now += 1
+    assert ring.find(bearer(keys["bob"])) is None
+    assert ring.find(bearer(keys["eve"])).tenant == "eve"
+
+
+def test_a_change_of_the_file_is_seen_within_a_second(tmp_path):
+    path, keys = keys_file(tmp_path, ada="user", bob="user")
+    now = 0.0
+    ring = KeyRing(path, clock=lambda: now)
+    path.write_text(line_of(path, "bob") + "\n")
+    now = 0.9
+    assert ring.find(bearer(keys["ada"]))
+    now = 1.0
+    assert ring.find(bearer(keys["ada"])) is None
+    assert ring.find(bearer(keys["bob"]))
+
+
+@pytest.mark.parametrize("what", ["broken", "missing"])
+def test_a_file_that_cannot_be_read_again_leaves_the_keys_as_they_were(tmp_path, what):
+    path, keys = keys_file(tmp_path, ada="user")
+    good, now = path.read_text(), 0.0
+    ring = KeyRing(path, clock=lambda: now)
+    if what == "broken":
+        path.write_text("k-ada = {")
+    else:
+        path.unlink()
+    now = 2.0
+    assert ring.find(bearer(keys["ada"]))
+    other, other_keys = keys_file(tmp_path, name="other.toml", bob="user")
+    path.write_text(good + other.read_text())
+    now = 4.0
+    assert ring.find(bearer(other_keys["bob"]))
+
+
+def test_json_serves_as_well(tmp_path):
+    key, key_id, entry = new_key("ada", is_admin=True)
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({key_id: {"tenant": entry.tenant, "sha256": entry.sha256}}))
+    caller = KeyRing(path).find(bearer(key))
+    assert (caller.tenant, caller.is_admin) == ("ada", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("k1 = { tenant = 'a', sha256 = 'short' }", "k1.sha256"),
+        ("k1 = { tenant = '../a', sha256 = '" + "0" * 64 + "' }", "k1.tenant"),
+        ("k1 = { tenant = 'a', rôle = 'x' }", "TOML"),
+        ("k1 = { tenant = 'a', sha256 = '" + "0" * 64 + "', roles = 'x' }", "k1.roles"),
+        ("k1 = 3", "k1"),
+        ("k1 = {", "TOML"),
+        ("\n".join(f"k{n} = {{ tenant = 'a', sha256 = '{'0' * 64}' }}" for n in "12"), "same key"),
+    ],
+)
+def test_a_file_that_does_not_fit_stops_the_start_and_says_where(tmp_path, text, told):
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    with pytest.raises(StartUpError, match="CARRY_API_KEYS_FILE") as caught:
+        KeyRing(path)
+    assert told in str(caught.value) or told == "TOML"
+    assert "0" * 64 not in str(caught.value)
+
+
+def test_a_missing_file_stops_the_start(tmp_path):
+    with pytest.raises(StartUpError, match="cannot be read"):
+        KeyRing(tmp_path / "none.toml")
+
+
+def test_an_empty_setting_means_no_file(monkeypatch):
+    monkeypatch.setitem(os.environ, "CARRY_API_KEYS_FILE", "")
+    assert Settings().api_keys_file is None
