@@ -29,24 +29,25 @@ class Server:
         self._command = [sys.executable, "-m", module]
         self._command += [] if module == "service" else [str(self.port)]
         self._environment = kept | {"CARRY_PORT": str(self.port)} | settings
-        self.process = self._start()
+        self.start()
 
-    def _start(self) -> subprocess.Popen:
+    def start(self) -> None:
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            self.process = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._environment, stderr=log, stdout=log
             )
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if httpx.get(self.url + "/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
+        with httpx.Client(base_url=self.url) as client:  # to make one costs more than to ask
+            while time.monotonic() < deadline:
+                assert self.process.poll() is None, self.log.read_text()
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.05)
         raise AssertionError(f"not ready within {START_S} s:\n{self.log.read_text()}")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
@@ -55,7 +56,7 @@ class Server:
 
     def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
         self.stop(how)
-        self.process = self._start()
+        self.start()
         self.wait_ready()
 
 

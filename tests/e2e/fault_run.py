@@ -1,0 +1,114 @@
+"""Many careful clients beside something that goes wrong; see `careful_client.py`.
+
+`run_clients` knows neither servers nor stores: addresses come in, and `chaos` is whatever goes
+wrong meanwhile, told how far the clients are. So the same run serves one process or several behind
+a proxy, and any store.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from heapq import heappop, heappush
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from tests.e2e.careful_client import CarefulClient, Steps
+from tests.fakes.bundles import COLUMNS, DAY_S, QUANTILES, H
+
+START_S = 1_471_824_000  # of `careful_client.START`
+
+
+class Progress:
+    """How many steps all clients together have been answered, and who waits for how many."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.count = 0
+        self._waiting: list[tuple[int, int, asyncio.Event]] = []
+
+    def add_one(self) -> None:
+        self.count += 1
+        while self._waiting and self._waiting[0][0] <= self.count:
+            heappop(self._waiting)[2].set()
+
+    async def reaches(self, count: int) -> None:
+        """Return when `count` steps were answered."""
+        if self.count < count:
+            event = asyncio.Event()
+            heappush(self._waiting, (count, id(event), event))
+            await event.wait()
+
+
+Chaos = Callable[[Progress, random.Random], Awaitable[None]]
+
+
+def new_seed() -> int:
+    """TEST_SEED of the environment, or a fresh one; every failure of a run names it."""
+    return int(os.environ.get("TEST_SEED") or random.SystemRandom().randrange(2**32))
+
+
+async def run_clients(
+    urls: Sequence[str],
+    models: Path,
+    num_clients: int,
+    num_steps: int,
+    chaos: Chaos,
+    *,
+    seed: int | None = None,
+    **of_clients: float,
+) -> list[CarefulClient]:
+    """Run clients and chaos to their ends; then every session must stand at its count.
+
+    Fails with the seed, which makes rows, retries and chaos again (not the timing).
+    """
+    seed = new_seed() if seed is None else seed
+    steps = reference_steps(models, num_clients, num_steps, seed)
+    clients = [
+        CarefulClient(urls, f"client-{place}", each, random.Random(f"{seed} {place}"), **of_clients)
+        for place, each in enumerate(steps)
+    ]
+    progress = Progress(num_clients * num_steps)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for client in clients:
+                tasks.create_task(client.run(progress.add_one))
+            tasks.create_task(chaos(progress, random.Random(f"{seed} chaos")))
+        counts = [await client.stored_step() for client in clients]
+        assert counts == [num_steps] * num_clients
+    except* Exception as errors:
+        raise AssertionError(f"TEST_SEED={seed}: {errors.exceptions[0]}") from errors
+    finally:
+        for client in clients:
+            client.close()
+    return clients
+
+
+def reference_steps(models: Path, num_clients: int, num_steps: int, seed: int) -> list[Steps]:
+    """Rows for each client, and what the graph itself makes of each whole series, in one call."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(num_clients, num_steps, len(COLUMNS))).astype(np.float32)
+    times = np.tile(START_S + DAY_S * np.arange(num_steps), (num_clients, 1))
+    graph = ort.InferenceSession(models / "load" / "1" / "model.onnx")
+    means, quantiles = graph.run(
+        ["mean", "quantiles"],
+        {
+            "x": x,
+            "time": times,
+            "length": np.full(num_clients, num_steps),
+            "state": np.zeros((num_clients, H), np.float32),
+        },
+    )
+    return [
+        Steps(
+            x[client].tolist(),
+            means[client].tolist(),
+            [
+                {f"{level:g}": of_step[:, place].tolist() for place, level in enumerate(QUANTILES)}
+                for of_step in quantiles[client]
+            ],
+        )
+        for client in range(num_clients)
+    ]

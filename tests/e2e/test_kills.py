@@ -1,0 +1,44 @@
+"""A server that is killed again and again, under load, with its sessions in a file."""
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.e2e.fault_run import run_clients
+from tests.e2e.server import running_server
+from tests.fakes.bundles import write_forecaster
+
+NUM_CLIENTS = 64
+NUM_STEPS = 500
+NUM_KILLS = 20
+EVERY_WHICH_WHILE_STARTING = 5
+"""One kill of so many hits a server that is only just reading its file again."""
+
+
+def killer(server):
+    """Chaos: `kill -9` at random points of the clients' way."""
+
+    async def kill(progress, rng):
+        for number, count in enumerate(sorted(rng.sample(range(progress.total), NUM_KILLS))):
+            await progress.reaches(count)
+            if number % EVERY_WHICH_WHILE_STARTING == 0:
+                server.stop(signal.SIGKILL)
+                server.start()
+                await asyncio.sleep(rng.uniform(0, 1.5))
+            await asyncio.to_thread(server.restart, signal.SIGKILL)
+
+    return kill
+
+
+@pytest.mark.timeout(300)  # 20 starts of a server beside 32,000 requests
+async def test_clients_of_a_server_that_is_killed_lose_nothing_and_repeat_nothing(tmp_path):
+    models = tmp_path / "models"
+    write_forecaster(models)
+    store = f"sqlite:///{tmp_path}/carry.db"
+    with running_server(tmp_path, models=models, store=store) as server:
+        clients = await run_clients([server.url], models, NUM_CLIENTS, NUM_STEPS, killer(server))
+        assert sum(client.num_gone_back for client in clients) == 0
+        assert sum(client.num_retries for client in clients) > NUM_CLIENTS
+        assert sum(client.num_replays for client in clients) > 0
+        assert server.stop() == 0
