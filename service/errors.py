@@ -6,7 +6,7 @@ Members such as `expected_step` are for programs and appear beside it in the ans
 
 from typing import ClassVar
 
-Member = int | str | list[dict[str, str]]
+Member = int | str | list[int] | list[dict[str, str]]
 
 
 class CarryError(Exception):
@@ -75,6 +75,10 @@ class DigestMismatchError(CarryError):
 
 class ReplayExpiredError(CarryError):
     code, status, title = "replay-expired", 409, "Reply no longer kept"
+
+
+class CheckpointGoneError(CarryError):
+    code, status, title = "checkpoint-gone", 409, "No state of that step is kept"
 
 
 class SkippedError(CarryError):

@@ -12,6 +12,7 @@ CREATE_EXAMPLES: dict[str, Example] = {
                 "start": "2016-08-22",
                 "observations": [{"ridership": 19.9}, {"ridership": 20.4}],
             },
+            "checkpoints": 7,
         },
     },
     "text": {
@@ -37,5 +38,21 @@ PREVIEW_EXAMPLES: dict[str, Example] = {
     "text": {
         "summary": "What if the text went on so? (session my-review)",
         "value": {"text": "erful film"},
+    },
+}
+FORK_EXAMPLES: dict[str, Example] = {
+    "rows": {
+        "summary": "A second course from here (session my-station)",
+        "value": {"session": "my-station-in-the-rain", "metadata": {"why": "a rainy week"}},
+    },
+    "text": {
+        "summary": "Another end of the text (session my-review)",
+        "value": {"session": "my-other-review"},
+    },
+}
+REWIND_EXAMPLES: dict[str, Example] = {
+    "rows": {
+        "summary": "As if the last row had not come (session my-station)",
+        "value": {"step": 2},
     },
 }

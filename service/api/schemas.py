@@ -83,6 +83,16 @@ class PreviewBody(Observed):
     pass
 
 
+class ForkBody(_Body):
+    session: SessionName | None = Field(default=None, description="A name of the client's choice.")
+    ttl_s: float | None = Field(default=None, gt=0, description="The source's where absent.")
+    metadata: Metadata | None = Field(default=None, description="The source's where absent.")
+
+
+class RewindBody(_Body):
+    step: StepNumber = Field(description="The step of a kept checkpoint.")
+
+
 class Forecast(BaseModel):
     """`start` is the time of the first predicted row, null for a session without `start`."""
 
@@ -208,6 +218,7 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="What, expected, got, remedy.")
     expected_step: int | None = None
+    kept_steps: list[int] | None = None
     errors: list[dict[str, str]] | None = Field(
         default=None, description="For 422: each place in the request and its problem."
     )

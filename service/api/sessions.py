@@ -225,7 +225,7 @@ def submit_cached(
 
 def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:
     """What a step or a preview came to."""
-    return json_response(_answer(context, reply, emit), headers=_replay_header(reply))
+    return json_response(_answer(context, reply, emit), headers=replay_header(reply))
 
 
 async def _request_of(
@@ -257,7 +257,7 @@ async def _create(
     opening = reply.record.opening
     named = {"session": name, "model": opening.model, "version": opening.version}
     answer = named | _answer(context, reply, "last")
-    headers = {"Location": f"/v1/sessions/{name}"} | _replay_header(reply)
+    headers = {"Location": f"/v1/sessions/{name}"} | replay_header(reply)
     return json_response(answer, 201 if reply.is_new else 200, headers)
 
 
@@ -279,5 +279,5 @@ def _detail(context: Context, record: Record, now: float) -> Json:
     return present_session(record, norms, now)
 
 
-def _replay_header(reply: Reply) -> dict[str, str]:
+def replay_header(reply: Reply) -> dict[str, str]:
     return {"Idempotent-Replayed": "true"} if reply.is_replay else {}

@@ -18,6 +18,9 @@ class Observer(Protocol):
     def session_ended(self, model: str, version: str, reason: str) -> None:
         """`reason` is deleted, final or expired; an expiry is reported at least once."""
 
+    def session_operated(self, model: str, version: str, operation: str) -> None:
+        """`operation` is fork, rewind, restore or upgrade; it is committed."""
+
     def steps_committed(self, model: str, version: str, count: int) -> None: ...
 
     def predicted(self, model: str, version: str, num_instances: int) -> None: ...
@@ -44,6 +47,9 @@ class NullObserver:
         return None
 
     def session_ended(self, model: str, version: str, reason: str) -> None:
+        return None
+
+    def session_operated(self, model: str, version: str, operation: str) -> None:
         return None
 
     def steps_committed(self, model: str, version: str, count: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from service.stores.kept import Keeps
+from service.stores.record import Key
 
 
 class Observations(NamedTuple):
@@ -52,6 +53,10 @@ class StepRequest(NamedTuple):
     key: bytes | None = None
 
     @property
+    def operation(self) -> None:
+        return None
+
+    @property
     def digest(self) -> bytes:
         if self.known_digest is not None:
             return self.known_digest
@@ -73,6 +78,7 @@ class CreateRequest:
     resumes: bool = False
     known_digest: bytes | None = None
     keeps: Keeps | None = None
+    operation: ClassVar[None] = None
     emit: ClassVar[Literal["last"]] = "last"
     is_preview: ClassVar[bool] = False
     key: ClassVar[None] = None
@@ -99,6 +105,7 @@ class _Unfed:
     """A request that feeds nothing to the session."""
 
     __slots__ = ()
+    operation: ClassVar[str | None] = None
     observations: ClassVar[None] = None
     emit: ClassVar[Literal["last"]] = "last"
     is_preview: ClassVar[bool] = False
@@ -110,7 +117,32 @@ class DeleteRequest(_Unfed):
     """Close a session."""
 
 
-SessionRequest = StepRequest | CreateRequest | DeleteRequest
+@dataclass(frozen=True, slots=True)
+class ForkRequest(_Unfed):
+    """Open a session that goes on from where `source` stands; None: as the source has it."""
+
+    operation: ClassVar[str | None] = "fork"
+    source: Key
+    ttl_s: float | None = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def digest(self) -> bytes:
+        asked = orjson.dumps(
+            ["fork", self.source.name, self.ttl_s, self.metadata], option=orjson.OPT_SORT_KEYS
+        )
+        return blake2b(asked, digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class RewindRequest(_Unfed):
+    """Go back to an earlier step, of which the state was kept."""
+
+    operation: ClassVar[str | None] = "rewind"
+    step: int
+
+
+SessionRequest = StepRequest | CreateRequest | DeleteRequest | ForkRequest | RewindRequest
 
 
 def digests_of_rows(rows: np.ndarray) -> list[bytes]:

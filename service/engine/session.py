@@ -1,6 +1,6 @@
 """Session lifecycle: absent → open → stepping → open → closed (or expired).
 
-Rule 1: every transition of a record happens in this file.
+Rule 1: every transition of a record happens in this file, those beside steps in `operations`.
 Rule 2: nothing here awaits, reads a clock or knows a transport.
 Rule 3: `decide` is asked again, in full, after every lost compare-and-swap.
 Rule 4: a decision taken from a cached record counts only if it is `Apply`, because the commit
@@ -8,7 +8,7 @@ Rule 4: a decision taken from a cached record counts only if it is `Apply`, beca
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -106,21 +106,40 @@ def decide_create(
     Raises:
         SessionExistsError: it is open, from another request.
     """
-    if found is None or found.closed:
-        return Apply(seed, None)
-    if found.expires_at <= now:
-        return Apply(seed, None, expired=found)
+    if not is_open(found, now):
+        return Apply(seed, None, expired=if_expired(found))
     if request.resumes and found.opening.model == request.model:
         return Answer(Reply(found, found.step, b""))
-    if found.opening.digest == seed.opening.digest:
-        first = found.opening
-        return Answer(Reply(found, first.history, first.outputs, is_replay=True, is_new=True))
     remedy = "choose another name, or close it first"
     if found.opening.model == request.model and not request.resumes:
         remedy = 'choose another name, or say "if_exists": "resume" to go on with it'
+    return first_answer(found, seed.opening.digest, remedy)
+
+
+def is_open(found: Record | None, now: float) -> TypeGuard[Record]:
+    """Whether a name is taken by what was found under it."""
+    return found is not None and not found.closed and found.expires_at > now
+
+
+def if_expired(found: Record | None) -> Record | None:
+    """The record in whose place another is opened, where nobody has said that it expired."""
+    return found if found is not None and not found.closed else None
+
+
+def first_answer(
+    found: Record, digest: bytes, remedy: str = "choose another name, or close it first"
+) -> Answer:
+    """The stored reply to the request that opened a session, if it comes again.
+
+    Raises:
+        SessionExistsError: the session is open, from another request.
+    """
+    first = found.opening
+    if first.digest == digest:
+        return Answer(Reply(found, first.history, first.outputs, is_replay=True, is_new=True))
     raise SessionExistsError(
-        f"session {seed.opening.name!r} is open, from another request (model"
-        f" {found.opening.model!r}, step {found.step}): {remedy}",
+        f"session {first.name!r} is open, from another request (model {first.model!r}, step"
+        f" {found.step}): {remedy}",
         expected_step=found.step,
     )
 

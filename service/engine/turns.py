@@ -15,23 +15,17 @@ import numpy as np
 
 from service.contract.text import NO_TEXT, UNREAD
 from service.engine.committer import Committer
+from service.engine.decisions import decide_turn, num_steps_made, written
 from service.engine.events import Observer
 from service.engine.inputs import feed
 from service.engine.lanes import Lane, Lanes
 from service.engine.registry import Registry
-from service.engine.requests import CreateRequest, StepRequest
+from service.engine.requests import StepRequest
 from service.engine.runner import BatchResult
 from service.engine.session import (
-    Answer,
     Apply,
     Reply,
-    closed,
-    decide,
-    decide_create,
     may_apply,
-    opened,
-    seed_record,
-    stepped,
     stepped_alike,
 )
 from service.engine.turn import Turn
@@ -43,12 +37,11 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.stores.base import Store, Write
-from service.stores.record import STATE_AT, Opening, Origin, Record
+from service.stores.record import STATE_AT, Origin, Record
 
 _MAX_LOST_RACES = 50
 _FEW = 6
 """Turns that are committed faster one by one than by columns."""
-_EXPIRY_NOT_JUDGED = 0.0
 
 Workers = Mapping[Origin, Worker]
 
@@ -107,7 +100,7 @@ class Turns:
         try:
             found = await self._store.load(turn.lane.key)
             self.lanes.remember(turn.lane, found)
-            decision = self._decide(turn, found, await self._store.now())
+            decision = await decide_turn(turn, found, self._store, self._registry)
             if isinstance(decision, Apply):
                 turn.expired = decision.expired
                 self._run(turn, decision.base, decision.replaces)
@@ -118,13 +111,6 @@ class Turns:
         except Exception as error:  # a task's boundary: the client must get an answer
             self.lanes.remember(turn.lane, None)
             self._end(turn, _unexpected(error))
-
-    def _decide(self, turn: Turn, found: Record | None, now: float) -> Apply | Answer:
-        request, key = turn.request, turn.lane.key
-        if not isinstance(request, CreateRequest):
-            return decide(request, key, found, now)
-        model = self._registry.get(request.model, request.version)
-        return decide_create(request, found, seed_record(key, model, request, time.time()), now)
 
     # Run what was decided.
 
@@ -192,7 +178,7 @@ class Turns:
     # Commit what was run, and answer.
 
     def _commit_one(self, turn: Turn, state: bytes) -> None:
-        opening, data = _written(turn, state)
+        opening, data = written(turn, state)
         write = opening, data, turn.replaces
         self.committer.put([write], partial(self._answer, [turn]))
 
@@ -250,7 +236,7 @@ class Turns:
         self._report_life(turn, record, is_new=is_new)
         self.lanes.remember(lane, record)
         self._end(turn, Reply(record, record.step, turn.outputs, is_new=is_new))
-        return record.step - (0 if is_new else turn.base.step)
+        return num_steps_made(turn, record)
 
     def _report_life(self, turn: Turn, record: Record, *, is_new: bool) -> None:
         opening = record.opening
@@ -261,6 +247,8 @@ class Turns:
         if turn.expired is not None:
             gone = turn.expired.opening
             self.observer.session_ended(gone.model, gone.version, "expired")
+        if turn.request.operation is not None:
+            self.observer.session_operated(opening.model, opening.version, turn.request.operation)
 
     def _race_lost(self, turn: Turn) -> None:
         turn.num_lost_races += 1
@@ -296,13 +284,3 @@ def _unexpected(error: Exception) -> CarryError:
     )
     problem.__cause__ = error
     return problem
-
-
-def _written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
-    """What follows the turn's base."""
-    request, base, now = turn.request, turn.base, time.time()
-    if isinstance(request, StepRequest):
-        return base.opening, stepped(base, request, state, turn.cursor, turn.outputs, now)
-    if isinstance(request, CreateRequest):
-        return opened(base, request.history, state, turn.cursor, turn.outputs, now)
-    return base.opening, closed(base, "deleted", now)

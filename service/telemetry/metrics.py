@@ -83,6 +83,10 @@ class Metrics:
             "carry_sessions_ended", "Sessions ended: deleted, final or expired.",
             (*_MODEL, "reason"), registry=reg,
         )  # fmt: skip
+        self._operated = Counter(
+            "carry_session_operations", "Forks, rewinds, restores and upgrades of sessions.",
+            (*_MODEL, "operation"), registry=reg,
+        )  # fmt: skip
         self._commit_s = Histogram(
             "carry_commit_seconds", "Time of one group commit.", buckets=_LATENCY_S, registry=reg
         )
@@ -155,6 +159,9 @@ class Metrics:
 
     def session_ended(self, model: str, version: str, reason: str) -> None:
         self._ended.labels(model, version, reason).inc()
+
+    def session_operated(self, model: str, version: str, operation: str) -> None:
+        self._operated.labels(model, version, operation).inc()
 
     def steps_committed(self, model: str, version: str, count: int) -> None:
         self._steps.labels(model, version).inc(count)

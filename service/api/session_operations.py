@@ -1,0 +1,89 @@
+"""`/v1/sessions/{session}/…`: what can be done with a session beside stepping it."""
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+
+from service.api.auth import InCaller
+from service.api.context import Context, InContext
+from service.api.examples import FORK_EXAMPLES, REWIND_EXAMPLES
+from service.api.idempotency import InHeader, name_by_key
+from service.api.present import Json, json_response, rfc3339
+from service.api.problems import error_responses
+from service.api.schemas import ForkBody, RewindBody, SessionAnswer
+from service.api.sessions import InPath, replay_header
+from service.engine.requests import ForkRequest, RewindRequest
+from service.engine.session import Reply
+from service.errors import InvalidInputError
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+
+@router.post(
+    "/{session}/fork",
+    summary="Fork a session",
+    status_code=201,
+    response_model=SessionAnswer,
+    responses=error_responses(400, 404, 409, 413, 415, 422, 503),
+)
+async def fork_session(
+    session: InPath,
+    body: Annotated[ForkBody, Body(openapi_examples=FORK_EXAMPLES)],
+    context: InContext,
+    caller: InCaller,
+    key: InHeader = None,
+) -> Response:
+    """Open another session that goes on from where this one stands; both then go their own way.
+
+    The same request again answers the same 201; without a name, an Idempotency-Key makes it the
+    same session. Checkpoints and kept observations go along, replies do not.
+    """
+    _require_allowed_ttl(context, body.ttl_s)
+    name = body.session or name_by_key(key) or secrets.token_urlsafe(16)
+    request = ForkRequest(context.key(caller, session), body.ttl_s, body.metadata)
+    reply = await context.engine.submit(context.key(caller, name), request)
+    return _opened(reply)
+
+
+@router.post(
+    "/{session}/rewind",
+    summary="Rewind a session",
+    response_model=SessionAnswer,
+    responses=error_responses(400, 404, 409, 413, 415, 422, 503),
+)
+async def rewind_session(
+    session: InPath,
+    body: Annotated[RewindBody, Body(openapi_examples=REWIND_EXAMPLES)],
+    context: InContext,
+    caller: InCaller,
+) -> Response:
+    """Go back to a kept checkpoint, as if what came after had not been.
+
+    A session keeps as many as `checkpoints` said when it was opened; `GET` lists their steps.
+    """
+    reply = await context.engine.submit(context.key(caller, session), RewindRequest(body.step))
+    return json_response(_described(reply))
+
+
+def _opened(reply: Reply) -> Response:
+    location = {"Location": f"/v1/sessions/{reply.record.opening.name}"}
+    status = 201 if reply.is_new else 200
+    return json_response(_described(reply), status, location | replay_header(reply))
+
+
+def _described(reply: Reply) -> Json:
+    opening = reply.record.opening
+    return {
+        "session": opening.name,
+        "model": opening.model,
+        "version": opening.version,
+        "step": reply.step,
+        "expires_at": rfc3339(reply.record.expires_at),
+    }
+
+
+def _require_allowed_ttl(context: Context, ttl_s: float | None) -> None:
+    most = context.settings.max_ttl_s
+    if ttl_s is not None and ttl_s > most:
+        raise InvalidInputError(f"ttl_s is {ttl_s:.15g}: expected at most {most:.15g}")

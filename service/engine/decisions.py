@@ -1,0 +1,66 @@
+"""What a turn's request means, and what it writes: each kind of request finds its rule here."""
+
+import time
+
+from service.engine.operations import decide_fork, decide_rewind
+from service.engine.registry import Registry
+from service.engine.requests import (
+    CreateRequest,
+    DeleteRequest,
+    ForkRequest,
+    RewindRequest,
+    StepRequest,
+)
+from service.engine.session import (
+    Answer,
+    Apply,
+    closed,
+    decide,
+    decide_create,
+    opened,
+    seed_record,
+    stepped,
+)
+from service.engine.turn import Turn
+from service.stores.base import Store
+from service.stores.record import Opening, Record
+
+
+async def decide_turn(
+    turn: Turn, found: Record | None, store: Store, registry: Registry
+) -> Apply | Answer:
+    """What becomes of a turn, now that `found` is what the store holds.
+
+    Raises:
+        CarryError: the request is refused.
+    """
+    request, key = turn.request, turn.lane.key
+    source = await store.load(request.source) if isinstance(request, ForkRequest) else None
+    now = await store.now()
+    if isinstance(request, CreateRequest):
+        model = registry.get(request.model, request.version)
+        return decide_create(request, found, seed_record(key, model, request, time.time()), now)
+    if isinstance(request, ForkRequest):
+        return decide_fork(request, key, found, source, now)
+    if isinstance(request, RewindRequest):
+        return decide_rewind(request, key, found, now)
+    return decide(request, key, found, now)
+
+
+def written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
+    """What follows the turn's base, where the graph came to `state`."""
+    request, base, now = turn.request, turn.base, time.time()
+    if isinstance(request, StepRequest):
+        return base.opening, stepped(base, request, state, turn.cursor, turn.outputs, now)
+    if isinstance(request, CreateRequest):
+        return opened(base, request.history, state, turn.cursor, turn.outputs, now)
+    if isinstance(request, DeleteRequest):
+        return base.opening, closed(base, "deleted", now)
+    return base.opening, base.data  # decided whole
+
+
+def num_steps_made(turn: Turn, record: Record) -> int:
+    """How many observations a committed turn has fed to its session."""
+    if isinstance(turn.request, StepRequest):
+        return turn.request.observations.num_observed
+    return record.opening.history if isinstance(turn.request, CreateRequest) else 0

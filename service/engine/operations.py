@@ -1,0 +1,95 @@
+"""What can become of a session besides a step: forked, rewound, restored, upgraded.
+
+Rule 1: as in `session`: nothing here awaits or reads a clock, and everything is decided again after
+        a lost compare-and-swap, from what the store holds.
+Rule 2: what is decided is the whole record to write: `Apply.base`, under a revision of its own.
+Rule 3: each of them clears the reply ring: its replies belong to another past.
+"""
+
+from dataclasses import replace
+
+from service.engine.keeping import kept_at
+from service.engine.requests import ForkRequest, RewindRequest
+from service.engine.session import (
+    Answer,
+    Apply,
+    Reply,
+    first_answer,
+    if_expired,
+    is_open,
+    require_live,
+    session_not_found,
+)
+from service.errors import CheckpointGoneError
+from service.stores.kept import pack_kept
+from service.stores.record import Key, Opening, Record, pack_data
+
+
+def decide_fork(
+    request: ForkRequest, key: Key, found: Record | None, source: Record | None, now: float
+) -> Apply | Answer:
+    """What a fork of `source` means where `found` lies under the new name.
+
+    Raises:
+        CarryError: the source cannot be stepped, or the name is taken by another request.
+    """
+    if is_open(found, now):
+        return first_answer(found, request.digest)
+    if source is None:
+        raise session_not_found(request.source)
+    require_live(source, now)
+    opening = replace(
+        source.opening,
+        name=key.name,
+        created_at=now,
+        metadata=source.opening.metadata if request.metadata is None else request.metadata,
+        history=source.step,
+        digest=request.digest,
+        outputs=b"",
+    )
+    ttl_s = source.ttl_s if request.ttl_s is None else request.ttl_s
+    return Apply(_as_it_is(source, opening, ttl_s, now), None, expired=if_expired(found))
+
+
+def decide_rewind(
+    request: RewindRequest, key: Key, found: Record | None, now: float
+) -> Apply | Answer:
+    """What going back to an earlier step means for the record that was `found`.
+
+    Raises:
+        CarryError: it cannot be stepped, or no state of that step is kept.
+    """
+    live = _require_found(found, key, now)
+    if request.step == live.step:
+        return Answer(Reply(live, live.step, b""))
+    kept = live.kept.checkpoints
+    for each in kept:
+        if each.step == request.step:
+            data = pack_data(
+                each.step, each.state, each.cursor, b"", 0, live.ttl_s, now,
+                kept=pack_kept(kept_at(live, each.step)),
+            )  # fmt: skip
+            return Apply(Record(live.opening, data), live)
+    steps = [each.step for each in kept]
+    keeps = live.opening.keeps
+    chosen = f"it keeps {keeps.checkpoints if keeps else 0} past states"
+    raise CheckpointGoneError(
+        f"session {key.name!r} is at step {live.step} and has no state of step {request.step}:"
+        f" expected one of {steps} ({chosen}, as chosen by checkpoints when it was opened)",
+        expected_step=live.step,
+        kept_steps=steps,
+    )
+
+
+def _as_it_is(record: Record, opening: Opening, ttl_s: float, now: float) -> Record:
+    """A record at the same step under another opening, with all that it keeps but replies."""
+    kept = pack_kept(record.kept._replace(keys=()))
+    data = pack_data(record.step, record.state, record.cursor, b"", 0, ttl_s, now, kept=kept)
+    return Record(opening, data)
+
+
+def _require_found(found: Record | None, key: Key, now: float) -> Record:
+    if found is None:
+        raise session_not_found(key)
+    require_live(found, now)
+    return found
