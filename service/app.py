@@ -22,7 +22,7 @@ from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
 from service.engine.registry import load_registry
 from service.settings import Settings
-from service.stores.base import open_store
+from service.stores.base import StoreOptions, open_store
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> HotPath:
         StartUpError: the models folder, the provider or the store cannot be used.
     """
     metrics = Metrics(service_version())
-    store = open_store(settings.store, settings.durability)
+    store = open_store(settings.store, _store_options(settings))
     registry = load_registry(settings.models, settings.provider, settings.ort_threads)
     metrics.models_loaded(
         [(m.name, m.version, m.runner.provider) for m in registry.all()], len(registry.refused)
@@ -98,6 +98,15 @@ def create_app(settings: Settings) -> HotPath:
 
 async def _to_docs() -> RedirectResponse:
     return RedirectResponse("/docs")
+
+
+def _store_options(settings: Settings) -> StoreOptions:
+    return StoreOptions(
+        settings.durability,
+        settings.store_timeout_s,
+        settings.store_password_file,
+        settings.store_ca_file,
+    )
 
 
 def _engine_limits(settings: Settings) -> EngineLimits:

@@ -113,6 +113,10 @@ class StoreUnavailableError(CarryError):
     code, status, title = "store-unavailable", 503, "Session store unavailable"
 
 
+class OutcomeUnknownError(StoreUnavailableError):
+    """The store's answer to a write was lost: it may have been applied. The engine reads back."""
+
+
 class ReaderDiedError(CarryError):
     code, status, title = "reader-died", 503, "Body could not be read"
 

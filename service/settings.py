@@ -27,7 +27,21 @@ class Settings(BaseSettings):
     models: Path = Field(Path("models"), description="Folder of bundles, NAME/VERSION/ each.")
     store: str = Field(
         "sqlite:///var/carry.db",
-        description="Where sessions live: memory:// or sqlite:///PATH (sqlite:////PATH: absolute).",
+        description="Where sessions live: memory://, sqlite:///PATH (sqlite:////PATH: absolute),"
+        " redis://[USER:PASSWORD@]HOST[:PORT][/DB], redis+sentinel://HOST[:PORT],…/SERVICE[/DB] or"
+        " redis+cluster://HOST[:PORT],…; rediss for TLS; Valkey is meant as well.",
+    )
+    store_timeout_s: float = Field(
+        2.0,
+        gt=0,
+        le=60,
+        description="Redis only. The longest wait for a connection, and for an answer.",
+    )
+    store_password_file: Path | None = Field(
+        None, description="Redis only. A file with the password, in place of one in CARRY_STORE."
+    )
+    store_ca_file: Path | None = Field(
+        None, description="Redis only. Certificates to trust, in place of the system's."
     )
     durability: Literal["power", "process"] = Field(
         "power",

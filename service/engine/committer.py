@@ -4,7 +4,9 @@ Rule 1: there is no timer. One group is in flight at a time, or a few where the 
         something else than the processor: a session has one write in flight, so groups never
         depend on one another.
 Rule 2: writes that were put together are answered together, once, with an outcome for each.
-Rule 3: the number of waiting writes is bounded by the number of sessions with a request in flight.
+Rule 3: a write whose answer was lost is read back (`read_back`), by its own group, for at most
+        `_PATIENCE_S`.
+Rule 4: the number of waiting writes is bounded by the number of sessions with a request in flight.
 
 The task is owned by the engine, which cancels it when it closes.
 """
@@ -14,8 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from service.engine.events import Observer
+from service.engine.read_back import read_back
 from service.errors import CarryError, StoreUnavailableError
-from service.stores.base import Store, Write
+from service.stores.base import Store, Write, WritesFailedError
 from service.stores.record import Record
 
 Answer = Callable[[Sequence[Record | CarryError | None]], None]
@@ -23,6 +26,7 @@ Answer = Callable[[Sequence[Record | CarryError | None]], None]
 
 _MAX_GROUP = 256
 _MAX_GROUPS = 3
+_PATIENCE_S = 5.0
 
 
 class Committer:
@@ -85,6 +89,9 @@ class Committer:
     async def _commit(self, writes: list[Write]) -> Sequence[Record | CarryError | None]:
         try:
             return await self._store.commit(writes)
+        except WritesFailedError as error:
+            self._observer.store_failed()
+            return await read_back(self._store, writes, error.outcomes, _PATIENCE_S)
         except StoreUnavailableError as error:
             self._observer.store_failed()
             return [error] * len(writes)

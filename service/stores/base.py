@@ -4,7 +4,9 @@ Rule 1: a write proves the revision that it was computed from (compare-and-swap)
         never creates a record.
 Rule 2: `expires_at` is set and judged by the store's own clock, at commit.
 Rule 3: a call either did all it says or raises StoreUnavailableError; one lost write of a group
-        does not touch the others.
+        does not touch the others. Where only some of a group could be written, or what became of
+        some is not known, WritesFailedError says which. A store never repeats a write whose answer
+        was lost: the engine reads back (`engine/read_back.py`).
 Rule 4: records that expired or were closed stay readable for `TOMBSTONE_S`, then `sweep` takes
         them away.
 Rule 5: a record that cannot be read raises RecordUnreadableError by itself, and is left out of
@@ -12,10 +14,11 @@ Rule 5: a record that cannot be read raises RecordUnreadableError by itself, and
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from service.errors import StartUpError
+from service.errors import StartUpError, StoreUnavailableError
 from service.stores.record import Key, Opening, Record
 
 TOMBSTONE_S = 600.0
@@ -25,6 +28,17 @@ Write = tuple[Opening, bytes, Record | None]
 """Opening, data, and the base: the record that must still be there, live; None: nothing live may
 be there. The opening is written where it is not the base's very own (`is`), as after an upgrade.
 A plain tuple, because one is made for every step."""
+
+
+class WritesFailedError(StoreUnavailableError):
+    """Not all of a group could be written; `outcomes` says for each write what became of it.
+
+    An OutcomeUnknownError among them: it may be kept. Any other error: it is not.
+    """
+
+    def __init__(self, outcomes: "Sequence[Record | StoreUnavailableError | None]") -> None:
+        super().__init__("some of the sessions could not be written", retry_after_s=1)
+        self.outcomes = list(outcomes)
 
 
 class Swept(NamedTuple):
@@ -72,11 +86,23 @@ class Store(Protocol):
         """Finish what is under way and let go of every resource."""
 
 
-def open_store(url: str, durability: str) -> Store:
-    """`memory://` or `sqlite:///path`.
+class StoreOptions(NamedTuple):
+    """What only some stores need: `durability` SQLite, the others Redis."""
+
+    durability: str = "power"
+    timeout_s: float = 2.0
+    password_file: Path | None = None
+    ca_file: Path | None = None
+
+
+_NO_OPTIONS = StoreOptions()
+
+
+def open_store(url: str, options: StoreOptions = _NO_OPTIONS) -> Store:
+    """`memory://`, `sqlite:///path` or one of `redis_url`.
 
     Raises:
-        StartUpError: an unknown scheme, or a file that cannot be used.
+        StartUpError: an unknown scheme, or a file or server that cannot be used.
     """
     # Each store is imported when it is chosen, so that its driver is needed only then.
     parts = urlsplit(url)
@@ -87,8 +113,13 @@ def open_store(url: str, durability: str) -> Store:
     if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
         from service.stores.sqlite import SqliteStore
 
-        return SqliteStore.open(parts.path[1:], durability)
+        return SqliteStore.open(parts.path[1:], options.durability)
+    if parts.scheme.partition("+")[0] in ("redis", "rediss"):
+        from service.stores.redis import RedisStore
+
+        return RedisStore.open(url, options)
     raise StartUpError(
-        f"CARRY_STORE is {url!r}: expected memory:// or sqlite:///PATH"
-        " (sqlite:////PATH for an absolute path)"
+        f"CARRY_STORE is {parts.scheme}://…: expected memory://, sqlite:///PATH"
+        " (sqlite:////PATH for an absolute path), redis://HOST, redis+sentinel://HOST,…/SERVICE or"
+        " redis+cluster://HOST,… (rediss for TLS)"
     )

@@ -10,7 +10,7 @@ from service.engine.collector import settle_collector
 from service.engine.engine import Engine
 from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
-from service.stores.base import open_store
+from service.stores.base import StoreOptions, open_store
 from service.stores.record import Key
 from tests.benchmarks.bundle import NAME, F
 from tests.benchmarks.figures import Figure, percentile_ms
@@ -66,7 +66,7 @@ async def _measure(
     in_bulk: bool = False,
 ) -> Figure:
     url, durability = STORES[store_name]
-    store = open_store(url.format(folder=folder, stamp=time.time_ns()), durability)
+    store = open_store(url.format(folder=folder, stamp=time.time_ns()), StoreOptions(durability))
     engine = Engine(registry, store)
     await engine.start()
     keys = [Key("t", str(place)) for place in range(num_sessions)]

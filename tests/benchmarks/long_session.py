@@ -15,7 +15,7 @@ import numpy as np
 from service.engine.engine import Engine
 from service.engine.registry import Registry
 from service.engine.requests import CreateRequest, DeleteRequest, Observations, StepRequest
-from service.stores.base import open_store
+from service.stores.base import StoreOptions, open_store
 from service.stores.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry
 from tests.benchmarks.engine_load import STORES
@@ -28,7 +28,7 @@ NUM_PAIRS = 4_000
 async def measure(registry: Registry, store_name: str, folder: Path) -> dict[str, float]:
     """Medians of single steps of both sessions, taken in turn."""
     url, durability = STORES[store_name]
-    store = open_store(url.format(folder=folder, stamp=time.time_ns()), durability)
+    store = open_store(url.format(folder=folder, stamp=time.time_ns()), StoreOptions(durability))
     engine = Engine(registry, store)
     await engine.start()
     rows = np.random.default_rng(0).normal(size=(LONG, F)).astype(np.float32)

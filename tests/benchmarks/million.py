@@ -20,7 +20,7 @@ import uvloop
 from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
 from service.engine.requests import CreateRequest, Observations, StepRequest
-from service.stores.base import open_store
+from service.stores.base import StoreOptions, open_store
 from service.stores.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry
 from tests.benchmarks.engine_load import STORES
@@ -33,7 +33,7 @@ BULK = 20_000
 async def measure(store_name: str, num_sessions: int, per_s: int, seconds: float, folder: Path):
     registry = bench_registry(folder)
     url, durability = STORES[store_name]
-    store = open_store(url.format(folder=folder, stamp=time.time_ns()), durability)
+    store = open_store(url.format(folder=folder, stamp=time.time_ns()), StoreOptions(durability))
     engine = Engine(registry, store, EngineLimits(cache_sessions=CACHE_SESSIONS))
     await engine.start()
     settle_collector()

@@ -1,8 +1,13 @@
+from contextlib import asynccontextmanager
+
 import pytest
 
 from service.stores.memory import MemoryStore
+from service.stores.redis import RedisStore
+from service.stores.redis_url import read_redis_url
 from service.stores.sqlite import SqliteStore
 from tests.stores.support import Clock
+from tests.stores.valkey import running_cluster, running_valkey
 
 
 @pytest.fixture
@@ -10,12 +15,50 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite-power", "sqlite-process"])
-async def store(request, clock, tmp_path):
-    if request.param == "memory":
-        opened = MemoryStore(clock)
-    else:
-        durability = request.param.removeprefix("sqlite-")
-        opened = SqliteStore.open(tmp_path / "s.db", durability, clock)
-    yield opened
-    await opened.close()
+@pytest.fixture(scope="session")
+def valkey():
+    with running_valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster():
+    with running_cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture(params=["memory", "sqlite-power", "sqlite-process", "valkey", "valkey-cluster"])
+def open_anew(request, clock, tmp_path):
+    """Opens the store, empty, on the event loop that runs; closed behind the block."""
+    name = request.param
+
+    @asynccontextmanager
+    async def opening():
+        if name == "memory":
+            store = MemoryStore(clock)
+        elif name == "valkey":
+            server = request.getfixturevalue("valkey")
+            server.ask("FLUSHALL")
+            store = RedisStore(read_redis_url(server.url), 5.0, clock)
+        elif name == "valkey-cluster":
+            nodes = request.getfixturevalue("valkey_cluster")
+            for node in nodes:
+                node.ask("FLUSHALL")
+            url = f"redis+cluster://127.0.0.1:{nodes[0].port}"
+            store = RedisStore(read_redis_url(url), 5.0, clock)
+        else:
+            for file in tmp_path.glob("s.db*"):
+                file.unlink()
+            store = SqliteStore.open(tmp_path / "s.db", name.removeprefix("sqlite-"), clock)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    return opening
+
+
+@pytest.fixture
+async def store(open_anew):
+    async with open_anew() as opened:
+        yield opened

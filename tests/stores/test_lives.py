@@ -205,21 +205,23 @@ async def test_sessions_that_were_closed_and_swept_take_no_memory_any_more(store
 ACTIONS = ("open", "step", "close", "wait 70", "wait 400", "sweep", "sweep one")
 
 
-def test_what_lies_in_a_store_is_what_a_dictionary_would_hold(store, clock):
+def test_what_lies_in_a_store_is_what_a_dictionary_would_hold(open_anew, clock):
     """Any run of actions on three names, against the rules written out once more."""
 
     @QUICK
     @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from("abc")), max_size=40))
     def check(actions):
-        asyncio.run(check_lives(store, clock, actions))
+        asyncio.run(check_lives(open_anew, clock, actions))
 
     check()
 
 
-async def check_lives(store, clock, actions):
-    clock.now += 1e7
-    while await store.sweep(100):
-        pass
+async def check_lives(open_anew, clock, actions):
+    async with open_anew() as store:
+        await check_lives_in(store, clock, actions)
+
+
+async def check_lives_in(store, clock, actions):
     there = {}
     for action, name in actions:
         found = there.get(name)

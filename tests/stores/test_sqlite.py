@@ -188,13 +188,13 @@ async def test_an_error_in_the_middle_of_a_group_keeps_nothing_of_it(tmp_path):
 )
 async def test_an_unknown_store_url_names_the_setting(url):
     with pytest.raises(StartUpError, match="CARRY_STORE"):
-        open_store(url, "power")
+        open_store(url)
 
 
 async def test_relative_and_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    await open_store("sqlite:///var/one.db", "power").close()
-    await open_store(f"sqlite:///{tmp_path}/two.db", "power").close()
+    await open_store("sqlite:///var/one.db").close()
+    await open_store(f"sqlite:///{tmp_path}/two.db").close()
     assert (tmp_path / "var" / "one.db").exists()
     assert (tmp_path / "two.db").exists()
     assert new_revision() != new_revision()

@@ -1,0 +1,84 @@
+"""What became of writes whose answer was lost: the store is asked until it says.
+
+Rule 1: the revision tells. Where it is that of the write, the write is kept. Where it is still that
+        of the base, it is not, and the very same compare-and-swap is tried again: should the first
+        one arrive late, only one of the two can win. Where it is another's, the race is lost, and
+        the turn is decided anew, which finds its own reply if it had been kept before.
+Rule 2: a creation that is not found is tried again as well; what may lie there refuses it.
+Rule 3: it ends within `patience_s`, and one call of the store. What is not known then stays so: the
+        client is told, and repeats its request with its step.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from service.errors import CarryError, OutcomeUnknownError, StoreUnavailableError
+from service.stores.base import Store, Write, WritesFailedError
+from service.stores.record import Key, Record, revision_of
+
+Outcome = Record | CarryError | None
+
+_FIRST_PAUSE_S: Final = 0.02
+_LAST_PAUSE_S: Final = 0.5
+
+
+async def read_back(
+    store: Store, writes: Sequence[Write], outcomes: Sequence[Outcome], patience_s: float
+) -> list[Outcome]:
+    """The outcomes, with those that are not known asked for; other errors stay as they are."""
+    known = list(outcomes)
+    give_up_at = time.monotonic() + patience_s
+    pause_s = _FIRST_PAUSE_S
+    while unknown := [at for at, each in enumerate(known) if _is_unknown(each)]:
+        await _ask(store, writes, known, unknown)
+        if time.monotonic() + pause_s > give_up_at:
+            break
+        if any(_is_unknown(each) for each in known):
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+    return known
+
+
+async def _ask(
+    store: Store, writes: Sequence[Write], known: list[Outcome], unknown: list[int]
+) -> None:
+    found = await asyncio.gather(*(_load(store, writes[at]) for at in unknown))
+    again = []
+    for at, there in zip(unknown, found, strict=True):
+        opening, data, base = writes[at]
+        if isinstance(there, StoreUnavailableError):
+            continue
+        if isinstance(there, CarryError):
+            known[at] = there
+        elif there is not None and there.revision == revision_of(data):
+            known[at] = Record(opening, data, there.expires_at, there.place)
+        elif base is None or (there is not None and there.revision == base.revision):
+            again.append(at)
+        else:
+            known[at] = None
+    if not again:
+        return
+    try:
+        outcomes: Sequence[Outcome] = await store.commit([writes[at] for at in again])
+    except WritesFailedError as error:
+        outcomes = error.outcomes
+    except StoreUnavailableError:
+        return
+    for at, outcome in zip(again, outcomes, strict=True):
+        # Refused now, it still may have been kept before: not known, until the store says.
+        if not isinstance(outcome, StoreUnavailableError):
+            known[at] = outcome
+
+
+async def _load(store: Store, write: Write) -> Outcome:
+    opening = write[0]
+    try:
+        return await store.load(Key(opening.tenant, opening.name))
+    except CarryError as error:
+        return error
+
+
+def _is_unknown(outcome: Outcome) -> bool:
+    return isinstance(outcome, OutcomeUnknownError)

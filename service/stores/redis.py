@@ -1,0 +1,251 @@
+"""Sessions in Redis or Valkey: the store that replicas on several machines share.
+
+Rule 1: a write is one script at one key, which compares the revision, judges the expiry by the
+        server's clock, and writes. A group is one round trip; no write depends on another.
+Rule 2: what opens, closes or turns a session into another (a new opening) is said to the indexes
+        first, in a round trip before.
+Rule 3: a write whose answer was lost is not repeated here; see `base`, rule 3.
+Rule 4: what a server promises is what this store promises: see `durability`.
+"""
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+
+from service.errors import StartUpError, StoreUnavailableError
+from service.stores import redis_index
+from service.stores.base import TOMBSTONE_S, StoreOptions, Swept, Write, WritesFailedError
+from service.stores.record import (
+    Key,
+    Opening,
+    Record,
+    RecordFormatError,
+    revision_of,
+    ttl_s_of,
+)
+from service.stores.redis_answers import failure_of, unavailable_if_failed
+from service.stores.redis_keys import (
+    NUM_SHARDS,
+    check_key,
+    index_keys,
+    member_of,
+    session_key,
+    shard_of,
+)
+from service.stores.redis_scripts import ANNOUNCE, CREATE, STEP, Call, run_scripts
+from service.stores.redis_server import NOT_ASKED, look_at_servers
+from service.stores.redis_topology import Command, topology_of
+from service.stores.redis_url import RedisAddress, read_redis_url
+from service.stores.sealed import checksum, decode_record, encode_opening
+
+log = structlog.get_logger()
+
+_SEAL: Final = struct.Struct("<I")
+_PAGE: Final = 500
+_CLOCK_KEPT_S: Final = 30.0
+_CHECK_KEPT_MS: Final = 60_000
+
+Kept = Record | StoreUnavailableError | None
+
+
+class RedisStore:
+    """Open with `RedisStore.open`; used from one event loop."""
+
+    waits = True
+
+    def __init__(
+        self, address: RedisAddress, timeout_s: float, clock: Callable[[], float] | None = None
+    ) -> None:
+        """`clock` stands in for the server's, in tests."""
+        self.durability = NOT_ASKED
+        self._topology = address.topology
+        self._servers = topology_of(address, timeout_s)
+        self._clock = clock
+        self._ahead_s, self._measured_at = 0.0, float("-inf")
+
+    @classmethod
+    def open(cls, url: str, options: StoreOptions) -> "RedisStore":
+        """Look at the server, which may be away: then the service starts, and is not ready.
+
+        Raises:
+            StartUpError: an URL that is none, or a server that can be reached and not be used.
+        """
+        address = read_redis_url(url, options.password_file, options.ca_file)
+        store = cls(address, options.timeout_s)
+
+        async def look() -> str:
+            servers = topology_of(address, options.timeout_s)
+            try:
+                return await look_at_servers(servers, address.topology)
+            finally:
+                await servers.close()
+
+        # On a loop of its own: the one that the store will live on does not run yet.
+        with ThreadPoolExecutor(1) as thread:
+            store.durability = thread.submit(asyncio.run, look()).result()
+        return store
+
+    async def load(self, key: Key) -> Record | None:
+        lies_at = session_key(member_of(key))
+        read = Command(lies_at, ("HMGET", lies_at, "o", "d", "x"))
+        [fields] = unavailable_if_failed(await self._servers.send([read]))
+        return None if fields[0] is None else _record(*fields)
+
+    async def commit(self, writes: Sequence[Write]) -> list[Record | None]:
+        steps: list[tuple[int, Call]] = []
+        others: list[tuple[int, Call]] = []
+        announcements: list[Call] = []
+        for place, (opening, data, base) in enumerate(writes):
+            member = member_of(Key(opening.tenant, opening.name))
+            closed = Record(opening, data).closed
+            call = self._write(member, opening, data, base, closed)
+            if base is not None and opening is base.opening and not closed:
+                steps.append((place, call))
+            else:
+                others.append((place, call))
+                what = member, "close" if closed else "open", repr(ttl_s_of(data))
+                keys = index_keys(shard_of(member))
+                announcements.append(Call(ANNOUNCE, keys, *what, self._given_time))
+        calls = [call for _, call in steps]
+        replies = await run_scripts(self._servers, calls + announcements)
+        answers: dict[int, object] = {
+            place: reply for (place, _), reply in zip(steps, replies, strict=False)
+        }
+        if others:
+            answers |= await self._write_announced(others, replies[len(steps) :])
+        return self._outcomes(writes, answers)
+
+    async def _write_announced(
+        self, others: list[tuple[int, Call]], announced: list[object]
+    ) -> dict[int, object]:
+        """Replies by place; where the index could not be told, the session is not touched."""
+        answers: dict[int, object] = {
+            place: _not_announced(reply)
+            for (place, _), reply in zip(others, announced, strict=True)
+        }
+        ready = [each for each, reply in zip(others, announced, strict=True) if reply == 1]
+        replies = await run_scripts(self._servers, [call for _, call in ready])
+        return answers | {place: reply for (place, _), reply in zip(ready, replies, strict=True)}
+
+    def _outcomes(self, writes: Sequence[Write], answers: dict[int, object]) -> list[Record | None]:
+        kept: list[Record | None] = []
+        outcomes: list[Kept] = []
+        for place, (opening, data, _) in enumerate(writes):
+            answer = answers[place]
+            record = self._kept(opening, data, answer) if isinstance(answer, bytes) else None
+            kept.append(record)
+            outcomes.append(record or failure_of(answer))
+        if any(isinstance(each, StoreUnavailableError) for each in outcomes):
+            raise WritesFailedError(outcomes)
+        return kept
+
+    async def list_live(
+        self, tenant: str, model: str | None, after: str, limit: int
+    ) -> list[Record]:
+        now = await self.now()
+        records: list[Record] = []
+        while len(records) < limit:
+            page = await redis_index.members_after(self._servers, tenant, after, _PAGE)
+            keys = [session_key(member) for member in page]
+            reads = [Command(key, ("HMGET", key, "o", "d", "x", "c", "m")) for key in keys]
+            found = unavailable_if_failed(await self._servers.send(reads) if reads else [])
+            for opening, data, expires_at, closed, of_model in found:
+                is_wanted = model is None or of_model == model.encode()
+                if opening is None or closed or float(expires_at) <= now or not is_wanted:
+                    continue
+                record = _readable(opening, data, expires_at)
+                records += [record] if record else []
+            if len(page) < _PAGE:
+                break
+            after = page[-1].partition(b"\0")[2].decode()
+        return records[:limit]
+
+    async def sweep(self, limit: int) -> list[Swept]:
+        before = await self.now() - TOMBSTONE_S
+        return await redis_index.sweep(self._servers, before, limit, self._given_time)
+
+    async def now(self) -> float:
+        """The server's clock, as it was read off a recent write, or asked for."""
+        if self._clock is not None:
+            return self._clock()
+        if time.monotonic() - self._measured_at > _CLOCK_KEPT_S:
+            [reply] = unavailable_if_failed(await self._servers.send([Command(b"", ("TIME",))]))
+            self._saw_clock(int(reply[0]) + int(reply[1]) / 1e6)
+        return time.monotonic() + self._ahead_s
+
+    async def check(self) -> None:
+        writes = []
+        for shard in range(NUM_SHARDS):
+            key = check_key(shard)
+            writes.append(Command(key, ("SET", key, b"", "PX", _CHECK_KEPT_MS)))
+        unavailable_if_failed(await self._servers.send(writes))
+        if self.durability == NOT_ASKED:
+            try:
+                self.durability = await look_at_servers(self._servers, self._topology)
+            except StartUpError as error:  # it was away when the service started
+                raise StoreUnavailableError(str(error), retry_after_s=1) from error
+
+    async def close(self) -> None:
+        await self._servers.close()
+
+    @property
+    def _given_time(self) -> str | float:
+        """What scripts are to take for the time: "" for the server's."""
+        return "" if self._clock is None else repr(self._clock())
+
+    def _write(
+        self, member: bytes, opening: Opening, data: bytes, base: Record | None, closed: str
+    ) -> Call:
+        key, revision, ttl_s = session_key(member), revision_of(data), repr(ttl_s_of(data))
+        sealed, now = _sealed(data), self._given_time
+        described = b"", "", ""
+        if base is None or opening is not base.opening:
+            described = _sealed(encode_opening(opening)), opening.model, opening.version
+        if base is None:
+            return Call(CREATE, [key], revision, ttl_s, sealed, *described, now)
+        write = revision_of(base.data), revision, ttl_s, closed, sealed
+        return Call(STEP, [key], *write, *described, now)
+
+    def _kept(self, opening: Opening, data: bytes, answer: bytes) -> Record:
+        expires_at = float(answer)
+        self._saw_clock(expires_at - ttl_s_of(data))
+        return Record(opening, data, expires_at)
+
+    def _saw_clock(self, now: float) -> None:
+        self._measured_at = time.monotonic()
+        self._ahead_s = now - self._measured_at
+
+
+def _not_announced(reply: object) -> StoreUnavailableError:
+    """Whatever became of the entry of an index: its session was not touched."""
+    return StoreUnavailableError(
+        f"the session store could not be written ({reply}); nothing of this request was kept: try"
+        " again",
+        retry_after_s=1,
+    )
+
+
+def _sealed(part: bytes) -> bytes:
+    return _SEAL.pack(checksum(part)) + part
+
+
+def _record(opening: bytes, data: bytes, expires_at: bytes) -> Record:
+    if min(len(opening), len(data)) < _SEAL.size:
+        raise RecordFormatError("session record is damaged: it is cut short")
+    [opening_seal], [data_seal] = _SEAL.unpack_from(opening), _SEAL.unpack_from(data)
+    parts = opening[_SEAL.size :], opening_seal, data[_SEAL.size :], data_seal
+    return decode_record(*parts, float(expires_at))
+
+
+def _readable(*fields: Any) -> Record | None:  # noqa: ANN401 -- as they were read
+    """A record for a list: one that cannot be read must not hide the others."""
+    try:
+        return _record(*fields)
+    except RecordFormatError as error:
+        log.warning("record left out of a list", reason=error.detail)
+        return None

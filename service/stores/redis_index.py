@@ -1,0 +1,109 @@
+"""Lists of sessions and their sweeping, over the indexes beside them.
+
+Rule 1: an entry proves nothing. A list and a sweep look at the session itself.
+Rule 2: an expiry is told by whoever took the session away, or whose answer to that was lost: at
+        least once, however many replicas sweep, and twice at most where an answer was lost.
+Rule 3: an entry without a session is taken away when its time has come, not before: whoever wrote
+        it may be about to write the session.
+"""
+
+from collections.abc import Sequence
+from heapq import merge
+from typing import Any, Final, NamedTuple
+
+from service.stores.base import Swept
+from service.stores.redis_answers import unavailable_if_failed
+from service.stores.redis_keys import NUM_SHARDS, index_keys, key_of, session_key, shard_of
+from service.stores.redis_node import LostError
+from service.stores.redis_scripts import FORGET, PUT_OFF, REMOVE, Call, run_scripts
+from service.stores.redis_topology import Command, Topology
+
+_MAX_ROUNDS: Final = 1000
+
+
+class _Due(NamedTuple):
+    score: bytes  # as the server wrote it, to be compared by it
+    member: bytes
+
+    @property
+    def at(self) -> float:
+        return float(self.score)
+
+
+async def members_after(servers: Topology, tenant: str, after: str, limit: int) -> list[bytes]:
+    """Entries of a tenant by name, the first `limit` of those behind `after`."""
+    first, last = f"({tenant}\0{after}".encode(), f"({tenant}\1".encode()
+    commands = []
+    for shard in range(NUM_SHARDS):
+        names, _ = index_keys(shard)
+        words = "ZRANGEBYLEX", names, first, last, "LIMIT", 0, limit
+        commands.append(Command(names, words))
+    found = unavailable_if_failed(await servers.send(commands))
+    return list(merge(*found))[:limit]
+
+
+async def sweep(
+    servers: Topology, before: float, limit: int, given_time: str | float
+) -> list[Swept]:
+    """Take away at most `limit` sessions that ended before `before`, and say which."""
+    swept: list[Swept] = []
+    for _ in range(_MAX_ROUNDS):
+        wanted = limit - len(swept)
+        due = await _due(servers, before, wanted)
+        swept += await _sweep_some(servers, due, before, given_time)
+        if len(due) < wanted or len(swept) >= limit:
+            break
+    return swept
+
+
+async def _due(servers: Topology, before: float, limit: int) -> list[_Due]:
+    commands = []
+    for shard in range(NUM_SHARDS):
+        _, due = index_keys(shard)
+        words = "ZRANGEBYSCORE", due, "-inf", repr(before), "WITHSCORES", "LIMIT", 0, limit
+        commands.append(Command(due, words))
+    found: list[list[bytes]] = unavailable_if_failed(await servers.send(commands))
+    entries = [
+        _Due(score, member)
+        for shard in found
+        for member, score in zip(shard[::2], shard[1::2], strict=True)
+    ]
+    return sorted(entries, key=lambda entry: entry.at)[:limit]
+
+
+async def _sweep_some(
+    servers: Topology, due: Sequence[_Due], before: float, given_time: str | float
+) -> list[Swept]:
+    keys = [session_key(entry.member) for entry in due]
+    reads = [Command(key, ("HMGET", key, "r", "x", "c", "m", "v")) for key in keys]
+    found: list[list[Any]] = unavailable_if_failed(await servers.send(reads) if reads else [])
+    entries: list[Call] = []
+    over: list[tuple[_Due, list[Any]]] = []
+    removals: list[Call] = []
+    for entry, key, fields in zip(due, keys, found, strict=True):
+        revision, expires_at = fields[:2]
+        names_and_due = index_keys(shard_of(entry.member))
+        forget = Call(FORGET, names_and_due, entry.member, entry.score, given_time)
+        if revision is None:
+            entries.append(forget)
+        elif float(expires_at) > before:
+            put_off = entry.member, entry.score, expires_at, given_time
+            entries.append(Call(PUT_OFF, names_and_due[1:], *put_off))
+        else:
+            removals.append(Call(REMOVE, [key], revision, repr(before), given_time))
+            over.append((entry, fields))
+            entries.append(forget)
+    outcomes = await run_scripts(servers, removals)
+    # After the sessions: an entry whose session still lies there would be needed again. One that
+    # was changed meanwhile, because a session is being opened there, stays.
+    failed = [
+        entry.member
+        for (entry, _), outcome in zip(over, outcomes, strict=True)
+        if isinstance(outcome, Exception)
+    ]
+    await run_scripts(servers, [call for call in entries if call.arguments[0] not in failed])
+    return [
+        Swept(key_of(entry.member), *(field.decode() for field in (model, version, closed)))
+        for (entry, (_, _, closed, model, version)), outcome in zip(over, outcomes, strict=True)
+        if outcome == 1 or isinstance(outcome, LostError)
+    ]

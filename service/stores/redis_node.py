@@ -1,0 +1,163 @@
+"""One Redis or Valkey server: a few connections, each with one pipeline under way.
+
+Rule 1: nothing is ever sent twice from here. redis-py's own retries are off: whether a write may be
+        repeated is for those to say who can read back what became of it.
+Rule 2: each command gets a reply or an error of its own. `NotSentError`: the server never saw it.
+        `LostError`: it may have been carried out.
+Rule 3: a call ends within three times `timeout_s`: waiting for a connection, making it, and being
+        answered take at most that each. After a failure calls are refused at once for a while,
+        which grows to a second, so that a server that is away holds nobody up.
+Rule 4: a connection that was not read to its end is closed and never used again.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    RedisError,
+    ResponseError,
+)
+
+from service.stores.redis_url import Place, RedisAddress
+
+log = structlog.get_logger()
+
+Command = Sequence[bytes | str | int | float]
+"""A command and its arguments."""
+
+MAX_CONNECTIONS: Final = 16
+_FIRST_BACKOFF_S: Final = 0.05
+_LAST_BACKOFF_S: Final = 1.0
+
+
+class NotSentError(Exception):
+    """The server was not reached: nothing was carried out."""
+
+
+class LostError(Exception):
+    """The answer was lost: the command may have been carried out."""
+
+
+class Node:
+    """Owned by its topology, which closes it. Used from one event loop."""
+
+    def __init__(self, place: Place, address: RedisAddress, timeout_s: float) -> None:
+        self.place = place
+        self._timeout_s = timeout_s
+        self._options: dict[str, Any] = {
+            "host": place[0],
+            "port": place[1],
+            "db": address.db,
+            "username": address.username,
+            "password": address.password,
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "client_name": "carry",
+            "driver_info": None,
+        }
+        self._kind = Connection
+        if address.uses_tls:
+            self._kind = SSLConnection
+            self._options["ssl_ca_certs"] = address.ca_file and str(address.ca_file)
+        self._idle: list[Connection] = []
+        self._room = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._refused_until = 0.0
+        self._backoff_s = 0.0
+        self._failure: Exception | None = None
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies in order, in one round trip; errors stand in their place."""
+        if time.monotonic() < self._refused_until:
+            return [NotSentError(self._failure)] * len(commands)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._room.acquire()
+        except TimeoutError:
+            return [NotSentError("all connections are busy")] * len(commands)
+        try:
+            return await self._send(commands)
+        finally:
+            self._room.release()
+
+    async def close(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            connection = await self._connected()
+        except (RedisError, OSError, TimeoutError) as error:
+            await self._failed(error)
+            return [NotSentError(error)] * len(commands)
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.send_packed_command(connection.pack_commands(commands))
+                for _ in commands:
+                    # One by one: those before a failure count.
+                    replies.append(await _reply(connection))  # noqa: PERF401
+        except (RedisError, OSError, TimeoutError) as error:
+            await connection.disconnect(nowait=True)
+            await self._failed(error)
+            return replies + [LostError(error)] * (len(commands) - len(replies))
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        if self._failure is not None:
+            log.info("session store is back", server=_shown(self.place))
+            self._failure, self._backoff_s = None, 0.0
+        return replies
+
+    async def _connected(self) -> Connection:
+        """An idle connection that still stands, or a new one."""
+        connection = self._idle.pop() if self._idle else self._kind(**self._options)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if connection.is_connected and await _is_stale(connection):
+                    await connection.disconnect(nowait=True)
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:  # half a greeting must never be gone on with
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def _failed(self, error: Exception) -> None:
+        if self._failure is None:
+            log.warning(
+                "session store is away", server=_shown(self.place), reason=str(error) or repr(error)
+            )
+        self._failure = error
+        self._backoff_s = min(2 * self._backoff_s or _FIRST_BACKOFF_S, _LAST_BACKOFF_S)
+        self._refused_until = time.monotonic() + self._backoff_s
+        await self.close()  # the others lead to the same server
+
+
+async def _reply(connection: Connection) -> Any:  # noqa: ANN401 -- what a command answers
+    try:
+        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+    except (ResponseError, BusyLoadingError, AuthenticationError) as error:
+        return error  # an answer like any other: what follows it can be read
+
+
+async def _is_stale(connection: Connection) -> bool:
+    """Whether the server has closed it, or said something that nobody asked for."""
+    try:
+        return bool(await connection.can_read())
+    except (RedisError, OSError):
+        return True
+
+
+def _shown(place: Place) -> str:
+    return f"{place[0]}:{place[1]}"

@@ -1,0 +1,122 @@
+"""Where a Redis or Valkey store is, read from CARRY_STORE.
+
+    redis://[user:password@]host[:port][/db]
+    redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]
+    redis+cluster://[user:password@]host[:port],host[:port],…
+
+`rediss` in the place of `redis` speaks TLS. User and password are percent-encoded; the password may
+come from a file instead, so that it is in no environment.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from service.errors import StartUpError
+
+Place = tuple[str, int]
+"""A host and a port."""
+
+EXPECTED: Final = (
+    "redis://[user:password@]HOST[:PORT][/DB], redis+sentinel://HOST[:PORT],…/SERVICE[/DB] or"
+    " redis+cluster://HOST[:PORT],… (rediss for TLS)"
+)
+_PORTS: Final = {"single": 6379, "sentinel": 26379, "cluster": 6379}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisAddress:
+    """What is needed to reach a store. `places` are servers, or the sentinels of `service`."""
+
+    topology: str
+    places: tuple[Place, ...]
+    service: str = ""
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    uses_tls: bool = False
+    ca_file: Path | None = None
+
+
+def read_redis_url(
+    url: str, password_file: Path | None = None, ca_file: Path | None = None
+) -> RedisAddress:
+    """An URL → an address.
+
+    Raises:
+        StartUpError: it is none, or a file cannot be read. The message never shows the password.
+    """
+    parts = urlsplit(url)
+    scheme, _, topology = parts.scheme.partition("+")
+    topology = topology or "single"
+    if topology not in _PORTS:
+        raise _bad(parts, f"{topology!r} is no topology")
+    user_and_password, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = user_and_password.partition(":")
+    places = tuple(_place(parts, host, _PORTS[topology]) for host in hosts.split(","))
+    if topology == "single" and len(places) > 1:
+        raise _bad(parts, "it names several servers without saying how they belong together")
+    service, db = _service_and_db(parts, topology)
+    uses_tls = scheme == "rediss"
+    if ca_file is not None and not uses_tls:
+        raise StartUpError(
+            f"CARRY_STORE_CA_FILE is {str(ca_file)!r}, but CARRY_STORE begins with {scheme}:"
+            " expected rediss, which speaks TLS"
+        )
+    if ca_file is not None and not ca_file.is_file():
+        raise StartUpError(
+            f"CARRY_STORE_CA_FILE is {str(ca_file)!r}: expected a file of certificates"
+        )
+    return RedisAddress(
+        topology=topology,
+        places=places,
+        service=service,
+        db=db,
+        username=unquote(username) or None,
+        password=_password_in(password_file) if password_file else unquote(password) or None,
+        uses_tls=uses_tls,
+        ca_file=ca_file,
+    )
+
+
+def _place(parts: SplitResult, host: str, port: int) -> Place:
+    try:
+        found = urlsplit(f"//{host}")
+        if found.hostname and found.netloc == host:
+            return found.hostname, found.port or port
+    except ValueError:
+        pass
+    raise _bad(parts, f"{host!r} is no host with a port")
+
+
+def _service_and_db(parts: SplitResult, topology: str) -> tuple[str, int]:
+    names = [unquote(name) for name in parts.path.split("/") if name]
+    service = names.pop(0) if topology == "sentinel" and names else ""
+    if parts.query or parts.fragment:
+        raise _bad(parts, "nothing may follow its path")
+    if topology == "sentinel" and not service:
+        raise _bad(parts, "the name of the service that the sentinels watch is missing")
+    if len(names) > (topology != "cluster") or not all(n.isascii() and n.isdigit() for n in names):
+        raise _bad(parts, f"its path is {parts.path!r}")
+    return service, int(names[0]) if names else 0
+
+
+def _password_in(file: Path) -> str:
+    try:
+        password = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartUpError(
+            f"CARRY_STORE_PASSWORD_FILE is {str(file)!r} and cannot be read ({error}): expected a"
+            " file that holds the password of the store"
+        ) from None
+    if not password:
+        raise StartUpError(f"CARRY_STORE_PASSWORD_FILE is {str(file)!r}: the file is empty")
+    return password
+
+
+def _bad(parts: SplitResult, why: str) -> StartUpError:
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return StartUpError(
+        f"CARRY_STORE is {shown!r} (its password is not shown): {why}; expected {EXPECTED}"
+    )
