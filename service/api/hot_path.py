@@ -27,7 +27,7 @@ from service.api.middleware import LimitBody, Observe, RequireJson
 from service.api.parse import parse_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.schemas import StepBody
-from service.api.sessions import (
+from service.api.steps import (
     STEPS_PATH,
     BigBody,
     answer_step,

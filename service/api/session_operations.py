@@ -12,7 +12,8 @@ from service.api.idempotency import InHeader, name_by_key
 from service.api.present import Json, json_response, rfc3339
 from service.api.problems import error_responses
 from service.api.schemas import ForkBody, RewindBody, SessionAnswer
-from service.api.sessions import InPath, replay_header
+from service.api.sessions import InPath
+from service.api.steps import replay_header
 from service.engine.requests import ForkRequest, RewindRequest
 from service.engine.session import Reply
 from service.errors import InvalidInputError

@@ -1,25 +1,21 @@
 """`/v1/sessions`: open, step, preview, read, list and close sessions."""
 
-import asyncio
 import secrets
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Response
 
 from service.api.auth import InCaller
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
-from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import Context, InContext
-from service.api.decode import NoSuchReads, decode_create, decode_step, read_create, read_step
+from service.api.decode import NoSuchReads, decode_create, read_create
 from service.api.examples import CREATE_EXAMPLES, PREVIEW_EXAMPLES, STEP_EXAMPLES
 from service.api.fields import SessionName
-from service.api.idempotency import InHeader, digest_of_key, name_by_key
+from service.api.idempotency import InHeader, name_by_key
 from service.api.keys import Caller
-from service.api.parse import parse_body
-from service.api.present import Json, json_response, present_reply, present_session, rfc3339
+from service.api.present import Json, json_response, present_session
 from service.api.problems import error_responses
 from service.api.schemas import (
-    Observed,
     PreviewBody,
     SessionAnswer,
     SessionCreate,
@@ -28,16 +24,12 @@ from service.api.schemas import (
     StepAnswer,
     StepBody,
 )
-from service.engine.registry import LoadedModel
-from service.engine.requests import CreateRequest, DeleteRequest, StepRequest
-from service.engine.session import Reply
-from service.errors import CarryError, DigestMismatchError, SessionExistsError
+from service.api.steps import BigBody, answer_step, replay_header, step_answer
+from service.engine.requests import CreateRequest, DeleteRequest
+from service.errors import DigestMismatchError, SessionExistsError
 from service.stores.record import Record
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=BigBodyRoute)
-
-STEPS_PATH = "/v1/sessions/{session}/steps"
-"""Answered by `hot_path.py`, which calls `answer_step`."""
 
 InPath = Annotated[SessionName, Path(description="The session's name.")]
 
@@ -169,74 +161,6 @@ async def list_sessions(
     return json_response(page)
 
 
-class BigBody(NamedTuple):
-    """A body that is not parsed yet, in parts."""
-
-    schema: type[Observed]
-    parts: list[bytes]
-
-
-async def answer_step(
-    context: Context,
-    caller: Caller,
-    session: str,
-    body: Observed | BigBody,
-    idempotency_key: str | None = None,
-) -> Response:
-    """A step or a preview, from the body to the answer."""
-    key_digest = digest_of_key(idempotency_key)
-    key = context.key(caller, session)
-    model = await context.engine.model_of(key)
-    try:
-        request = await _request_of(context, model, body)
-    except CarryError:  # the cached model may be that of an earlier session of this name
-        fresh = await context.engine.model_of(key, is_fresh=True)
-        if fresh is model:
-            raise
-        request = await _request_of(context, fresh, body)
-    if request.step is None and not request.is_preview:
-        request = request._replace(key=key_digest)
-    reply = await context.engine.submit(key, request)
-    return step_response(context, reply, request.emit)
-
-
-def submit_cached(
-    context: Context, caller: Caller, session: str, data: bytes
-) -> "tuple[Literal['last', 'all'], asyncio.Future[Reply]] | None":
-    """Submit a step of a session whose model is known here, from a body that is as it should be.
-
-    The same as `answer_step` without asking anybody; None, with nothing done, where that is needed.
-
-    Raises:
-        QueueFullError: the model has more work than it should; the body was not even read.
-    """
-    key = context.key(caller, session)
-    model = context.engine.cached_model(key)
-    if model is None or len(data) > BIG_BODY_BYTES:
-        return None
-    context.engine.refuse_if_full(model)
-    try:
-        body = parse_body(StepBody, data)
-        request = decode_step(context.face(model).reads, body, context.settings)
-    except CarryError:  # said again, better, on the whole way
-        return None
-    return request.emit, context.engine.submit(key, request)
-
-
-def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:
-    """What a step or a preview came to."""
-    return json_response(_answer(context, reply, emit), headers=replay_header(reply))
-
-
-async def _request_of(
-    context: Context, model: LoadedModel, body: Observed | BigBody
-) -> StepRequest:
-    reads, limits = context.face(model).reads, context.settings
-    if isinstance(body, BigBody):
-        return await context.reader.call(read_step, reads, body.schema, body.parts, limits)
-    return decode_step(reads, body, limits)
-
-
 async def _create(
     context: Context,
     caller: Caller,
@@ -256,19 +180,9 @@ async def _create(
         ) from error
     opening = reply.record.opening
     named = {"session": name, "model": opening.model, "version": opening.version}
-    answer = named | _answer(context, reply, "last")
+    answer = named | step_answer(context, reply, "last")
     headers = {"Location": f"/v1/sessions/{name}"} | replay_header(reply)
     return json_response(answer, 201 if reply.is_new else 200, headers)
-
-
-def _answer(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Json:
-    record = reply.record
-    model = context.engine.registry.get_for_session(record.opening)
-    return {
-        "session": record.opening.name,
-        "step": reply.step,
-        "expires_at": rfc3339(record.expires_at),
-    } | present_reply(model, reply, emit, context.face(model).whole_forecast)
 
 
 def _detail(context: Context, record: Record, now: float) -> Json:
@@ -277,7 +191,3 @@ def _detail(context: Context, record: Record, now: float) -> Json:
     is_ours = loaded is not None and loaded.origin.graph_sha256 == opening.origin.graph_sha256
     norms = loaded.layout.norms(record.state) if loaded and is_ours else {}
     return present_session(record, norms, now)
-
-
-def replay_header(reply: Reply) -> dict[str, str]:
-    return {"Idempotent-Replayed": "true"} if reply.is_replay else {}

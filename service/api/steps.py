@@ -1,0 +1,105 @@
+"""A step or a preview, from its body to the engine and back: what every door answers steps by."""
+
+import asyncio
+from typing import Literal, NamedTuple
+
+from fastapi import Response
+
+from service.api.body_reader import BIG_BODY_BYTES
+from service.api.context import Context
+from service.api.decode import decode_step, read_step
+from service.api.idempotency import digest_of_key
+from service.api.keys import Caller
+from service.api.parse import parse_body
+from service.api.present import Json, json_response, present_reply, rfc3339
+from service.api.schemas import Observed, StepBody
+from service.engine.registry import LoadedModel
+from service.engine.requests import StepRequest
+from service.engine.session import Reply
+from service.errors import CarryError
+
+STEPS_PATH = "/v1/sessions/{session}/steps"
+"""Answered by `hot_path.py`, which calls `answer_step`."""
+
+
+class BigBody(NamedTuple):
+    """A body that is not parsed yet, in parts."""
+
+    schema: type[Observed]
+    parts: list[bytes]
+
+
+async def answer_step(
+    context: Context,
+    caller: Caller,
+    session: str,
+    body: Observed | BigBody,
+    idempotency_key: str | None = None,
+) -> Response:
+    """A step or a preview, from the body to the answer."""
+    key_digest = digest_of_key(idempotency_key)
+    key = context.key(caller, session)
+    model = await context.engine.model_of(key)
+    try:
+        request = await _request_of(context, model, body)
+    except CarryError:  # the cached model may be that of an earlier session of this name
+        fresh = await context.engine.model_of(key, is_fresh=True)
+        if fresh is model:
+            raise
+        request = await _request_of(context, fresh, body)
+    if request.step is None and not request.is_preview:
+        request = request._replace(key=key_digest)
+    reply = await context.engine.submit(key, request)
+    return step_response(context, reply, request.emit)
+
+
+def submit_cached(
+    context: Context, caller: Caller, session: str, data: bytes
+) -> "tuple[Literal['last', 'all'], asyncio.Future[Reply]] | None":
+    """Submit a step of a session whose model is known here, from a body that is as it should be.
+
+    The same as `answer_step` without asking anybody; None, with nothing done, where that is needed.
+
+    Raises:
+        QueueFullError: the model has more work than it should; the body was not even read.
+    """
+    key = context.key(caller, session)
+    model = context.engine.cached_model(key)
+    if model is None or len(data) > BIG_BODY_BYTES:
+        return None
+    context.engine.refuse_if_full(model)
+    try:
+        body = parse_body(StepBody, data)
+        request = decode_step(context.face(model).reads, body, context.settings)
+    except CarryError:  # said again, better, on the whole way
+        return None
+    return request.emit, context.engine.submit(key, request)
+
+
+def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:
+    """What a step or a preview came to."""
+    return json_response(step_answer(context, reply, emit), headers=replay_header(reply))
+
+
+def step_answer(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Json:
+    """The members that every answer to a step has."""
+    record = reply.record
+    model = context.engine.registry.get_for_session(record.opening)
+    return {
+        "session": record.opening.name,
+        "step": reply.step,
+        "expires_at": rfc3339(record.expires_at),
+    } | present_reply(model, reply, emit, context.face(model).whole_forecast)
+
+
+def replay_header(reply: Reply) -> dict[str, str]:
+    return {"Idempotent-Replayed": "true"} if reply.is_replay else {}
+
+
+async def _request_of(
+    context: Context, model: LoadedModel, body: Observed | BigBody
+) -> StepRequest:
+    reads, limits = context.face(model).reads, context.settings
+    if isinstance(body, BigBody):
+        return await context.reader.call(read_step, reads, body.schema, body.parts, limits)
+    return decode_step(reads, body, limits)
