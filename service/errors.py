@@ -105,6 +105,14 @@ class QueueFullError(CarryError):
     code, status, title = "queue-full", 429, "Queue full"
 
 
+class TooManyStreamsError(CarryError):
+    code, status, title = "too-many-streams", 429, "Too many streams"
+
+
+class OriginRefusedError(CarryError):
+    code, status, title = "origin-refused", 403, "Origin refused"
+
+
 class DeadlineError(CarryError):
     code, status, title = "deadline-exceeded", 503, "Deadline exceeded"
 

@@ -10,6 +10,7 @@ import uvicorn
 
 from service.api.hot_path import HotPath
 from service.api.protocol import StepProtocol
+from service.api.stream_protocol import StreamProtocol
 from service.app import create_app
 from service.errors import StartUpError
 from service.settings import Settings
@@ -51,6 +52,9 @@ def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         http=StepProtocol,
+        ws=StreamProtocol,
+        ws_max_size=settings.max_message_bytes,
+        ws_per_message_deflate=False,  # costs more than a step, and numbers shrink little
         loop="asyncio",  # uvloop accepts one connection a turn: bursts of them wait for seconds
         lifespan="on",
         log_level="warning",

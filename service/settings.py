@@ -110,6 +110,18 @@ class Settings(BaseSettings):
     metrics_need_key: bool = Field(
         False, description="/metrics needs a key of role admin; only with CARRY_API_KEYS_FILE."
     )
+    max_streams: int = Field(
+        1024, ge=0, description="WebSockets and event streams of one process; more answer 429."
+    )
+    max_stream_in_flight: int = Field(
+        128, ge=1, le=65536, description="Messages of one WebSocket without an answer yet."
+    )
+    max_message_bytes: int = Field(
+        256 * 1024, ge=1024, le=256 * 1024, description="A larger WebSocket message closes it."
+    )
+    stream_idle_s: float = Field(
+        3600.0, gt=0, le=86400, description="A WebSocket without a message for longer is closed."
+    )
     shutdown_grace_s: float = Field(
         20.0, ge=0, le=600, description="Time to finish accepted requests after SIGTERM."
     )

@@ -32,6 +32,8 @@ class Context:
     metrics: Metrics
     keys: KeyRing
     reader: BodyReader = field(default_factory=BodyReader)
+    open_streams: set[object] = field(default_factory=set)
+    """WebSockets and event streams, each from when it is open until it ends."""
     _faces: dict[tuple[str, str], Face] = field(default_factory=dict)
 
     def key(self, caller: Caller, session: str) -> Key:

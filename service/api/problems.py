@@ -69,10 +69,26 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
+def problem_of(error: Exception, where: str) -> dict[str, Any]:
+    """The problem document of any error, for what is no HTTP answer of its own."""
+    if not isinstance(error, CarryError):
+        code, title, status, detail = _unexpected(error, where)
+        return {"type": f"urn:carry:{code}", "title": title, "status": status, "detail": detail}
+    _log_cause(error)
+    problem = {
+        "type": f"urn:carry:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+    }
+    if error.retry_after_s is not None:
+        problem["retry_after_s"] = error.retry_after_s
+    return problem | error.members
+
+
 def carry_problem(error: CarryError) -> Response:
     """The answer to one of our own errors; one with a cause that clients do not see is logged."""
-    if error.status >= 500 and error.__cause__ is not None:
-        log.error("request failed", code=error.code, exc_info=error)
+    _log_cause(error)
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
@@ -95,14 +111,23 @@ def http_problem(error: HTTPException, method: str) -> Response:
 
 def unexpected_problem(error: Exception, path: str) -> Response:
     """The answer to our own defect, which is logged here."""
+    return problem_response(*_unexpected(error, path))
+
+
+def _unexpected(error: Exception, path: str) -> tuple[str, str, int, str]:
     log.error("unexpected error", path=path, exc_info=error)
-    return problem_response(
+    return (
         "internal",
         "Internal error",
         500,
         "the server failed on this request; whether it was applied is not known: read the session,"
         " or repeat the step with its number",
     )
+
+
+def _log_cause(error: CarryError) -> None:
+    if error.status >= 500 and error.__cause__ is not None:
+        log.error("request failed", code=error.code, exc_info=error)
 
 
 async def _on_carry_error(_: Request, error: Exception) -> Response:

@@ -219,6 +219,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What, expected, got, remedy.")
     expected_step: int | None = None
     kept_steps: list[int] | None = None
+    retry_after_s: float | None = Field(
+        default=None, description="On streams; HTTP says it in Retry-After."
+    )
     errors: list[dict[str, str]] | None = Field(
         default=None, description="For 422: each place in the request and its problem."
     )

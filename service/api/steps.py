@@ -37,6 +37,18 @@ async def answer_step(
     idempotency_key: str | None = None,
 ) -> Response:
     """A step or a preview, from the body to the answer."""
+    replied = await reply_to_step(context, caller, session, body, idempotency_key)
+    return step_response(context, *replied)
+
+
+async def reply_to_step(
+    context: Context,
+    caller: Caller,
+    session: str,
+    body: Observed | BigBody,
+    idempotency_key: str | None = None,
+) -> tuple[Reply, Literal["last", "all"]]:
+    """What a step or a preview comes to, and what of it shall be told."""
     key_digest = digest_of_key(idempotency_key)
     key = context.key(caller, session)
     model = await context.engine.model_of(key)
@@ -49,8 +61,7 @@ async def answer_step(
         request = await _request_of(context, fresh, body)
     if request.step is None and not request.is_preview:
         request = request._replace(key=key_digest)
-    reply = await context.engine.submit(key, request)
-    return step_response(context, reply, request.emit)
+    return await context.engine.submit(key, request), request.emit
 
 
 def submit_cached(

@@ -207,6 +207,11 @@ class Engine:
         """The model that a session is believed to belong to; None where nothing is known here."""
         return self._lanes.cached_model(key)
 
+    def cached_ring_size(self, key: Key) -> int | None:
+        """How many replies a session keeps, where its model is known here as well."""
+        record = self._lanes.cached(key)
+        return None if record is None else record.opening.ring_size
+
     def refuse_if_full(self, model: LoadedModel) -> None:
         """Raise QueueFullError where work for this model would be refused, before it is decoded."""
         self._workers[model.origin].refuse_if_full()

@@ -40,7 +40,7 @@ from service.stores.record import (
     Record,
     pack_data,
 )
-from service.stores.replies import KeptReply, PackedReplies, pack_reply
+from service.stores.replies import KeptReply, PackedReplies, first_reply_bytes, pack_reply
 
 MAX_RING_BYTES = 1_048_576
 """Of the replies that one session keeps."""
@@ -253,11 +253,15 @@ def _tombstone(
 
 def _with_reply(base: Record, reply: PackedReplies) -> tuple[PackedReplies, int]:
     """The last replies, bounded by count and by bytes, and their number; the newest is kept."""
-    num_before = base.opening.ring_size - 1
-    before = [pack_reply(*each[:4]) for each in base.ring[-num_before:]] if num_before else []
-    while before and sum(map(len, before)) + len(reply) > MAX_RING_BYTES:
-        del before[0]
-    return b"".join([*before, reply]), len(before) + 1
+    before, num_before = base.replies, base.num_replies
+    most_before = base.opening.ring_size - 1
+    start = 0
+    while num_before and (
+        num_before > most_before or len(before) - start + len(reply) > MAX_RING_BYTES
+    ):
+        start += first_reply_bytes(before, start)
+        num_before -= 1
+    return before[start:] + reply, num_before + 1
 
 
 def _decide_delete(found: Record, now: float) -> Apply | Answer:

@@ -53,6 +53,11 @@ def size_of_replies(data: bytes, num_replies: int) -> int:
     return position
 
 
+def first_reply_bytes(replies: PackedReplies, start: int) -> int:
+    """The size of the kept reply that begins at `start`."""
+    return _REPLY.size + int(_REPLY.unpack_from(replies, start)[2])
+
+
 def _reply_at(data: bytes, position: int) -> tuple[KeptReply, int]:
     """The reply that begins at `position`, and where it ends."""
     if len(data) - position < _REPLY.size:

@@ -1,0 +1,256 @@
+"""uvicorn's WebSocket protocol, with streams of steps on it: no ASGI messages, no task a message.
+
+Rule 1: the application sees no WebSocket: streams are answered here, other paths with 404.
+Rule 2: a stream is refused by an HTTP answer, before it is one; after that by a close code of
+        `close_codes.py`. The task that asks the store is the only one, and ends with that.
+Rule 3: what is sent in one turn of the loop leaves in one write. A client that does not read for
+        `_SLOW_READER_S`, or lets `_MAX_UNSENT_BYTES` pile up, is cut off.
+Rule 4: after our close frame, reading goes on until the client's or `close_timeout`: bytes that
+        nobody read would make the kernel take back answers that are still on their way.
+"""
+
+import asyncio
+import re
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
+from websockets.frames import Frame
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+
+from service.api.close_codes import CloseCode
+from service.api.hot_path import HotPath
+from service.api.problems import carry_problem, http_problem, unexpected_problem
+from service.api.stream import Stream
+from service.api.stream_admission import SUBPROTOCOL, admit, authorization_of, offered
+from service.errors import CarryError
+
+_STREAMS = re.compile(r"/v1(?:/sessions/([A-Za-z0-9._~-]{1,128}))?/stream")
+_KEY_EVERY_S = 5.0
+_SLOW_READER_S = 20.0
+_MAX_UNSENT_BYTES = 16 << 20
+_MAX_FRAGMENTS = 1024
+
+
+class StreamProtocol(WebSocketsSansIOProtocol):
+    """Made by uvicorn for each connection that asks for a WebSocket."""
+
+    stream: Stream | None = None
+    _opening: asyncio.Task[None] | None = None
+    _slow_timer: asyncio.TimerHandle | None = None
+    _key_timer: asyncio.TimerHandle | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
+    _is_flush_due = False
+    _is_reading_held = False
+    _num_fragments = 0
+
+    # A client asks for a stream: it gets one, or an HTTP answer that says why not.
+
+    def handle_connect(self, event: Request) -> None:
+        match = _STREAMS.fullmatch(event.path.partition("?")[0])
+        assert isinstance(self.app, HotPath), "service.app makes nothing else"
+        self.context = self.app.context
+        self.response = self.conn.accept(event)
+        self.handshake_initiated = True
+        if self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._respond(self.response)
+            return
+        if match is None:
+            self._refuse(HTTPException(404))
+            return
+        self.transport.pause_reading()
+        self._opening = self.loop.create_task(self._open(event.headers, match[1]))
+
+    async def _open(self, headers: Headers, session: str | None) -> None:
+        self.context.open_streams.add(self)
+        try:
+            caller, record = await admit(self.context, headers, session)
+        except Exception as error:  # a task's boundary: the client must get an answer
+            self._refuse(error)
+            return
+        if self.disconnected or self.transport.is_closing():
+            return
+        response = self.response
+        for name, value in self.default_headers:
+            response.headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        if SUBPROTOCOL in offered(headers):
+            response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
+        self.conn.send_response(response)
+        self.handshake_complete = True
+        self.stream = stream = Stream(self.context, caller, self, session)
+        if record is not None:
+            self.send(Stream.hello(record))
+        self._flush()
+        self.transport.resume_reading()
+        self.start_keepalive()
+        self._watch_idle()
+        self._watch_key(authorization_of(headers))
+        if self.context.engine.is_draining:
+            stream.drain()
+
+    def _refuse(self, error: Exception) -> None:
+        self.context.open_streams.discard(self)
+        if self.disconnected or self.transport.is_closing():
+            return
+        if isinstance(error, CarryError):
+            answer = carry_problem(error)
+        elif isinstance(error, HTTPException):
+            answer = http_problem(error, "WebSocket")
+        else:
+            answer = unexpected_problem(error, "a stream")
+        headers = Headers(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in (*self.default_headers, *answer.raw_headers)
+        )
+        headers["Connection"] = "close"
+        phrase = HTTPStatus(answer.status_code).phrase
+        self._respond(Response(answer.status_code, phrase, headers, bytes(answer.body)))
+
+    def _respond(self, response: Response) -> None:
+        self.conn.send_response(response)
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+
+    # Messages come in.
+
+    def handle_text(self, event: Frame) -> None:
+        if event.fin:
+            self._take(bytes(event.data))
+        else:
+            self._num_fragments = 1
+            self.frames = [bytes(event.data)]
+
+    def handle_bytes(self, event: Frame) -> None:
+        self.close(CloseCode.UNSUPPORTED, "expected JSON as text")
+
+    def handle_cont(self, event: Frame) -> None:
+        self._num_fragments += 1  # of no bytes each, they pass the bound of a message's size
+        if self._num_fragments > _MAX_FRAGMENTS:
+            self.close(CloseCode.POLICY, f"more than {_MAX_FRAGMENTS} fragments")
+            return
+        self.frames.append(bytes(event.data))
+        if event.fin:
+            frames, self.frames = self.frames, []
+            self._take(b"".join(frames))
+
+    def _take(self, data: bytes) -> None:
+        if self.close_sent or self.stream is None:  # nobody may send before the stream is open
+            return
+        if not data.isascii():
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                self.close(CloseCode.NOT_UTF8, "expected UTF-8")
+                return
+        self.stream.take(data)
+
+    # What the stream asks of its socket.
+
+    def send(self, data: bytes) -> None:  # type: ignore[override]  # ASGI's is not used here
+        if self.close_sent or self.conn.state is not State.OPEN or self.transport.is_closing():
+            return
+        self.conn.send_text(data)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def hold_reading(self) -> None:
+        self._is_reading_held = True
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._is_reading_held = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def close(self, code: int, reason: str) -> None:
+        if self.close_sent or self.conn.state is not State.OPEN or self.transport.is_closing():
+            return
+        self.conn.send_close(code, reason)
+        self._flush()
+        self.close_sent = True
+        self.stop_keepalive()
+        self.resume_reading()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        if self.transport.is_closing():
+            return
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            self.transport.abort()
+
+    # What happens to the socket.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.stream is not None:
+            self.stream.block()
+            self._slow_timer = self.loop.call_later(_SLOW_READER_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_slow_timer()
+        if self.stream is not None:
+            self.stream.unblock()
+
+    def shutdown(self) -> None:
+        if self.stream is not None:
+            self.stop_keepalive()
+            self.stream.drain()
+        elif self._opening is None:
+            super().shutdown()
+        # else it is refused, or drained as soon as it is open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_slow_timer()
+        for timer in (self._idle_timer, self._key_timer):
+            if timer is not None:
+                timer.cancel()
+        if self.stream is not None:
+            self.stream.lost()
+        if self._opening is not None:
+            self.context.open_streams.discard(self)
+        super().connection_lost(exc)
+
+    def send_keepalive_ping(self) -> None:
+        if self._is_reading_held:  # the answer would not be read
+            self.schedule_ping()
+        else:
+            super().send_keepalive_ping()
+
+    def keepalive_timeout(self) -> None:
+        if self._is_reading_held:
+            self.pong_timer = None
+            self.pending_ping_payload = None
+            self.schedule_ping()
+        else:
+            super().keepalive_timeout()
+
+    def _watch_idle(self) -> None:
+        """Close a stream on which nothing came for one to two of these times."""
+        assert self.stream is not None, "watched from when it is open"
+        if self.stream.is_idle and self._idle_timer is not None:
+            self.close(CloseCode.IDLE, "no message for a long time")
+            return
+        self.stream.is_idle = True
+        idle_s = self.context.settings.stream_idle_s
+        self._idle_timer = self.loop.call_later(idle_s, self._watch_idle)
+
+    def _watch_key(self, authorization: bytes | None) -> None:
+        """Close a stream whose key was revoked or has expired."""
+        if self.context.keys.is_open or self.transport.is_closing():
+            return
+        if self.context.keys.find(authorization) is None:
+            self.close(CloseCode.KEY_GONE, "the key was revoked or has expired")
+            return
+        self._key_timer = self.loop.call_later(_KEY_EVERY_S, self._watch_key, authorization)
+
+    def _stop_slow_timer(self) -> None:
+        if self._slow_timer is not None:
+            self._slow_timer.cancel()
+            self._slow_timer = None
