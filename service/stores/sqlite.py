@@ -24,6 +24,7 @@ import structlog
 from service.errors import StartUpError, StoreUnavailableError
 from service.stores.base import Swept, Write
 from service.stores.record import Key, Record, RecordFormatError
+from service.stores.sqlite_errors import unavailable
 from service.stores.sqlite_file import SqliteFile
 from service.stores.sqlite_log import WriteAheadLog
 
@@ -104,7 +105,10 @@ class SqliteStore:
         return self._clock()
 
     async def check(self) -> None:
-        await self._call(self._there.check)
+        num_bytes = await self._call(self._there.check)
+        if self.durability == "power":
+            await self._sync()
+        self._log.wrote(num_bytes)
 
     async def close(self) -> None:
         await self._log.close()
@@ -123,9 +127,9 @@ class SqliteStore:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
                 return None
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
         except sqlite3.Error as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
         row_s = (time.perf_counter() - started) / len(writes)
         self._row_s += 0.05 * (row_s - self._row_s)
         return kept
@@ -144,18 +148,10 @@ class SqliteStore:
         try:
             return await self._in_thread(work)
         except sqlite3.Error as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _unavailable(error: Exception) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"the session store could not be read or written ({error}); nothing of this"
-        " request was kept: try again",
-        retry_after_s=1,
-    )
 
 
 def _read(read: Callable[[], Record]) -> Record | None:

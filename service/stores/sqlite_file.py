@@ -168,10 +168,11 @@ class SqliteFile:
                 break
         return swept
 
-    def check(self) -> None:
-        """Take the write lock, as a commit would."""
+    def check(self) -> int:
+        """Write a page as it is, which a full disk refuses, too; how many bytes that is."""
         with _Transaction(self._db):
-            self._db.execute("PRAGMA user_version").fetchone()
+            self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        return _PAGE_BYTES
 
     def _commit_steps(
         self, steps: list[tuple[Opening, bytes, Record]], now: float
@@ -264,6 +265,8 @@ class _Transaction:
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not self._db.in_transaction:
+            return  # rolled back by SQLite, as on a full disk; to do it again would be an error
         try:
             self._db.execute("ROLLBACK" if kind else "COMMIT")
         except sqlite3.Error:

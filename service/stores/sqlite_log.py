@@ -8,6 +8,9 @@ Rule 2: taking up the log (a checkpoint) moves most of it while commits go on, a
 Rule 3: a sync and a checkpoint never wait for each other: each has its own thread.
 Rule 4: one sync is under way at a time, and all who ask during it share the next: after a slow one
         nobody waits for more than one other.
+Rule 5: the system may forget what it could not sync and call the next sync a success, with a hole
+        in the log before what that one wrote. So behind a failed sync everything is moved out of
+        the log first, into the synced file, and nothing is acknowledged before.
 """
 
 import asyncio
@@ -42,6 +45,7 @@ class WriteAheadLog:
         self._under_way: asyncio.Future[None] | None = None
         self._syncing: asyncio.Future[None] | None = None
         self._asked: list[asyncio.Future[None]] = []
+        self._may_have_a_hole = False
         self._file: int
         self._db: sqlite3.Connection
 
@@ -83,13 +87,17 @@ class WriteAheadLog:
     def _begin_sync(self) -> None:
         asked, self._asked = self._asked, []
         loop = asyncio.get_running_loop()
-        self._syncing = loop.run_in_executor(self._sync_thread, _sync, self._file)
+        if self._may_have_a_hole:
+            self._syncing = loop.run_in_executor(self._checkpoint_thread, self._move_and_sync)
+        else:
+            self._syncing = loop.run_in_executor(self._sync_thread, _sync, self._file)
         self._syncing.add_done_callback(partial(self._on_synced, asked))
 
     def _on_synced(
         self, asked: "list[asyncio.Future[None]]", synced: "asyncio.Future[None]"
     ) -> None:
         error = synced.exception()
+        self._may_have_a_hole = error is not None
         for each in asked:
             if each.done():  # nobody waits any more
                 continue
@@ -100,6 +108,16 @@ class WriteAheadLog:
         self._syncing = None
         if self._asked:
             self._begin_sync()
+
+    def _move_and_sync(self) -> None:
+        """Move all of the log into the file, as the system still holds it in memory."""
+        try:
+            [(is_busy, num_pages, num_moved)] = self._db.execute("PRAGMA wal_checkpoint(RESTART)")
+        except sqlite3.Error as error:
+            raise OSError(f"an earlier sync failed, and the log cannot be moved: {error}") from None
+        if is_busy or num_moved != num_pages:
+            raise OSError("an earlier sync failed, and the log could not be moved yet")
+        _sync(self._file)
 
     def _checkpoint(self, how: str = "PASSIVE") -> "asyncio.Future[None]":
         return asyncio.get_running_loop().run_in_executor(self._checkpoint_thread, self._move, how)

@@ -1,0 +1,110 @@
+"""Behind a failed sync nothing is acknowledged that a power cut could take."""
+
+import shutil
+import sqlite3
+
+import pytest
+
+from service.errors import StoreUnavailableError
+from service.stores import sqlite_log
+from service.stores.sqlite import SqliteStore
+from service.stores.sqlite_file import _Transaction
+from tests.stores.support import after, commit, opened
+
+
+class FailingDisk:
+    """The next syncs of the log fail, as many as told; as on Linux, what they dropped is gone."""
+
+    def __init__(self, monkeypatch):
+        self.num_failing = 0
+        self._sync = sqlite_log._sync
+        monkeypatch.setattr(sqlite_log, "_sync", self.sync)
+
+    def sync(self, file):
+        if self.num_failing:
+            self.num_failing -= 1
+            raise OSError(5, "Input/output error")
+        self._sync(file)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    return FailingDisk(monkeypatch)
+
+
+@pytest.fixture
+async def store(tmp_path):
+    store = SqliteStore.open(tmp_path / "s.db", "power")
+    yield store
+    await store.close()
+
+
+def revisions_without_the_log(path, copy):
+    """What a power cut leaves that takes the log and spares the file."""
+    shutil.copy(path, copy)
+    db = sqlite3.connect(copy)
+    found = {row[0] for row in db.execute("SELECT revision FROM states")}
+    db.close()
+    return found
+
+
+async def test_what_a_failed_sync_may_have_dropped_is_moved_before_the_next_answer(
+    tmp_path, store, disk
+):
+    one, two = await opened(store, "a", "b")
+    disk.num_failing = 1
+    lost = after(one)
+    with pytest.raises(StoreUnavailableError, match="not known"):
+        await commit(store, lost, one)
+    step = await commit(store, after(two), two)
+    assert step is not None
+    kept = revisions_without_the_log(tmp_path / "s.db", tmp_path / "copy.db")
+    assert {lost.revision, step.revision} <= kept
+
+
+async def test_while_the_log_cannot_be_moved_every_write_is_refused_and_later_all_is_well(
+    tmp_path, store, disk
+):
+    [record] = await opened(store, "a")
+    disk.num_failing = 1
+    with pytest.raises(StoreUnavailableError):
+        await store.load(record.key)
+    reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM states").fetchone()
+    store._log._db.execute("PRAGMA busy_timeout = 0")
+    assert await store.now()
+    with pytest.raises(StoreUnavailableError, match="an earlier sync failed"):
+        await commit(store, after(record), record)
+    with pytest.raises(StoreUnavailableError, match="an earlier sync failed"):
+        await store.check()
+    reader.execute("COMMIT")
+    reader.close()
+    await store.check()
+    found = await store.load(record.key)
+    assert await commit(store, after(found), found)
+
+
+async def test_the_log_is_moved_once_and_then_only_synced(store, disk):
+    [record] = await opened(store, "a")
+    disk.num_failing = 1
+    with pytest.raises(StoreUnavailableError):
+        await store.load(record.key)
+    statements = []
+    store._log._db.set_trace_callback(statements.append)
+    for _ in range(3):
+        await store.load(record.key)
+    assert statements == ["PRAGMA wal_checkpoint(RESTART)"]
+
+
+def fail_after_a_roll_back(db):
+    with _Transaction(db):
+        db.execute("ROLLBACK")  # as SQLite does by itself when it has no room to spill a page to
+        db.execute("SELECT * FROM missing")
+
+
+def test_an_error_that_made_sqlite_roll_back_is_told_as_it_was():
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        fail_after_a_roll_back(db)
+    db.close()
