@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from service.api import health, models, predict, session_operations, sessions
+from service.api import health, models, predict, session_operations, sessions, snapshots
 from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
 from service.api.hot_path import HotPath
@@ -21,6 +21,7 @@ from service.engine.batcher import BatchLimits
 from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
 from service.engine.registry import load_registry
+from service.engine.snapshot import SnapshotKeys
 from service.settings import Settings
 from service.stores.base import StoreOptions, open_store
 from service.telemetry.metrics import Metrics
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> HotPath:
         StartUpError: the models folder, the provider or the store cannot be used.
     """
     metrics = Metrics(service_version())
+    snapshot_keys = SnapshotKeys.read(settings.snapshot_key_file)
     store = open_store(settings.store, _store_options(settings))
     registry = load_registry(settings.models, settings.provider, settings.ort_threads)
     metrics.models_loaded(
@@ -56,7 +58,7 @@ def create_app(settings: Settings) -> HotPath:
     )
     engine = Engine(registry, store, _engine_limits(settings), metrics)
     keys = KeyRing(settings.api_keys_file)
-    context = Context(engine, settings, metrics, keys)
+    context = Context(engine, settings, metrics, keys, snapshot_keys)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,7 +90,7 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(RequireKey, keys=keys, open_paths=open_paths_of(settings))
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
-    for part in (models, predict, sessions, session_operations, health):
+    for part in (models, predict, sessions, session_operations, snapshots, health):
         app.include_router(part.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     _document_problems(app, settings)

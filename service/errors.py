@@ -81,6 +81,18 @@ class CheckpointGoneError(CarryError):
     code, status, title = "checkpoint-gone", 409, "No state of that step is kept"
 
 
+class SnapshotRefusedError(CarryError):
+    code, status, title = "snapshot-refused", 422, "Snapshot refused"
+
+
+class SnapshotForeignError(CarryError):
+    code, status, title = "snapshot-foreign", 403, "Snapshot of another tenant"
+
+
+class SnapshotsOffError(CarryError):
+    code, status, title = "snapshots-off", 501, "No key for snapshots"
+
+
 class SkippedError(CarryError):
     code, status, title = "skipped", 409, "Skipped behind a failed step"
 

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         description="TOML or JSON file of API keys (python -m service new-key makes one);"
         " without it, everybody may do everything.",
     )
+    snapshot_key_file: Path | None = Field(
+        None,
+        description="File of keys, one a line, the first of which signs snapshots; without it there"
+        " are none.",
+    )
     metrics_need_key: bool = Field(
         False, description="/metrics needs a key of role admin; only with CARRY_API_KEYS_FILE."
     )
@@ -132,7 +137,7 @@ class Settings(BaseSettings):
         "auto", description="auto: text on a terminal, JSON elsewhere."
     )
 
-    @field_validator("api_keys_file", mode="before")
+    @field_validator("api_keys_file", "snapshot_key_file", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None  # compose files pass settings on that nobody has set

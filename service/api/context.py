@@ -11,6 +11,7 @@ from service.api.keys import Caller, KeyRing
 from service.api.present import ForecastOptions
 from service.engine.engine import Engine
 from service.engine.registry import LoadedModel
+from service.engine.snapshot import SnapshotKeys
 from service.settings import Settings
 from service.stores.record import Key
 from service.telemetry.metrics import Metrics
@@ -31,6 +32,7 @@ class Context:
     settings: Settings
     metrics: Metrics
     keys: KeyRing
+    snapshot_keys: SnapshotKeys
     reader: BodyReader = field(default_factory=BodyReader)
     open_streams: set[object] = field(default_factory=set)
     """WebSockets and event streams, each from when it is open until it ends."""

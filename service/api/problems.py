@@ -21,7 +21,7 @@ log = structlog.get_logger()
 _EXPLAINED = {
     400: "The body is no JSON",
     401: "No key, or one that is unknown, revoked or expired",
-    403: "The key's role does not allow it",
+    403: "The key does not allow it",
     404: "No such model, session or path; or the session expired",
     409: "The session is at another step, closed, or opened by another request",
     413: "Body, rows, text or reply beyond the limit",
@@ -29,6 +29,7 @@ _EXPLAINED = {
     422: "JSON that does not fit the schema or the model",
     429: "Queue full; Retry-After says when to try again",
     500: "The model failed on this input",
+    501: "This server has no key for snapshots",
     503: "Store away, deadline passed or shutting down; Retry-After says when to try again",
 }
 _OF_FRAMEWORK = {

@@ -44,7 +44,7 @@ async def fork_session(
     name = body.session or name_by_key(key) or secrets.token_urlsafe(16)
     request = ForkRequest(context.key(caller, session), body.ttl_s, body.metadata)
     reply = await context.engine.submit(context.key(caller, name), request)
-    return _opened(reply)
+    return opened_response(reply)
 
 
 @router.post(
@@ -67,7 +67,8 @@ async def rewind_session(
     return json_response(_described(reply))
 
 
-def _opened(reply: Reply) -> Response:
+def opened_response(reply: Reply) -> Response:
+    """201 for a session that is new under its name, 200 for one that took another's place."""
     location = {"Location": f"/v1/sessions/{reply.record.opening.name}"}
     status = 201 if reply.is_new else 200
     return json_response(_described(reply), status, location | replay_header(reply))

@@ -2,12 +2,13 @@
 
 import time
 
-from service.engine.operations import decide_fork, decide_rewind
+from service.engine.operations import decide_fork, decide_restore, decide_rewind
 from service.engine.registry import Registry
 from service.engine.requests import (
     CreateRequest,
     DeleteRequest,
     ForkRequest,
+    RestoreRequest,
     RewindRequest,
     StepRequest,
 )
@@ -38,12 +39,16 @@ async def decide_turn(
     source = await store.load(request.source) if isinstance(request, ForkRequest) else None
     now = await store.now()
     if isinstance(request, CreateRequest):
-        model = registry.get(request.model, request.version)
-        return decide_create(request, found, seed_record(key, model, request, time.time()), now)
+        wanted = registry.get(request.model, request.version)
+        return decide_create(request, found, seed_record(key, wanted, request, time.time()), now)
     if isinstance(request, ForkRequest):
         return decide_fork(request, key, found, source, now)
     if isinstance(request, RewindRequest):
         return decide_rewind(request, key, found, now)
+    if isinstance(request, RestoreRequest):
+        opening = request.sealed.opening
+        model = registry.find(opening.model, opening.version)
+        return decide_restore(request, key, found, model, now)
     return decide(request, key, found, now)
 
 

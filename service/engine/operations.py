@@ -9,7 +9,8 @@ Rule 3: each of them clears the reply ring: its replies belong to another past.
 from dataclasses import replace
 
 from service.engine.keeping import kept_at
-from service.engine.requests import ForkRequest, RewindRequest
+from service.engine.registry import LoadedModel
+from service.engine.requests import ForkRequest, RestoreRequest, RewindRequest
 from service.engine.session import (
     Answer,
     Apply,
@@ -20,7 +21,12 @@ from service.engine.session import (
     require_live,
     session_not_found,
 )
-from service.errors import CheckpointGoneError
+from service.errors import (
+    CheckpointGoneError,
+    SessionExistsError,
+    SnapshotForeignError,
+    SnapshotRefusedError,
+)
 from service.stores.kept import pack_kept
 from service.stores.record import Key, Opening, Record, pack_data
 
@@ -79,6 +85,46 @@ def decide_rewind(
         expected_step=live.step,
         kept_steps=steps,
     )
+
+
+def decide_restore(
+    request: RestoreRequest, key: Key, found: Record | None, model: LoadedModel | None, now: float
+) -> Apply | Answer:
+    """What restoring a snapshot means where `found` lies under the name.
+
+    `model` is what is loaded here under the name and version of the snapshot's.
+
+    Raises:
+        CarryError: it is of another tenant or graph, or the name is taken.
+    """
+    sealed = request.sealed
+    origin = sealed.opening.origin
+    if sealed.opening.tenant != key.tenant:
+        raise SnapshotForeignError(
+            "the snapshot belongs to another tenant: restore it with its key"
+        )
+    if model is None or model.origin != origin:
+        raise SnapshotRefusedError(
+            f"the snapshot is of model {origin.model!r} version {origin.version}, graph"
+            f" {origin.graph_sha256[:12]}, which is not loaded here: load that bundle first"
+        )
+    opening = replace(
+        sealed.opening, name=key.name, created_at=now, history=sealed.step, digest=request.digest
+    )
+    base = _as_it_is(sealed, opening, sealed.ttl_s, now)
+    if not is_open(found, now):
+        return Apply(base, None, expired=if_expired(found))
+    if not request.replaces:
+        return first_answer(
+            found, request.digest, "choose another name, or say ?replace=true to lose what is there"
+        )
+    if found.opening.model != origin.model:
+        raise SessionExistsError(
+            f"session {key.name!r} is open and of model {found.opening.model!r}, the snapshot is of"
+            f" {origin.model!r}: choose another name, or close it first",
+            expected_step=found.step,
+        )
+    return Apply(base, found)
 
 
 def _as_it_is(record: Record, opening: Opening, ttl_s: float, now: float) -> Record:

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from service.stores.kept import Keeps
-from service.stores.record import Key
+from service.stores.record import Key, Record
 
 
 class Observations(NamedTuple):
@@ -142,7 +142,24 @@ class RewindRequest(_Unfed):
     step: int
 
 
-SessionRequest = StepRequest | CreateRequest | DeleteRequest | ForkRequest | RewindRequest
+@dataclass(frozen=True, slots=True)
+class RestoreRequest(_Unfed):
+    """Go on with a session that was proven to be as it was sealed. `digest` is of its snapshot."""
+
+    operation: ClassVar[str | None] = "restore"
+    sealed: Record
+    digest: bytes
+    replaces: bool = False
+
+    @classmethod
+    def of(cls, snapshot: bytes, sealed: Record, *, replaces: bool) -> "RestoreRequest":
+        digest = blake2b(b"restore " + snapshot, digest_size=16).digest()
+        return cls(sealed, digest, replaces)
+
+
+SessionRequest = (
+    StepRequest | CreateRequest | DeleteRequest | ForkRequest | RewindRequest | RestoreRequest
+)
 
 
 def digests_of_rows(rows: np.ndarray) -> list[bytes]:

@@ -3,6 +3,8 @@
 import pytest
 
 from service.api import schemas
+from tests.api.keys import headers, keys_file
+from tests.api.support import serving
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
 ROW = {"observations": [[1, 2]]}
@@ -37,8 +39,8 @@ async def test_a_fork_is_a_session_of_its_own(client):
 async def test_forks_without_a_name_are_many_or_under_one_key_one(client):
     await open_session(client)
     names = set()
-    for headers in ({}, {}, {"Idempotency-Key": "a"}, {"Idempotency-Key": "a"}):
-        answer = await client.post("/v1/sessions/s/fork", json={}, headers=headers)
+    for given in ({}, {}, {"Idempotency-Key": "a"}, {"Idempotency-Key": "a"}):
+        answer = await client.post("/v1/sessions/s/fork", json={}, headers=given)
         assert answer.status_code == 201
         names.add(answer.json()["session"])
     assert len(names) == 3
@@ -101,3 +103,79 @@ async def test_operations_are_counted(client):
     for operation in ("fork", "rewind"):
         labels = f'{{model="load",operation="{operation}",version="1"}}'
         assert f"carry_session_operations_total{labels} 1.0" in text
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "snapshot.keys"
+    path.write_text("k" * 32)
+    return path
+
+
+async def put(client, path, snapshot, **headers):
+    kind = {"content-type": "application/vnd.carry.snapshot"}
+    return await client.put(path, content=snapshot, headers=kind | headers)
+
+
+async def test_a_session_is_copied_to_another_cluster_by_its_snapshot(key_file):
+    async with (
+        serving(snapshot_key_file=key_file) as here,
+        serving(snapshot_key_file=key_file) as there,
+    ):
+        await open_session(here, 2)
+        taken = await here.get("/v1/sessions/s/snapshot")
+        assert taken.headers["content-type"] == "application/vnd.carry.snapshot"
+        path = "/v1/sessions/moved/snapshot"
+        restored = await put(there, path, taken.content)
+        assert (restored.status_code, restored.json()["step"]) == (201, 2)
+        schemas.SessionAnswer.model_validate(restored.json(), extra="forbid")
+        assert restored.headers["location"] == "/v1/sessions/moved"
+        again = await put(there, path, taken.content)
+        assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true")
+        body = ROW | {"step": 2}
+        ours = (await there.post("/v1/sessions/moved/steps", json=body)).json()
+        theirs = (await here.post("/v1/sessions/s/steps", json=body)).json()
+        assert ours["prediction"] == theirs["prediction"]
+        taken_again = (await here.get("/v1/sessions/s/snapshot")).content
+        assert code(await put(there, path, taken_again)) == (409, "session-exists")
+        replaced = await put(there, path + "?replace=true", taken_again)
+        assert (replaced.status_code, replaced.json()["step"]) == (200, 3)
+        assert code(await put(there, path, b"x" + taken.content)) == (422, "snapshot-refused")
+        text = {"content-type": "text/plain"}
+        assert code(await put(there, path, b"", **text)) == (415, "unsupported-media-type")
+        assert code(await here.get("/v1/sessions/none/snapshot")) == (404, "session-not-found")
+
+
+async def test_a_snapshot_of_another_tenants_key_is_forbidden(tmp_path, key_file):
+    path, keys = keys_file(tmp_path, acme="user", umbra="user")
+    async with serving(snapshot_key_file=key_file, api_keys_file=path) as client:
+        mine, theirs = headers(keys["acme"]), headers(keys["umbra"])
+        await client.post("/v1/sessions", json=OPEN | {"checkpoints": 1}, headers=mine)
+        taken = await client.get("/v1/sessions/s/snapshot", headers=mine)
+        answer = await put(client, "/v1/sessions/s/snapshot", taken.content, **theirs)
+        assert code(answer) == (403, "snapshot-foreign")
+        for method, operation, body in (
+            ("GET", "snapshot", None),
+            ("POST", "fork", {}),
+            ("POST", "rewind", {"step": 0}),
+        ):
+            url = f"/v1/sessions/s/{operation}"
+            answer = await client.request(method, url, json=body, headers=theirs)
+            assert code(answer) == (404, "session-not-found")
+
+
+async def test_without_a_key_snapshots_are_off_and_say_what_to_set(client):
+    await open_session(client)
+    for answer in (
+        await client.get("/v1/sessions/s/snapshot"),
+        await put(client, "/v1/sessions/s/snapshot", b""),
+    ):
+        assert code(answer) == (501, "snapshots-off")
+        assert "CARRY_SNAPSHOT_KEY_FILE" in answer.json()["detail"]
+
+
+async def test_a_snapshot_that_could_not_be_restored_is_not_given(key_file):
+    async with serving(snapshot_key_file=key_file, max_body_bytes=1024) as client:
+        await open_session(client, metadata={"much": "x" * 800})
+        assert code(await client.get("/v1/sessions/s/snapshot")) == (413, "too-large")
+        assert code(await put(client, "/v1/sessions/s/snapshot", b"x" * 1025)) == (413, "too-large")

@@ -1,0 +1,78 @@
+"""`/v1/sessions/{session}/snapshot`: a session as signed bytes, and back."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.api.auth import InCaller
+from service.api.context import InContext
+from service.api.problems import error_responses
+from service.api.schemas import SessionAnswer
+from service.api.session_operations import opened_response
+from service.api.sessions import InPath
+from service.engine.requests import RestoreRequest
+from service.errors import TooLargeError, UnsupportedMediaTypeError
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+MEDIA_TYPE = "application/vnd.carry.snapshot"
+_ACCEPTED = (MEDIA_TYPE, "application/octet-stream")
+_CONTENT = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.get(
+    "/{session}/snapshot",
+    summary="Take a snapshot of a session",
+    response_class=Response,
+    responses=error_responses(404, 409, 413, 422, 501, 503)
+    | {200: {"description": "Signed bytes, for `PUT`", "content": _CONTENT}},
+)
+async def take_snapshot(session: InPath, context: InContext, caller: InCaller) -> Response:
+    """The session as the store holds it now, signed, for any server with the same key and model.
+
+    Checkpoints and kept observations go along, replies do not.
+    """
+    context.snapshot_keys.require_any()
+    snapshot = context.snapshot_keys.seal(await context.engine.read(context.key(caller, session)))
+    most = context.settings.max_body_bytes
+    if len(snapshot) > most:
+        raise TooLargeError(
+            f"the snapshot has {len(snapshot)} bytes: expected at most {most}, so that it can be"
+            " restored; raise CARRY_MAX_BODY_BYTES here and where it goes"
+        )
+    return Response(snapshot, media_type=MEDIA_TYPE)
+
+
+@router.put(
+    "/{session}/snapshot",
+    summary="Restore a session from a snapshot",
+    status_code=201,
+    response_model=SessionAnswer,
+    responses=error_responses(403, 409, 413, 415, 422, 501, 503)
+    | {200: {"model": SessionAnswer, "description": "Replaced what was there"}},
+    openapi_extra={"requestBody": {"required": True, "content": _CONTENT}},
+)
+async def restore_snapshot(
+    session: InPath,
+    request: Request,
+    context: InContext,
+    caller: InCaller,
+    replace: Annotated[
+        bool, Query(description="Also onto an open session, whose state is then lost.")
+    ] = False,
+) -> Response:
+    """Go on with a session where its snapshot was taken, here or on another cluster with the key.
+
+    A snapshot that was altered in any byte, of another tenant, or of another graph than is loaded
+    is refused. The same again answers the same 201.
+    """
+    context.snapshot_keys.require_any()
+    said = request.headers.get("content-type", "none")
+    if said.partition(";")[0].strip().lower() not in _ACCEPTED:
+        raise UnsupportedMediaTypeError(
+            f"the body's Content-Type is {said}: expected Content-Type: {MEDIA_TYPE}"
+        )
+    snapshot = await request.body()
+    sealed = context.snapshot_keys.open(snapshot)
+    asked = RestoreRequest.of(snapshot, sealed, replaces=replace)
+    return opened_response(await context.engine.submit(context.key(caller, session), asked))

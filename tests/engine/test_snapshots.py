@@ -1,0 +1,196 @@
+"""A snapshot is the session, wherever it is restored, and anything else is refused."""
+
+import asyncio
+import hmac
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.engine.registry import LoadedModel, Registry
+from service.engine.requests import DeleteRequest, RestoreRequest
+from service.engine.snapshot import SnapshotKeys
+from service.errors import (
+    SessionExistsError,
+    SnapshotForeignError,
+    SnapshotRefusedError,
+    SnapshotsOffError,
+    StartUpError,
+)
+from service.stores.kept import Keeps
+from service.stores.record import Key
+from service.stores.sqlite import SqliteStore
+from tests.engine.support import (
+    A,
+    create_load,
+    create_mood,
+    rows,
+    running_engine,
+    small_models,
+    step_rows,
+    step_text,
+)
+from tests.stores.support import record_named
+
+B = Key("t", "b")
+OURS, THEIRS = b"o" * 32, b"t" * 32
+KEYS = SnapshotKeys([OURS])
+SAMPLE = KEYS.seal(record_named())
+
+
+def restore(snapshot, replaces=False, keys=KEYS):
+    return RestoreRequest.of(snapshot, keys.open(snapshot), replaces=replaces)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 6), st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 99))
+def test_a_restored_session_answers_what_the_first_one_answers(num_before, counts, seed):
+    values = rows(num_before + sum(counts), seed)
+
+    async def check():
+        async with running_engine() as here, running_engine() as there:
+            await here.submit(A, create_load(values[:num_before], keeps=Keeps(2, 1, 3)))
+            snapshot = KEYS.seal(await here.read(A))
+            restored = await there.submit(B, restore(snapshot))
+            assert (restored.step, restored.is_new) == (num_before, True)
+            step = num_before
+            for count in counts:
+                request = step_rows(values[step : step + count], step)
+                theirs, ours = await here.submit(A, request), await there.submit(B, request)
+                assert ours.outputs == theirs.outputs
+                step += count
+            one, two = await here.read(A), await there.read(B)
+            assert (one.state, one.kept) == (two.state, two.kept)
+
+    asyncio.run(check())
+
+
+async def test_a_session_moves_between_two_durable_clusters_in_the_middle_of_a_word(tmp_path):
+    one = SqliteStore.open(tmp_path / "1.db", "process")
+    two = SqliteStore.open(tmp_path / "2.db", "process")
+    async with running_engine(one) as here, running_engine(two) as there:
+        await here.submit(A, create_mood(keeps=Keeps(checkpoints=2)))
+        await here.submit(A, step_text("a wonder", 0))
+        await there.submit(A, restore(KEYS.seal(await here.read(A))))
+        replies = [await engine.submit(A, step_text("ful film", 1)) for engine in (here, there)]
+        assert replies[0].outputs == replies[1].outputs
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.parametrize("place", range(len(SAMPLE)))
+def test_a_snapshot_altered_in_any_byte_is_refused(place):
+    for value in (1, 0x80, 0xFF):
+        altered = bytearray(SAMPLE)
+        altered[place] ^= value
+        with pytest.raises(SnapshotRefusedError):
+            KEYS.open(bytes(altered))
+
+
+@given(st.integers(0, len(SAMPLE) - 1), st.binary(max_size=40))
+def test_a_snapshot_cut_or_with_other_bytes_behind_it_is_refused(size, tail):
+    with pytest.raises(SnapshotRefusedError):
+        KEYS.open(SAMPLE[:size] + (tail if SAMPLE[size:] != tail else b""))
+    if tail:
+        with pytest.raises(SnapshotRefusedError):
+            KEYS.open(SAMPLE + tail)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused_and_nothing_else_happens(data):
+    for snapshot in (data, SAMPLE[:21] + data):
+        with pytest.raises(SnapshotRefusedError):
+            KEYS.open(snapshot)
+
+
+def test_keys_are_rotated_by_putting_a_new_one_first():
+    both = SnapshotKeys([THEIRS, OURS])
+    assert both.open(SAMPLE).opening.name == "a"
+    later = both.seal(record_named())
+    with pytest.raises(SnapshotRefusedError, match="a key that this server does not have"):
+        KEYS.open(later)
+    assert SnapshotKeys([THEIRS]).open(later).step == record_named().step
+
+
+def test_a_snapshot_of_a_later_service_says_so():
+    later = SAMPLE[:8] + b"\2" + SAMPLE[9:-32]
+    with pytest.raises(SnapshotRefusedError, match="format 2, this service reads 1"):
+        KEYS.open(later + hmac.digest(OURS, later, "sha256"))
+
+
+def test_without_a_key_it_is_said_what_to_set():
+    keys = SnapshotKeys([])
+    for ask in (lambda: keys.seal(record_named()), lambda: keys.open(SAMPLE)):
+        with pytest.raises(SnapshotsOffError, match="CARRY_SNAPSHOT_KEY_FILE"):
+            ask()
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "short\n", "x" * 32 + "\nshort\n"])
+def test_a_file_without_good_keys_stops_the_start(tmp_path, text):
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(StartUpError, match="at least 32 characters"):
+        SnapshotKeys.read(path)
+    with pytest.raises(StartUpError, match="cannot be read"):
+        SnapshotKeys.read(tmp_path / "none")
+
+
+def test_the_first_key_of_a_file_signs(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(f"# rotated today\n{OURS.decode()}\n\n{THEIRS.decode()}\n")
+    keys = SnapshotKeys.read(path)
+    assert KEYS.open(keys.seal(record_named())).opening.name == "a"
+    assert keys.open(SnapshotKeys([THEIRS]).seal(record_named())).opening.name == "a"
+
+
+async def test_restoring_again_answers_the_first_restore_and_another_is_refused():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load(rows(2)))
+        snapshot = KEYS.seal(await engine.read(A))
+        await engine.submit(B, restore(snapshot))
+        await engine.submit(B, step_rows(rows(1), 2))
+        again = await engine.submit(B, restore(snapshot))
+        assert (again.is_replay, again.step) == (True, 2)
+        assert (await engine.read(B)).step == 3
+        with pytest.raises(SessionExistsError, match="replace=true"):
+            await engine.submit(A, restore(snapshot))
+
+
+async def test_a_restore_may_take_the_place_of_a_session_of_the_same_model():
+    async with running_engine() as engine, running_engine(engine.store) as rival:
+        await engine.submit(A, create_load(rows(2), metadata={"of": "the snapshot"}))
+        snapshot = KEYS.seal(await engine.read(A))
+        await rival.submit(A, step_rows(rows(3), 2))
+        await engine.submit(B, create_mood())
+        reply = await engine.submit(A, restore(snapshot, replaces=True))
+        assert (reply.step, reply.is_new, reply.record.ring) == (2, False, ())
+        assert (await rival.submit(A, step_rows(rows(1), 2))).step == 3
+        assert (await engine.read(A)).opening.metadata == {"of": "the snapshot"}
+        with pytest.raises(SessionExistsError, match="'mood'"):
+            await engine.submit(B, restore(snapshot, replaces=True))
+        await engine.submit(B, DeleteRequest())
+        assert (await engine.submit(B, restore(snapshot))).is_new
+
+
+async def test_a_snapshot_of_another_tenant_is_refused():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load(rows(2)))
+        snapshot = KEYS.seal(await engine.read(A))
+        with pytest.raises(SnapshotForeignError):
+            await engine.submit(Key("u", "a"), restore(snapshot))
+
+
+async def test_a_snapshot_of_another_graph_is_refused():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load(rows(2)))
+        snapshot = KEYS.seal(await engine.read(A))
+    load = small_models().get("load")
+    files = load.manifest.files | {load.manifest.graph.file: "1" * 64}
+    manifest = load.manifest.model_copy(update={"files": files})
+    again = Registry([LoadedModel(manifest, load.layout, load.runner, load.codec)], {}, "cpu")
+    none = Registry([small_models().get("mood")], {}, "cpu")
+    for registry in (again, none):
+        async with running_engine(registry=registry) as engine:
+            with pytest.raises(SnapshotRefusedError, match="not loaded here"):
+                await engine.submit(A, restore(snapshot))
+            assert await engine.store.load(A) is None
