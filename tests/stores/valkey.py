@@ -98,34 +98,42 @@ def running_valkey(**settings):
 
 
 @contextmanager
-def running_cluster(num_nodes=3):
-    """Primaries that share the slots; ready when all of them say so."""
+def running_cluster(num_primaries=3, num_replicas=0):
+    """Primaries that share the slots, then replicas of the first; ready when all say so."""
     nodes = []
     try:
-        for _ in range(num_nodes):
+        for _ in range(num_primaries + num_replicas):
             # Else 10,000 above the other port, which may be no port at all.
             settings = {"cluster_enabled": "yes", "cluster_port": free_port()}
             nodes.append(Valkey(**settings, cluster_node_timeout=2000))
-        share = 16384 // num_nodes + 1
+        share = 16384 // num_primaries + 1
         for place, node in enumerate(nodes):
-            last = min(share * (place + 1), 16384) - 1
-            node.ask("CLUSTER", "ADDSLOTSRANGE", share * place, last)
+            first, last = share * place, min(share * (place + 1), 16384) - 1
+            if place < num_primaries:
+                node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
         for node in nodes[1:]:
             node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, nodes[0].bus_port)
-        deadline = time.monotonic() + START_S
-        while not all(_knows_all(node, num_nodes) for node in nodes):
-            assert time.monotonic() < deadline, nodes[0].ask("CLUSTER", "INFO")
-            time.sleep(0.05)
+        wait_until(lambda: all(_knows_all(node, len(nodes)) for node in nodes))
+        name = nodes[0].ask("CLUSTER", "MYID")
+        for node in nodes[num_primaries:]:
+            node.ask("CLUSTER", "REPLICATE", name)
+        wait_until(lambda: all(_knows_all(node, len(nodes)) for node in nodes))
         yield nodes
     finally:
         for node in nodes:
             node.close()
 
 
+def wait_until(is_so):
+    """Ask processes until it is so; fails after `START_S`."""
+    deadline = time.monotonic() + START_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {START_S} s"
+        time.sleep(0.05)
+
+
 def _knows_all(node, num_nodes):
-    info = node.ask("CLUSTER", "INFO")
-    text = (
-        info if isinstance(info, dict) else dict(line.split(":") for line in info.decode().split())
-    )
-    return text["cluster_state"] == "ok" and int(text["cluster_known_nodes"]) >= num_nodes
+    told = node.ask("CLUSTER", "INFO").decode()
+    info = dict(line.split(":") for line in told.split())
+    return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) >= num_nodes

@@ -1,0 +1,54 @@
+"""Two replicas that step one session at the same moment, on purpose: one wins, each time."""
+
+import asyncio
+import os
+
+import numpy as np
+import pytest
+
+from service.errors import DigestMismatchError
+from service.stores.redis import RedisStore
+from service.stores.redis_url import read_redis_url
+from service.stores.sqlite import SqliteStore
+from tests.engine.support import A, create_load, outputs_of, running_engine, step_rows
+
+NUM_RACES = int(os.environ.get("RACES", "2000"))
+
+
+@pytest.fixture(params=["valkey", "sqlite-process"])
+def open_replica(request, tmp_path):
+    """Opens one store after another, all on the same sessions."""
+    if request.param == "valkey":
+        server = request.getfixturevalue("valkey")
+        server.ask("FLUSHALL")
+        return lambda: RedisStore(read_redis_url(server.url), 10.0)
+    return lambda: SqliteStore.open(tmp_path / "s.db", "process")
+
+
+@pytest.mark.timeout(580)
+async def test_of_two_replicas_one_wins_each_race_and_the_counts_add_up(open_replica):
+    one, two = open_replica(), open_replica()
+    values = np.random.default_rng(7).normal(size=(NUM_RACES, 2, 1, 2)).astype(np.float32)
+    won = []
+    async with running_engine(one) as here, running_engine(two) as there, running_engine() as calm:
+        await here.submit(A, create_load(ttl_s=3600))
+        for step in range(NUM_RACES):
+            rivals = zip((here, there), values[step], strict=True)
+            replies = await asyncio.gather(
+                *(engine.submit(A, step_rows(rows, step)) for engine, rows in rivals),
+                return_exceptions=True,
+            )
+            [winner] = [place for place in (0, 1) if not isinstance(replies[place], Exception)]
+            assert isinstance(replies[1 - winner], DigestMismatchError)
+            assert replies[1 - winner].members["expected_step"] == step + 1
+            assert replies[winner].step == step + 1
+            won.append(winner)
+        assert (await one.load(A)).step == (await two.load(A)).step == NUM_RACES
+        assert 0 < sum(won) < NUM_RACES
+        applied = values[np.arange(NUM_RACES), won][:, 0]
+        whole = await calm.submit(A, create_load(applied, ttl_s=3600))
+        assert outputs_of(whole)["mean"] == pytest.approx(
+            outputs_of(replies[winner])["mean"], abs=1e-4
+        )
+    await one.close()
+    await two.close()
