@@ -41,7 +41,7 @@ class Bundle:
     def state_layout(self) -> StateLayout:
         spec = self.manifest
         arrays = read_arrays(self.files[spec.initial_states]) if spec.initial_states else {}
-        return StateLayout(spec.graph.states, arrays, spec.graph.state_schema)
+        return StateLayout(spec.graph.carried, arrays, spec.graph.state_schema)
 
     def text_codec(self) -> Codec | None:
         text, generate = self.manifest.text, self.manifest.generate

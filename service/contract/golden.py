@@ -10,21 +10,22 @@ Properties checked, each within the manifest's tolerance:
   stepwise   one step at a time gives the same as the whole sequence
   chunked    uneven pieces give the same as the whole sequence
   alone      a row without neighbours gives the same as in the batch
+
+A graph that was brought along is fed in as many calls as its axes ask for (see `calls`), and needs
+a row of length 0 only if it is told lengths. `in.<input>` is then what clients send: no constants,
+nothing that repeats the observation before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.contract.bundle import Bundle
+from service.contract.calls import Arrays, Calls, Run
 from service.contract.errors import GoldenMismatchError
-from service.contract.manifest import GraphSpec
-from service.contract.state import StateLayout
-
-Arrays = dict[str, np.ndarray]
-Run = Callable[[Arrays], Arrays]
-"""Feeds one call of the graph (all inputs by name, states too) and returns all outputs by name."""
+from service.contract.graph import GraphSpec
+from service.contract.state import StateLayout, rows_from_axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def check_golden(bundle: Bundle, run: Run) -> None:
     layout = bundle.state_layout()
     golden = GoldenRun.from_arrays(bundle.golden_arrays())
     _require_complete(manifest.graph, golden)
-    if not (golden.length == 0).any():
+    if manifest.graph.input_with("length") and not (golden.length == 0).any():
         raise GoldenMismatchError("golden run: no row of length 0; export the bundle again")
     compare = _Comparison(f"{manifest.name}/{manifest.version}", golden, manifest.golden.tolerance)
     feeds = _Feeds(manifest.graph, layout, golden.inputs, golden.length, run)
@@ -95,7 +96,12 @@ def call_once(
     length: np.ndarray,
     rows: Sequence[bytes],
 ) -> tuple[Arrays, list[bytes]]:
-    """One call from packed `rows`: inputs `[B, T, …]` → outputs `[B, T, …]` and new rows."""
+    """One call from packed `rows`: inputs `[B, T, …]` → outputs `[B, T, …]` and new rows.
+
+    A graph that was brought along is called as often as it takes.
+    """
+    if graph.tensors:
+        return Calls(graph, layout).run_all(run, inputs, length, rows)
     feeds = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
     feeds |= layout.gather(rows)
     length_spec = graph.input_with("length")
@@ -204,9 +210,12 @@ class _Comparison:
 
 def _states_by_row(layout: StateLayout, rows: Sequence[bytes]) -> Arrays:
     """Packed rows → `{output name: [B, …row shape]}`, whatever the graph's batch axis."""
+    if any(spec.batch_axis is None for spec in layout.specs):
+        each = [layout.gather([row]) for row in rows]
+        return {s.output: np.stack([row[s.input] for row in each]) for s in layout.specs}
     gathered = layout.gather(rows)
     return {
-        spec.output: np.moveaxis(gathered[spec.input], spec.batch_axis, 0) for spec in layout.specs
+        spec.output: rows_from_axis(gathered[spec.input], spec.batch_axis) for spec in layout.specs
     }
 
 
@@ -219,10 +228,11 @@ def _uneven_cuts(num_steps: int) -> list[int]:
 
 def _require_complete(graph: GraphSpec, golden: GoldenRun) -> None:
     """Everything that the graph takes and gives must be in the run, or nothing is proven."""
+    fed = {spec.name for spec in graph.inputs if spec.role not in ("length", "constant")}
     parts = (
-        ("feeds", golden.inputs, {spec.name for spec in graph.inputs if spec.role != "length"}),
+        ("feeds", golden.inputs, fed),
         ("answers", golden.outputs, {spec.name for spec in graph.outputs}),
-        ("carries", golden.states, {spec.output for spec in graph.states}),
+        ("carries", golden.states, {spec.output for spec in graph.carried}),
     )
     for does, found, expected in parts:
         if set(found) != expected:

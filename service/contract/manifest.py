@@ -14,24 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.contract.characters import GenerateSpec
 from service.contract.errors import BundleError
-from service.contract.state import StateSpec
-from service.contract.tensors import (
-    Axis,
-    InputRole,
-    InputSpec,
-    OutputRole,
-    OutputSpec,
-    describe_shape,
-)
+from service.contract.graph import FileName, GraphSpec
+from service.contract.tensors import Axis, InputSpec, OutputSpec, describe_shape
 
 FORMAT = "carry-bundle/1"
 MANIFEST_FILE = "manifest.json"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 ModelVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
-Task = Literal["forecast", "classify", "generate", "tag"]
+Task = Literal["forecast", "classify", "generate", "tag", "tensor"]
 
 _UNIT_S = {"W": 604_800, "D": 86_400, "H": 3600, "M": 60, "S": 1}
 
@@ -104,34 +96,6 @@ class TextSpec(_Part):
         return self
 
 
-class GraphSpec(_Part):
-    """The ONNX graph: inputs and outputs that are not state, and the states between them."""
-
-    file: FileName
-    inputs: tuple[InputSpec, ...] = Field(min_length=1)
-    outputs: tuple[OutputSpec, ...] = Field(min_length=1)
-    states: tuple[StateSpec, ...] = Field(min_length=1)
-    state_schema: str = Field(min_length=1, max_length=200)
-
-    @model_validator(mode="after")
-    def _every_name_once(self) -> Self:
-        fed = [spec.name for spec in self.inputs] + [state.input for state in self.states]
-        answered = [spec.name for spec in self.outputs] + [state.output for state in self.states]
-        for names, what in ((fed, "inputs"), (answered, "outputs")):
-            if len(set(names)) != len(names):
-                raise ValueError(f"two {what} of the graph share a name: {sorted(names)}")
-        for spec in self.outputs:
-            if spec.shape[:2] != ("batch", "time"):
-                raise ValueError(f"output {spec.name!r} must begin with [batch, time]")
-        return self
-
-    def input_with(self, role: InputRole) -> InputSpec | None:
-        return next((spec for spec in self.inputs if spec.role == role), None)
-
-    def output_with(self, role: OutputRole) -> OutputSpec | None:
-        return next((spec for spec in self.outputs if spec.role == role), None)
-
-
 class GoldenSpec(_Part):
     """The recorded run. A value may differ from it by `tolerance × max(1, |recorded|)`."""
 
@@ -144,7 +108,7 @@ class DataSource(_Part):
 
     name: str
     sha256: Sha256
-    rows: int = Field(ge=1)
+    rows: int = Field(ge=0, description="0 where that is not known.")
     licence: str
     note: str = ""
 
@@ -223,6 +187,11 @@ class Manifest(_Part):
                 "an input with role 'x'": self.graph.input_with("x"),
                 "an output with role 'probabilities'": self.graph.output_with("probabilities"),
             }
+        if self.task == "tensor":
+            needed |= {
+                "an input with role 'tensor'": self.graph.tensors,
+                "an output with role 'value'": self.graph.output_with("value"),
+            }
         missing = [what for what, value in needed.items() if not value]
         if missing:
             raise ValueError(f"task {self.task!r} needs {', '.join(missing)}")
@@ -237,6 +206,9 @@ class Manifest(_Part):
             expected["time"] = ("batch", "time")
             expected["mean"] = ("batch", "time", self.forecast.horizon)
             expected["quantiles"] = (*expected["mean"], len(self.forecast.quantiles))
+        if self.task == "tensor":
+            self.graph.require_foreign()
+            return self
         if self.labels is not None:
             expected["tokens"] = ("batch", "time")
             expected["probabilities"] = ("batch", "time", len(self.labels))
@@ -245,6 +217,8 @@ class Manifest(_Part):
             expected["logits"] = ("batch", "time", len(self.generate.characters))
         if self.tag is not None:
             expected["x"] = ("batch", "time", len(self.tag.columns))
+        if not self.graph.takes_rows:
+            raise ValueError('expected one "batch" axis in every state')
         if self.graph.input_with("length") is None:
             raise ValueError("the graph has no input with role 'length'")
         specs: list[InputSpec | OutputSpec] = [*self.graph.inputs, *self.graph.outputs]

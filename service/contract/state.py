@@ -37,16 +37,17 @@ class StateSpec(BaseModel):
 
     @model_validator(mode="after")
     def _one_row_axis_and_no_time(self) -> Self:
-        if self.shape.count("batch") != 1 or "time" in self.shape:
+        if self.shape.count("batch") > 1 or "time" in self.shape:
             raise ValueError(
-                f"state {self.input!r} has shape {describe_shape(self.shape)}: expected exactly one"
-                ' "batch" axis and no "time" axis'
+                f"state {self.input!r} has shape {describe_shape(self.shape)}: expected one"
+                ' "batch" axis, or none where the graph takes one row, and no "time" axis'
             )
         return self
 
     @property
-    def batch_axis(self) -> int:
-        return self.shape.index("batch")
+    def batch_axis(self) -> int | None:
+        """None for a graph that takes one row."""
+        return self.shape.index("batch") if "batch" in self.shape else None
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -85,7 +86,7 @@ class StateLayout:
             columns = packed[:, start : start + spec.row_bytes]
             values = np.ascontiguousarray(columns).view(spec.dtype)
             values = values.reshape(len(rows), *spec.row_shape)
-            states[spec.input] = np.ascontiguousarray(np.moveaxis(values, 0, spec.batch_axis))
+            states[spec.input] = rows_into_axis(values, spec.batch_axis)
             start += spec.row_bytes
         return states
 
@@ -98,8 +99,8 @@ class StateLayout:
         columns = []
         for spec in self.specs:
             values = states[spec.output]
-            if spec.batch_axis:
-                values = np.moveaxis(values, spec.batch_axis, 0)
+            if spec.batch_axis != 0:
+                values = rows_from_axis(values, spec.batch_axis)
             values = np.ascontiguousarray(values, dtype=spec.dtype)
             columns.append(values.reshape(len(values), -1).view(np.uint8))
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
@@ -110,6 +111,19 @@ class StateLayout:
             name: float(np.linalg.norm(values.astype(np.float64)))
             for name, values in self.gather([row]).items()
         }
+
+
+def rows_into_axis(values: np.ndarray, axis: int | None) -> np.ndarray:
+    """Rows `[B, …]` with their axis where the graph has it; None: the one row without it."""
+    if axis is None:
+        [values] = values
+        return values
+    return np.ascontiguousarray(np.moveaxis(values, 0, axis))
+
+
+def rows_from_axis(values: np.ndarray, axis: int | None) -> np.ndarray:
+    """The reverse of `rows_into_axis`."""
+    return values[None] if axis is None else np.moveaxis(values, axis, 0)
 
 
 def _initial_bytes(spec: StateSpec, arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -14,9 +14,12 @@ from typing import NamedTuple
 
 
 class BatchLimits(NamedTuple):
+    """`is_ragged`: rows of one batch may differ in length; else they are all equally long."""
+
     max_rows: int
     max_slice_steps: int
     max_cells: int
+    is_ragged: bool = True
 
 
 class Plan(NamedTuple):
@@ -43,7 +46,11 @@ def plan(remaining_steps: Sequence[int], limits: BatchLimits) -> Plan:
         num_cells = max(longest, num_steps) * (len(jobs) + 1)
         if not jobs:
             length_class = num_steps.bit_length()
-        elif num_steps.bit_length() != length_class or num_cells > limits.max_cells:
+        elif (
+            num_steps.bit_length() != length_class
+            or num_cells > limits.max_cells
+            or not (limits.is_ragged or num_steps == longest)
+        ):
             continue
         jobs.append(job)
         sizes.append(num_steps)

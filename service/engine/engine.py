@@ -237,7 +237,7 @@ class Engine:
         limits = self.limits
         return Worker(
             model,
-            limits.batch,
+            model.bounded(limits.batch),
             QueueBounds(limits.max_waiting_jobs, limits.max_waiting_steps, limits.max_queue_s),
             self._observer,
             self._on_done,

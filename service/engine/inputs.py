@@ -41,10 +41,9 @@ def feed(
         job.feed(segments, state)
         return cursor
     rows = observations.rows
-    if rows is None:
-        raise InvalidInputError(
-            f'model {model.name!r} reads rows: expected "observations", got "text"'
-        )
+    if rows is None or model.observations is not None:
+        _feed_tensors(job, model, observations, emit, state)
+        return cursor
     num_steps, num_values = rows.shape
     if num_values != model.num_values:
         raise InvalidInputError(
@@ -53,6 +52,25 @@ def feed(
     first_s = 0 if model.time is None else first_time_s(model, start_s, step, num_steps)
     job.feed_rows(rows, emit, first_s, state)
     return cursor
+
+
+def _feed_tensors(
+    job: Job,
+    model: LoadedModel,
+    observations: Observations,
+    emit: Literal["last", "all"],
+    state: bytes,
+) -> None:
+    layout, packed = model.observations, observations.tensors
+    if layout is None:
+        raise InvalidInputError(f'model {model.name!r} reads rows: expected "observations"')
+    if packed is None or packed.shape[1] != layout.observation.itemsize:
+        raise InvalidInputError(
+            f'model {model.name!r} reads tensors: expected "tensors", with'
+            f" {', '.join(spec.name for spec in layout.tensors)}"
+        )
+    job.constants = observations.constants
+    job.feed_rows(packed, emit, 0, state)
 
 
 def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
@@ -84,9 +102,7 @@ def _text_segments(
     model: LoadedModel, cursor: TextCursor, observations: Observations
 ) -> tuple[list[Segment], TextCursor]:
     if model.codec is None or observations.text is None:
-        raise InvalidInputError(
-            f'model {model.name!r} reads text: expected "text", got "observations"'
-        )
+        raise InvalidInputError(f'model {model.name!r} reads text: expected "text", got none')
     try:
         fed = model.codec.feed(cursor, observations.text)
     except TextError as error:

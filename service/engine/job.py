@@ -42,6 +42,7 @@ class Job:
     __slots__ = (
         "_emitted",
         "_later",
+        "constants",
         "counted",
         "deadline",
         "emit",
@@ -59,6 +60,7 @@ class Job:
     )
 
     outputs: PackedOutputs
+    constants: bytes  # of models that have any: those of one batch are alike
     counted: int  # the worker's own
 
     def __init__(self, future: "asyncio.Future[Any]", deadline: float) -> None:

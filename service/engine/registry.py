@@ -10,13 +10,16 @@ import numpy as np
 import structlog
 
 from service.contract.bundle import Bundle, read_bundle
+from service.contract.calls import ObservationLayout
 from service.contract.characters import Codec
 from service.contract.errors import ContractError
 from service.contract.golden import check_golden
 from service.contract.manifest import Manifest
 from service.contract.state import StateLayout
 from service.contract.tensors import InputSpec
+from service.engine.batcher import BatchLimits
 from service.engine.runner import Runner, check_signature, open_ort_session, resolve_provider
+from service.engine.tensor_runner import TensorRunner
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
 from service.stores.record import Opening, Origin
 
@@ -41,6 +44,8 @@ class LoadedModel:
     tokens: InputSpec | None = field(init=False)
     num_values: int = field(init=False)
     frequency_s: int = field(init=False)
+    observations: ObservationLayout | None = field(init=False)
+    constants: tuple[InputSpec, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         graph, forecast = self.manifest.graph, self.manifest.forecast
@@ -54,8 +59,20 @@ class LoadedModel:
             ("time", graph.input_with("time")),
             ("tokens", graph.input_with("tokens")),
             ("frequency_s", forecast.frequency_s if forecast else 0),
+            ("observations", ObservationLayout(graph) if graph.tensors else None),
+            ("constants", graph.constants),
         ):
             object.__setattr__(self, name, value)
+
+    def bounded(self, limits: BatchLimits) -> BatchLimits:
+        """What one call of this graph can take of `limits`."""
+        graph = self.manifest.graph
+        return BatchLimits(
+            limits.max_rows if graph.takes_rows else 1,
+            limits.max_slice_steps if graph.takes_steps else 1,
+            limits.max_cells,
+            is_ragged=graph.input_with("length") is not None,
+        )
 
     def _origin(self) -> Origin:
         manifest = self.manifest
@@ -168,8 +185,13 @@ def load_model(bundle: Bundle, provider: str = "cpu", num_threads: int = 1) -> L
     layout = bundle.state_layout()
     ort_session = open_ort_session(bundle.graph, provider, num_threads)
     check_signature(ort_session, manifest.graph)
-    frequency_s = manifest.forecast.frequency_s if manifest.forecast else 0
-    runner = Runner(ort_session, manifest.graph, layout, frequency_s)
+    graph = manifest.graph
+    runner: Runner
+    if graph.tensors:
+        runner = TensorRunner(ort_session, graph, layout, ObservationLayout(graph))
+    else:
+        frequency_s = manifest.forecast.frequency_s if manifest.forecast else 0
+        runner = Runner(ort_session, graph, layout, frequency_s)
     check_golden(bundle, runner.call)
     model = LoadedModel(manifest, layout, runner, bundle.text_codec())
     _warm_up(model)
@@ -186,15 +208,21 @@ def _reason(error: Exception) -> str:
 
 
 def _warm_up(model: LoadedModel) -> None:
+    """Run batches of several sizes, each of rows of one step."""
     main = model.x or model.tokens
-    assert main is not None, "checked by the manifest"
-    values = np.zeros(main.concrete(1)[1:], main.numpy_dtype)
-    for num_rows in _WARM_UP_ROWS:
+    values = np.zeros(main.concrete(1)[1:], main.numpy_dtype) if main else _no_tensors(model)
+    for num_rows in _WARM_UP_ROWS if model.manifest.graph.takes_rows else (1,):
         states = [model.layout.initial_row] * num_rows
         ones, zeros = [1] * num_rows, [0] * num_rows
         batch = model.runner.stage([values] * num_rows, states, ones, zeros, zeros)
         batch.run()
         model.runner.take(batch)
+
+
+def _no_tensors(model: LoadedModel) -> np.ndarray:
+    """One observation of nothing but zeros."""
+    assert model.observations is not None, "the manifest asks for x, tokens or tensors"
+    return np.zeros((1, model.observations.observation.itemsize), np.uint8)
 
 
 def _bundle_folders(folder: Path) -> list[Path]:

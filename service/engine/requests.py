@@ -17,22 +17,32 @@ from service.stores.record import Key, Record
 
 
 class Observations(NamedTuple):
-    """Rows `[T, F]` (NaN = missing) or one chunk of text; the other is None.
+    """Rows `[T, F]` (NaN = missing), tensors, or one chunk of text; the others are None.
 
-    `final` ends a text: what was uncertain becomes certain, and the session closes.
+    `tensors` are packed observations, bytes `[T, n]`; `constants` are what else the graph is fed
+    with, packed, empty for those of the manifest. `final` ends the session after these; of a text,
+    what was uncertain becomes certain.
     """
 
     rows: np.ndarray | None = None
     text: str | None = None
     final: bool = False
+    tensors: np.ndarray | None = None
+    constants: bytes = b""
 
     @property
     def num_observed(self) -> int:
-        """How many observations these are: rows, or one chunk."""
-        return 1 if self.rows is None else len(self.rows)
+        """How many observations these are: rows, sets of tensors, or one chunk."""
+        if self.rows is None:
+            return 1 if self.tensors is None else len(self.tensors)
+        return len(self.rows)
 
     def described(self) -> tuple[str, bytes]:
         """What they are, in a word, and their content: two different ones differ in either."""
+        if self.tensors is not None:
+            num_steps, num_bytes = self.tensors.shape
+            sizes = f"{num_steps}x{num_bytes} constants={len(self.constants)} final={self.final}"
+            return f"tensors {sizes}", self.tensors.tobytes() + self.constants
         if self.rows is None:
             content = (self.text or "").encode("utf-8", "surrogatepass")
             return f"text final={self.final} bytes={len(content)}", content

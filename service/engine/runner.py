@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no types
 
 from service.contract.errors import BundleError
-from service.contract.manifest import GraphSpec
+from service.contract.graph import GraphSpec
 from service.contract.outputs import OutputLayout
 from service.contract.state import StateLayout
 from service.contract.tensors import ONNX_TYPES, Axis, describe_shape
@@ -117,14 +117,16 @@ class Runner:
         num_steps: Sequence[int],
         first_times: Sequence[int] = (),
         starts: Sequence[int] = (),
+        constants: bytes = b"",
     ) -> Batch:
         """Gather rows into one batch, padded to the longest: of each, its values and its state.
 
         Values that are one array already, `[B, T, …]`, are taken as they are.
 
         Where the model uses time, they are the steps from `starts` on of runs that begin at
-        `first_times`.
+        `first_times`. Constants are for graphs that were brought along: see `TensorRunner`.
         """
+        assert not constants, "the manifest lets only a graph of tensors have any"
         assert self._main is not None, "the manifest asks for x or tokens"
         longest = max(num_steps)
         lengths = np.array(num_steps)
@@ -132,7 +134,7 @@ class Runner:
         feeds[self._main.name] = (
             values.astype(self._main.numpy_dtype, copy=False)
             if isinstance(values, np.ndarray)
-            else _pad(values, longest, self._main.numpy_dtype)
+            else pad_rows(values, longest, self._main.numpy_dtype)
         )
         if self._time is not None:
             firsts = np.array(first_times) + self._frequency_s * np.array(starts)
@@ -235,7 +237,9 @@ def _provider_names(provider: str) -> list[str]:
     return list(dict.fromkeys([_PROVIDERS[provider], _PROVIDERS["cpu"]]))
 
 
-def _pad(values: Sequence[np.ndarray], num_steps: int, dtype: np.dtype[np.generic]) -> np.ndarray:
+def pad_rows(
+    values: Sequence[np.ndarray], num_steps: int, dtype: np.dtype[np.generic]
+) -> np.ndarray:
     """`B` arrays `[T_b, …]` → `[B, T, …]`, zeros past each row's end."""
     first = values[0]
     joined = first if len(values) == 1 else np.concatenate(values)

@@ -222,6 +222,8 @@ class Worker:
         waiting, is_passing = self._waiting, bool(self._in_thread) and self._may_pass()
         if is_passing:
             waiting = [job for job in waiting if job.steps_left == 1]
+        if self.model.constants:
+            waiting = [job for job in waiting if job.constants == waiting[0].constants]
         # What waits is cut in two where it can be, so that one half runs while the other is
         # answered.
         max_rows = min(self._limits.max_rows, max(self._full_rows, len(waiting) // 2))
@@ -261,6 +263,8 @@ class Worker:
         values = [job.next_values(size) for job, size in zip(jobs, sizes, strict=True)]
         states = [job.running_state for job in jobs]
         stage = self.model.runner.stage
+        if self.model.constants:
+            return stage(values, states, sizes, constants=jobs[0].constants)
         if self.model.time is None:
             return stage(values, states, sizes)
         times = [job.first_time_s for job in jobs]

@@ -93,7 +93,7 @@ CONTRADICTIONS = {
     "frequency-s": ("load", set_in("forecast", "frequency_s", to=3600), "P1D is not 3600 seconds"),
     "minutes": ("load", set_in("forecast", "frequency", to="PT1M"), "PT1M is not 86400 seconds"),
     "input-role": ("load", set_role("x", "known"), "'extra' has role 'known', unknown"),
-    "constant-role": ("mood", set_role("tokens", "constant"), "role 'constant', unknown"),
+    "constant-role": ("mood", set_role("tokens", "constant"), "its value None does not fit"),
     "output-role": ("mood", set_role("probabilities", "logits"), "role 'logits', unknown"),
     "no-length": ("load", lambda fields: drop(fields, "length"), "no input with role 'length'"),
     "no-x": ("load", lambda fields: drop(fields, "x"), "needs an input with role 'x'"),
@@ -130,11 +130,11 @@ CONTRADICTIONS = {
     ),
     "tagged-labels": ("phase", set_in("labels", to=["a"]), r"role 'probabilities' means"),
     "no-forecast": ("load", set_in("forecast", to=None), "needs forecast"),
-    "output-axes": ("load", set_shape("mean", "batch", 3), r"must begin with \[batch, time\]"),
+    "output-axes": ("load", set_shape("mean", "batch", 3), r"its role .mean. means"),
     "output-order": (
         "load",
         set_shape("mean", "time", "batch", 3),
-        r"must begin with \[batch, time\]",
+        r"its role .mean. means",
     ),
     "two-inputs": (
         "load",

@@ -49,7 +49,7 @@ class FakeGraph:
     are let go on, one by one or all; `errors` are raised first, one for each batch.
     """
 
-    name, version, time = "fake", "1", None
+    name, version, time, constants = "fake", "1", None, ()
 
     def __init__(self, cost_s=1.0):
         self.cost_s = cost_s

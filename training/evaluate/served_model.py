@@ -11,9 +11,10 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # ships no type information
 
 from service.contract.bundle import Bundle
+from service.contract.calls import Arrays, Run
 from service.contract.characters import Codec
-from service.contract.golden import Arrays, Run, call_in_cuts, call_once
-from service.contract.manifest import GraphSpec
+from service.contract.golden import call_in_cuts, call_once
+from service.contract.graph import GraphSpec
 from service.contract.state import StateLayout
 
 

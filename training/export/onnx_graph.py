@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from service.contract.manifest import GraphSpec
+from service.contract.graph import GraphSpec
 from service.contract.tensors import InputSpec, OutputSpec
 from training.errors import VerificationError
 from training.tasks.base import GraphParts, StreamNetwork

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from service.contract.bundle import Bundle
+from service.contract.calls import Arrays
 from service.contract.errors import GoldenMismatchError
-from service.contract.golden import Arrays, check_golden
+from service.contract.golden import check_golden
 from training.errors import VerificationError
 from training.evaluate.served_model import ServedModel
 from training.tasks.base import StreamNetwork
