@@ -1,4 +1,4 @@
-"""`python -m training`: data sets, fit, evaluate, diagnose, experiment. Wiring and words only."""
+"""`python -m training`: data sets, fit, evaluate, diagnose, import. Wiring and words only."""
 
 import os
 import shlex
@@ -17,6 +17,7 @@ from training.config import load_recipe, parse_recipe
 from training.data.dataset import dataset_names, find_dataset
 from training.errors import TrainingError
 from training.evaluate.report import Evaluation, Table
+from training.foreign.command import import_onnx
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -215,6 +216,9 @@ def diagnose(
         table.add_row(watched.case.name, f"{flow.factor:.3f}", flow.verdict)
     console.print(table)
     console.print(f"[bold green]written[/] {out}/index.html")
+
+
+app.command("import-onnx")(import_onnx)
 
 
 def main() -> None:

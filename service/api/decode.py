@@ -10,6 +10,8 @@ import numpy as np
 from service.api.fields import Row
 from service.api.parse import parse_body
 from service.api.schemas import Instance, Observed, PredictRequest, SessionCreate, StepBody
+from service.api.tensors import read_tensors
+from service.contract.calls import ObservationLayout
 from service.contract.manifest import Manifest
 from service.contract.outputs import OutputLayout
 from service.engine.requests import CreateRequest, Observations, StepRequest
@@ -28,7 +30,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Reads:
     """What of a model its bodies are read by: worked out once, and small enough to be sent along.
 
-    Without `columns` it reads text.
+    Without `columns` and `tensors` it reads text.
     """
 
     name: str
@@ -36,6 +38,14 @@ class Reads:
     uses_time: bool
     frequency_s: int
     reply_bytes_per_step: int
+    tensors: ObservationLayout | None = None
+
+    @property
+    def wanted(self) -> str:
+        """The member of a body that it is sent by."""
+        if self.tensors is not None:
+            return "tensors"
+        return "text" if self.columns is None else "observations"
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Reads":
@@ -46,6 +56,7 @@ class Reads:
             graph.input_with("time") is not None,
             0 if forecast is None else forecast.frequency_s,
             OutputLayout(graph.outputs).step_bytes,
+            ObservationLayout(graph) if graph.tensors else None,
         )
 
 
@@ -155,10 +166,10 @@ def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> Create
 def decode_step(model: Reads, body: Observed, limits: Settings) -> StepRequest:
     """What a step or a preview asks for."""
     final = isinstance(body, StepBody) and body.final
-    if body.emit == "all" and body.observations is not None:
-        num_bytes = len(body.observations) * model.reply_bytes_per_step
+    observations = _observations(model, body, final, limits, "body")
+    if body.emit == "all" and observations.text is None:
+        num_bytes = observations.num_observed * model.reply_bytes_per_step
         _bound(num_bytes, limits.max_reply_bytes, "the reply", "bytes of outputs")
-    observations = _observations(model, body.observations, body.text, final, limits, "body")
     return StepRequest(observations, body.step, body.emit, not isinstance(body, StepBody))
 
 
@@ -181,31 +192,31 @@ def _decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
 def _decode_instance(
     model: Reads, instance: Instance, limits: Settings, where: str
 ) -> tuple[Observations, int | None]:
-    observations = _observations(model, instance.observations, instance.text, False, limits, where)
+    observations = _observations(model, instance, False, limits, where)
     return observations, _decode_time(model, instance.start, where)
 
 
 def _observations(
-    model: Reads,
-    rows: list[Row] | None,
-    text: str | None,
-    final: bool,
-    limits: Settings,
-    where: str,
+    model: Reads, body: Observed | Instance, final: bool, limits: Settings, where: str
 ) -> Observations:
-    wanted = "text" if model.columns is None else "observations"
-    if (text is None) == (rows is None) or (rows is None) != (model.columns is None):
-        given = [name for name, v in (("text", text), ("observations", rows)) if v is not None]
+    rows, text = body.observations, body.text
+    kinds = (("text", text), ("observations", rows), ("tensors", body.tensors))
+    given = [name for name, value in kinds if value is not None]
+    if given != [model.wanted]:
         raise InvalidInputError(
-            f'{where}: model {model.name!r} reads "{wanted}": expected it alone, got'
+            f'{where}: model {model.name!r} reads "{model.wanted}": expected it alone, got'
             f" {' and '.join(given) or 'neither'}"
         )
+    if final and text is None:
+        raise InvalidInputError(f'{where}: "final" ends a text; close this session with DELETE')
+    if body.tensors is not None and model.tensors is not None:
+        packed, constants = read_tensors(model.tensors, body.tensors, f"{where}.tensors")
+        _bound(len(packed), limits.max_rows, f"{where}.tensors", "observations")
+        return Observations(tensors=packed, constants=constants)
     if rows is None or model.columns is None:
         assert text is not None, "exactly one is given"
         _bound(len(text), limits.max_text_chars, f"{where}.text", "characters")
         return Observations(text=text, final=final)
-    if final:
-        raise InvalidInputError(f'{where}: "final" ends a text; close this session with DELETE')
     if not rows:
         raise InvalidInputError(f"{where}.observations is empty: expected at least one row")
     _bound(len(rows), limits.max_rows, f"{where}.observations", "rows")

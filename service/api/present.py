@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from fastapi import Response
 
+from service.api.tensors import tensor_json
 from service.contract.manifest import ForecastSpec
 from service.engine.inputs import row_time_s
 from service.engine.registry import LoadedModel
@@ -73,6 +74,8 @@ def present_prediction(
     if forecast is not None:
         start = None if start_s is None else rfc3339(row_time_s(model, start_s, after_step))
         return _present_forecast(forecast, by_role, start, options)
+    if graph.tensors:
+        return {"tensors": {s.name: tensor_json(outputs[s.name][place]) for s in graph.outputs}}
     labels = model.manifest.labels or ()
     probabilities = by_role["probabilities"]
     return {

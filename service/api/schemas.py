@@ -11,6 +11,12 @@ _ROWS = Field(
     description="Rows in time order: objects by column name, or lists in the manifest's order;"
     " null is a missing value.",
 )
+_TENSORS = Field(
+    default=None,
+    description='Of a model of tensors, by name: lists, or {"shape", "datatype", "data"} as in the'
+    " Open Inference Protocol. Each is of one observation, or has one more axis in front for"
+    " several.",
+)
 _START = Field(
     default=None, description="Time of the first row (RFC 3339; a date means 00:00 UTC)."
 )
@@ -27,6 +33,7 @@ class Instance(_Body):
     start: Time | None = _START
     observations: list[Row] | None = _ROWS
     text: Text | None = None
+    tensors: dict[str, Any] | None = _TENSORS
 
 
 class PredictRequest(_Body):
@@ -72,6 +79,7 @@ class Observed(_Body):
     )
     observations: list[Row] | None = _ROWS
     text: Text | None = Field(default=None, description="The next chunk, cut anywhere.")
+    tensors: dict[str, Any] | None = _TENSORS
     emit: Literal["last", "all"] = "last"
 
 
@@ -109,7 +117,20 @@ class Classification(BaseModel):
     probabilities: dict[str, float]
 
 
-Prediction = Forecast | Classification
+class Tensor(BaseModel):
+    shape: list[int]
+    datatype: str = Field(examples=["FP32"])
+    data: list[Any] = Field(description="In row-major order.")
+
+
+class Tensors(BaseModel):
+    """What a model of tensors answers, by the names of its outputs."""
+
+    id: str | None = None
+    tensors: dict[str, Tensor]
+
+
+Prediction = Forecast | Classification | Tensors
 
 
 class PredictAnswer(BaseModel):

@@ -46,7 +46,8 @@ class Observations(NamedTuple):
         if self.rows is None:
             content = (self.text or "").encode("utf-8", "surrogatepass")
             return f"text final={self.final} bytes={len(content)}", content
-        return _rows_head(*self.rows.shape), self.rows.tobytes()
+        head = _rows_head(*self.rows.shape) + (" final" if self.final else "")
+        return head, self.rows.tobytes()
 
 
 class StepRequest(NamedTuple):
