@@ -52,8 +52,12 @@ def decode_record(
     Raises:
         RecordFormatError: damaged, cut short, or written by a later service.
     """
-    if checksum(opening) != opening_checksum or checksum(data) != data_checksum:
-        raise RecordFormatError("session record is damaged: its checksum does not fit")
+    for part, expected in ((opening, opening_checksum), (data, data_checksum)):
+        if checksum(part) != expected:
+            raise RecordFormatError(
+                f"session record is damaged: expected checksum {expected:08x}, its bytes give"
+                f" {checksum(part):08x}; restore a backup, or go on under another name"
+            )
     check_data(data)
     return Record(_decode_opening(opening), data, expires_at, place)
 

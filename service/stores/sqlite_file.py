@@ -105,7 +105,7 @@ class SqliteFile:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self._refuse_strange_file()
+            refuse_strange_file(self._db, self._path)
             self._db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # heeded by a new file only
             self._db.execute("PRAGMA journal_mode = WAL")
             # The store syncs the log itself and starts checkpoints: see WriteAheadLog.
@@ -113,7 +113,7 @@ class SqliteFile:
             self._db.execute("PRAGMA wal_autocheckpoint = 0")
             # Looked at again under the lock: another process may be making the same file.
             with _Transaction(self._db):
-                self._refuse_strange_file()
+                refuse_strange_file(self._db, self._path)
                 for statement in _SCHEMA:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -122,7 +122,8 @@ class SqliteFile:
         except (sqlite3.Error, OSError) as error:
             raise StartUpError(
                 f"CARRY_STORE: cannot use {self._path} as the session store ({error});"
-                " expected a writable folder and an SQLite file of this service"
+                " expected a writable folder and an SQLite file of this service: if the file is"
+                " damaged, python -m service check-store says where; put a backup in its place"
             ) from None
 
     def close(self) -> None:
@@ -238,21 +239,25 @@ class SqliteFile:
         )
         return kept
 
-    def _refuse_strange_file(self) -> None:
-        """One statement, so that no other process can change the file between its parts."""
-        [(application_id, version, num_tables)] = self._db.execute(
-            "SELECT (SELECT application_id FROM pragma_application_id),"
-            " (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+
+def refuse_strange_file(db: sqlite3.Connection, path: Path) -> None:
+    """Raise StartUpError if it is of another program, or of a later service.
+
+    One statement, so that no other process can change the file between its parts.
+    """
+    [(application_id, version, num_tables)] = db.execute(
+        "SELECT (SELECT application_id FROM pragma_application_id),"
+        " (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+    )
+    if num_tables and application_id != _APPLICATION_ID:
+        raise StartUpError(
+            f"CARRY_STORE: {path} is a database of another program; name another file"
         )
-        if num_tables and application_id != _APPLICATION_ID:
-            raise StartUpError(
-                f"CARRY_STORE: {self._path} is a database of another program; name another file"
-            )
-        if version > _SCHEMA_VERSION:
-            raise StartUpError(
-                f"CARRY_STORE: {self._path} has schema {version}, this service knows up to"
-                f" {_SCHEMA_VERSION}: it was written by a later service; upgrade this one"
-            )
+    if version > _SCHEMA_VERSION:
+        raise StartUpError(
+            f"CARRY_STORE: {path} has schema {version}, this service knows up to"
+            f" {_SCHEMA_VERSION}: it was written by a later service; upgrade this one"
+        )
 
 
 class _Transaction:

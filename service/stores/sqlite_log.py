@@ -26,6 +26,10 @@ log = structlog.get_logger()
 
 _CHECKPOINT_BYTES = 16 * 2**20
 
+# To finish a checkpoint takes that nobody reads the log. Somebody may do so for long, as a backup
+# does, and commits wait meanwhile: so it is left to a later one.
+_PATIENCE_S = 0.1
+
 # Elsewhere than on Linux the one that exists does more than is needed.
 _sync = getattr(os, "fdatasync", os.fsync)
 
@@ -51,7 +55,9 @@ class WriteAheadLog:
 
     def open(self) -> None:
         self._file = os.open(f"{self._path}-wal", os.O_RDWR)
-        self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(
+            self._path, _PATIENCE_S, isolation_level=None, check_same_thread=False
+        )
 
     async def sync(self) -> None:
         """Return when all that was written before is on the disk."""

@@ -61,14 +61,14 @@ class CarefulClient:
         self._connection = next(self._turns)
 
     async def run(self, on_step) -> None:
-        """Open the session and send every step; `on_step` is called after each."""
+        """Open the session and send every step from `step` on; tell `on_step` after each."""
         try:
             body = {"model": "load", "session": self.session, "start": START}
             opened = await self._until_answered("POST", "/v1/sessions", body)
             assert opened.status == 201, self._told(opened)
             while self.step < len(self._steps.rows):
                 await self._send_next()
-                on_step()
+                on_step(self)
         finally:
             self.close()
 

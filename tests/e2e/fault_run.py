@@ -22,15 +22,17 @@ START_S = 1_471_824_000  # of `careful_client.START`
 
 
 class Progress:
-    """How many steps all clients together have been answered, and who waits for how many."""
+    """How many steps have been answered, of all clients and of each; who waits for how many."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.count = 0
+        self.counts: dict[str, int] = {}
         self._waiting: list[tuple[int, int, asyncio.Event]] = []
 
-    def add_one(self) -> None:
+    def answered(self, client: CarefulClient) -> None:
         self.count += 1
+        self.counts[client.session] = client.step
         while self._waiting and self._waiting[0][0] <= self.count:
             heappop(self._waiting)[2].set()
 
@@ -74,7 +76,7 @@ async def run_clients(
     try:
         async with asyncio.TaskGroup() as tasks:
             for client in clients:
-                tasks.create_task(client.run(progress.add_one))
+                tasks.create_task(client.run(progress.answered))
             tasks.create_task(chaos(progress, random.Random(f"{seed} chaos")))
         counts = [await client.stored_step() for client in clients]
         assert counts == [num_steps] * num_clients

@@ -1,0 +1,102 @@
+"""Is a file of the session store whole? What is asked of it offline, or of a backup.
+
+Rule 1: nothing is written, not even by closing the file: damage must stay as it was found.
+Rule 2: each problem says where it lies; one damaged record or page does not hide the others.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from service.errors import RecordUnreadableError, StartUpError
+from service.stores.sealed import decode_record
+from service.stores.sqlite_file import refuse_strange_file
+
+_MAX_PROBLEMS = 100
+_AT_ONCE = 1000
+
+_PAGE_OF = """
+SELECT sessions.id, tenant, name, opening, sessions.checksum, data, states.checksum
+FROM sessions LEFT JOIN states USING (id) WHERE sessions.id > ? ORDER BY sessions.id LIMIT ?
+"""
+
+
+class Checked(NamedTuple):
+    """How many sessions were read, those that are closed too, and what is wrong, at most 100."""
+
+    num_sessions: int
+    problems: list[str]
+
+
+def path_of(url: str) -> Path:
+    """The file of `sqlite:///PATH`.
+
+    Raises:
+        StartUpError: another kind of store, or no such file.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite" or parts.netloc or len(parts.path) < 2:
+        raise StartUpError(
+            f"{url!r} is no file of sessions: expected sqlite:///PATH (sqlite:////PATH for an"
+            " absolute path)"
+        )
+    path = Path(parts.path[1:])
+    if not path.is_file():
+        raise StartUpError(f"{path} is not there: expected the file of a session store")
+    return path
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Without a log nobody writes the file, and it needs no files beside it to be read."""
+    has_log = path.with_name(path.name + "-wal").exists()
+    uri = f"{path.absolute().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None)
+
+
+def check_file(path: Path) -> Checked:
+    """Read every page and every record.
+
+    Raises:
+        StartUpError: it is of another program, or of a later service.
+    """
+    try:
+        with closing(open_to_read(path)) as db:
+            refuse_strange_file(db, path)
+            rows = db.execute(f"PRAGMA integrity_check({_MAX_PROBLEMS})").fetchall()
+            problems = [f"file: {row[0]}" for row in rows if row[0] != "ok"]
+            num_sessions, of_records = _check_records(db)
+    except sqlite3.DatabaseError as error:
+        return Checked(0, [f"file: {error}; expected an SQLite file of this service"])
+    return Checked(num_sessions, [*problems, *of_records][:_MAX_PROBLEMS])
+
+
+def _check_records(db: sqlite3.Connection) -> tuple[int, list[str]]:
+    num_sessions, last, problems = 0, 0, list[str]()
+    while True:
+        try:
+            rows = db.execute(_PAGE_OF, (last, _AT_ONCE)).fetchall()
+        except sqlite3.DatabaseError as error:
+            problems.append(f"sessions behind number {last}: {error}; they were not read")
+            return num_sessions, problems
+        for _, tenant, name, *sealed in rows:
+            num_sessions += 1
+            problem = _problem_of(*sealed)
+            if problem is not None:
+                problems.append(f"session {name!r} of tenant {tenant!r}: {problem}")
+        if len(rows) < _AT_ONCE:
+            return num_sessions, problems
+        last = rows[-1][0]
+
+
+def _problem_of(
+    opening: bytes, opening_checksum: int, data: bytes | None, data_checksum: int
+) -> str | None:
+    if data is None:
+        return "its state is missing"
+    try:
+        decode_record(opening, opening_checksum, data, data_checksum)
+    except RecordUnreadableError as error:
+        return error.detail
+    return None
