@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from service.api import health, models, predict, session_operations, sessions, snapshots
+from service.api import events, health, models, predict, session_operations, sessions, snapshots
 from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
 from service.api.hot_path import HotPath
@@ -90,7 +90,7 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(RequireKey, keys=keys, open_paths=open_paths_of(settings))
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
-    for part in (models, predict, sessions, session_operations, snapshots, health):
+    for part in (models, predict, sessions, session_operations, events, snapshots, health):
         app.include_router(part.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     _document_problems(app, settings)

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         256 * 1024, ge=1024, le=256 * 1024, description="A larger WebSocket message closes it."
     )
+    events_poll_s: float = Field(
+        0.5, gt=0, le=60, description="How often listeners look for steps of other replicas."
+    )
     stream_idle_s: float = Field(
         3600.0, gt=0, le=86400, description="A WebSocket without a message for longer is closed."
     )

@@ -1,5 +1,6 @@
 """What every route needs, handed in by `service.app` and reached through the request."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
@@ -36,6 +37,8 @@ class Context:
     reader: BodyReader = field(default_factory=BodyReader)
     open_streams: set[object] = field(default_factory=set)
     """WebSockets and event streams, each from when it is open until it ends."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server is told to stop: what never ends by itself ends now."""
     _faces: dict[tuple[str, str], Face] = field(default_factory=dict)
 
     def key(self, caller: Caller, session: str) -> Key:

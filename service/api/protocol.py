@@ -93,6 +93,11 @@ class StepProtocol(HttpToolsProtocol):
             answer = partial(self._answer, step)
             self._work = self._begin_step(self._caller, self._session, step.body, answer)
 
+    def shutdown(self) -> None:
+        assert isinstance(self.app, HotPath), "checked when it was made"
+        self.app.context.stopping.set()
+        super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._work is not None:
             self._work.cancel()

@@ -42,15 +42,20 @@ async def admit(
         )
     if context.engine.is_draining:
         raise DrainingError("this server is shutting down: connect again", retry_after_s=1)
-    if len(context.open_streams) > context.settings.max_streams:
+    require_room(context)
+    if session is None:
+        return caller, None
+    return caller, await context.engine.read(context.key(caller, session))
+
+
+def require_room(context: Context, num_more: int = 0) -> None:
+    """Raise TooManyStreamsError if more streams are open than may be."""
+    if len(context.open_streams) + num_more > context.settings.max_streams:
         raise TooManyStreamsError(
             f"{context.settings.max_streams} streams are open, as many as one process may have:"
             " step over HTTP, or try again",
             retry_after_s=5,
         )
-    if session is None:
-        return caller, None
-    return caller, await context.engine.read(context.key(caller, session))
 
 
 def offered(headers: Headers) -> list[str]:

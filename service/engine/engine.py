@@ -26,6 +26,7 @@ from service.engine.runner import BatchResult
 from service.engine.session import Reply, require_live, session_not_found
 from service.engine.turn import Turn
 from service.engine.turns import Turns
+from service.engine.watch import Watch
 from service.engine.worker import QueueBounds, Worker
 from service.errors import (
     CarryError,
@@ -202,6 +203,10 @@ class Engine:
         if record is None:
             raise session_not_found(key)
         return self.registry.get_for_session(record.opening)
+
+    def watch(self, key: Key, found: Record, after_step: int, poll_s: float) -> Watch:
+        """What happens to a session from a step on, for a listener to iterate over."""
+        return Watch(self._lanes, self.store, key, found, after_step, poll_s)
 
     def cached_model(self, key: Key) -> LoadedModel | None:
         """The model that a session is believed to belong to; None where nothing is known here."""

@@ -8,6 +8,7 @@ Rule 3: a lane with waiting turns is never dropped. Of the idle ones, those leav
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from service.errors import QueueFullError
@@ -52,6 +53,7 @@ class Lanes:
         self._began: list[Lane] = []
         self._num_busy = 0
         self.state_bytes = 0
+        self.watchers: dict[Key, list[Callable[[Record], None]]] = {}
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -120,6 +122,8 @@ class Lanes:
             self.state_bytes -= len(lane.record.data)
         lane.worker = None
         lane.is_plain = False
+        if record is not None and self.watchers:
+            self._show(lane.key, record)
         if record is None or record.closed:
             lane.record = None
             return
@@ -133,6 +137,8 @@ class Lanes:
             self.state_bytes += len(record.data) - len(lane.record.data)
             lane.record = record
             lane.step = step
+        if self.watchers:
+            self._show(lane.key, record)
 
     def turns(self) -> "list[Turn | RowGroup]":
         """Every turn that has not ended. Called now and then: it forgets which lanes came to rest.
@@ -146,6 +152,10 @@ class Lanes:
             if lane.head is not None:
                 turns += [lane.head, *(lane.waiting or ())]
         return turns
+
+    def _show(self, key: Key, record: Record) -> None:
+        for watcher in self.watchers.get(key, ()):
+            watcher(record)
 
     def _least_used(self, found: Lane) -> Lane:
         """Of a few of the oldest lanes, one that nobody used for a round; else any idle one."""

@@ -1,0 +1,72 @@
+"""`GET /v1/sessions/{session}/events`: what is committed to a session, as it happens."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+
+from service.api.auth import InCaller
+from service.api.context import Context, InContext
+from service.api.problems import error_responses
+from service.api.sessions import InPath
+from service.api.sse import EventStream, event
+from service.api.steps import step_answer
+from service.engine.session import Reply
+from service.engine.watch import Gap, Watch
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+_EXAMPLE = (
+    'event: open\ndata: {"session":"my-station","step":2,"replay":1}\nid: 2\n\n'
+    'event: step\ndata: {"session":"my-station","step":3,"prediction":{…}}\nid: 3\n\n'
+    'event: end\ndata: {"reason":"deleted"}\n\n'
+)
+
+
+@router.get(
+    "/{session}/events",
+    summary="Listen to a session",
+    response_class=Response,
+    responses=error_responses(401, 404, 409, 422, 429, 503)
+    | {
+        200: {
+            "description": "Server-Sent Events",
+            "content": {"text/event-stream": {"example": _EXAMPLE}},
+        }
+    },
+)
+async def listen(
+    session: InPath,
+    context: InContext,
+    caller: InCaller,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, description="The step of the last event that the client has.")
+    ] = None,
+) -> Response:
+    """Every committed step, whichever replica commits it, with the step as the event's id.
+
+    `open` says where the session stands, `step` is the answer of a step, `gap` tells of steps whose
+    replies are not kept any more (or, with `to_step` below `from_step`, that the session went
+    back), and `end` that the session is closed or expired. With `Last-Event-ID` it goes on from
+    the replies that the session keeps (`replay`). Steps that other replicas commit show within
+    CARRY_EVENTS_POLL_S; more of them in that time than the session keeps leave a gap.
+    """
+    key = context.key(caller, session)
+    record = await context.engine.read(key)
+    after = record.step if last_event_id is None else last_event_id
+    poll_s = context.settings.events_poll_s
+    watch = context.engine.watch(key, record, after, poll_s)
+    opening = {"session": session, "step": record.step, "replay": record.opening.ring_size}
+    return EventStream(context, _events(context, watch, event(opening, "open", after)))
+
+
+async def _events(context: Context, watch: Watch, opening: bytes) -> AsyncIterator[bytes]:
+    yield opening
+    with watch:
+        async for each in watch:
+            if isinstance(each, Reply):
+                yield event(step_answer(context, each, "last"), "step", each.step)
+            elif isinstance(each, Gap):
+                yield event(each._asdict(), "gap", each.to_step)
+            else:
+                yield event(each._asdict(), "end")
