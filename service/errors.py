@@ -81,6 +81,10 @@ class CheckpointGoneError(CarryError):
     code, status, title = "checkpoint-gone", 409, "No state of that step is kept"
 
 
+class UpgradeRefusedError(CarryError):
+    code, status, title = "upgrade-refused", 409, "The session cannot be handed to that version"
+
+
 class SnapshotRefusedError(CarryError):
     code, status, title = "snapshot-refused", 422, "Snapshot refused"
 

@@ -56,3 +56,9 @@ REWIND_EXAMPLES: dict[str, Example] = {
         "value": {"step": 2},
     },
 }
+UPGRADE_EXAMPLES: dict[str, Example] = {
+    "rows": {
+        "summary": "To a version whose states mean the same (session my-station)",
+        "value": {"version": "1", "policy": "carry"},
+    },
+}

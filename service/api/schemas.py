@@ -101,6 +101,15 @@ class RewindBody(_Body):
     step: StepNumber = Field(description="The step of a kept checkpoint.")
 
 
+class UpgradeBody(_Body):
+    version: Text = Field(description="A loaded version of the session's model.")
+    policy: Literal["carry", "replay"] = Field(
+        default="carry",
+        description="carry: the state as it is, where the layouts agree; replay: a state made from"
+        " the kept observations.",
+    )
+
+
 class Forecast(BaseModel):
     """`start` is the time of the first predicted row, null for a session without `start`."""
 
@@ -155,6 +164,16 @@ class StepAnswer(BaseModel):
     prediction: Prediction | None = None
     predictions: list[Prediction] | None = Field(
         default=None, description='With "emit": "all": one for each observation.'
+    )
+
+
+class UpgradeAnswer(SessionAnswer):
+    from_version: str
+    policy: str
+    replayed: int = Field(description="Observations that the new version was run over.")
+    divergence: dict[str, float] | None = Field(
+        description="For a replay: how far the new prediction is from the last, at most, in each"
+        " output; null where that is not kept or its version is gone."
     )
 
 

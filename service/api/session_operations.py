@@ -7,14 +7,15 @@ from fastapi import APIRouter, Body, Response
 
 from service.api.auth import InCaller
 from service.api.context import Context, InContext
-from service.api.examples import FORK_EXAMPLES, REWIND_EXAMPLES
+from service.api.examples import FORK_EXAMPLES, REWIND_EXAMPLES, UPGRADE_EXAMPLES
 from service.api.idempotency import InHeader, name_by_key
-from service.api.present import Json, json_response, rfc3339
+from service.api.present import Json, json_response, present_reply, rfc3339
 from service.api.problems import error_responses
-from service.api.schemas import ForkBody, RewindBody, SessionAnswer
+from service.api.schemas import ForkBody, RewindBody, SessionAnswer, UpgradeAnswer, UpgradeBody
 from service.api.sessions import InPath
 from service.api.steps import replay_header
-from service.engine.requests import ForkRequest, RewindRequest
+from service.engine.divergence import divergence, last_prediction
+from service.engine.requests import ForkRequest, RewindRequest, UpgradeRequest
 from service.engine.session import Reply
 from service.errors import InvalidInputError
 
@@ -65,6 +66,48 @@ async def rewind_session(
     """
     reply = await context.engine.submit(context.key(caller, session), RewindRequest(body.step))
     return json_response(_described(reply))
+
+
+@router.post(
+    "/{session}/upgrade",
+    summary="Go on with another version of the model",
+    response_model=UpgradeAnswer,
+    responses=error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503),
+)
+async def upgrade_session(
+    session: InPath,
+    body: Annotated[UpgradeBody, Body(openapi_examples=UPGRADE_EXAMPLES)],
+    context: InContext,
+    caller: InCaller,
+) -> Response:
+    """Hand the session to another version; without this it stays with its graph.
+
+    `carry` needs the same `state_schema`; `replay` runs the new version over the observations that
+    were kept (`keep_observations`) and answers its prediction. To the version that it has already:
+    nothing happens.
+    """
+    request = UpgradeRequest(body.version, body.policy)
+    reply = await context.engine.submit(context.key(caller, session), request)
+    return json_response(_described(reply) | _upgrade_of(context, reply, body.policy))
+
+
+def _upgrade_of(context: Context, reply: Reply, policy: str) -> Json:
+    """What an upgrade did, with the prediction of a replay."""
+    registry, before = context.engine.registry, reply.before or reply.record
+    told: Json = {
+        "from_version": before.opening.version,
+        "policy": policy,
+        "replayed": len(reply.record.kept.observations) if reply.outputs else 0,
+        "divergence": None,
+    }
+    if not reply.outputs:
+        return told
+    after = registry.get_for_session(reply.record.opening)
+    old = registry.find(before.opening.model, before.opening.version)
+    if old is not None and old.origin != before.opening.origin:
+        old = None
+    told["divergence"] = divergence(old, last_prediction(before), after, reply.outputs)
+    return told | present_reply(after, reply, "last", context.face(after).whole_forecast)
 
 
 def opened_response(reply: Reply) -> Response:

@@ -2,7 +2,13 @@
 
 import time
 
-from service.engine.operations import decide_fork, decide_restore, decide_rewind
+from service.engine.operations import (
+    decide_fork,
+    decide_restore,
+    decide_rewind,
+    decide_upgrade,
+    replayed,
+)
 from service.engine.registry import Registry
 from service.engine.requests import (
     CreateRequest,
@@ -11,6 +17,7 @@ from service.engine.requests import (
     RestoreRequest,
     RewindRequest,
     StepRequest,
+    UpgradeRequest,
 )
 from service.engine.session import (
     Answer,
@@ -20,6 +27,7 @@ from service.engine.session import (
     decide_create,
     opened,
     seed_record,
+    session_not_found,
     stepped,
 )
 from service.engine.turn import Turn
@@ -49,6 +57,13 @@ async def decide_turn(
         opening = request.sealed.opening
         model = registry.find(opening.model, opening.version)
         return decide_restore(request, key, found, model, now)
+    if isinstance(request, UpgradeRequest):
+        if found is None:
+            raise session_not_found(key)
+        opening = found.opening
+        old = registry.find(opening.model, opening.version)
+        new = registry.get(opening.model, request.version)
+        return decide_upgrade(request, key, found, old, new, now)
     return decide(request, key, found, now)
 
 
@@ -61,6 +76,8 @@ def written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
         return opened(base, request.history, state, turn.cursor, turn.outputs, now)
     if isinstance(request, DeleteRequest):
         return base.opening, closed(base, "deleted", now)
+    if isinstance(request, UpgradeRequest) and request.policy == "replay":
+        return base.opening, replayed(base, state, turn.cursor, now)
     return base.opening, base.data  # decided whole
 
 

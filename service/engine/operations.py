@@ -3,14 +3,17 @@
 Rule 1: as in `session`: nothing here awaits or reads a clock, and everything is decided again after
         a lost compare-and-swap, from what the store holds.
 Rule 2: what is decided is the whole record to write: `Apply.base`, under a revision of its own.
+        Only a replay is run by a graph first.
 Rule 3: each of them clears the reply ring: its replies belong to another past.
 """
 
 from dataclasses import replace
 
+from service.contract.text import UNREAD, TextCursor
 from service.engine.keeping import kept_at
+from service.engine.observation_bytes import unpack_observations
 from service.engine.registry import LoadedModel
-from service.engine.requests import ForkRequest, RestoreRequest, RewindRequest
+from service.engine.requests import ForkRequest, RestoreRequest, RewindRequest, UpgradeRequest
 from service.engine.session import (
     Answer,
     Apply,
@@ -26,8 +29,9 @@ from service.errors import (
     SessionExistsError,
     SnapshotForeignError,
     SnapshotRefusedError,
+    UpgradeRefusedError,
 )
-from service.stores.kept import pack_kept
+from service.stores.kept import Kept, pack_kept
 from service.stores.record import Key, Opening, Record, pack_data
 
 
@@ -125,6 +129,77 @@ def decide_restore(
             expected_step=found.step,
         )
     return Apply(base, found)
+
+
+def decide_upgrade(
+    request: UpgradeRequest,
+    key: Key,
+    found: Record | None,
+    old: LoadedModel | None,
+    model: LoadedModel,
+    now: float,
+) -> Apply | Answer:
+    """What going on with `model`, another version of the session's, means for what was found.
+
+    `old` is what is loaded under the name and version that it has.
+
+    Raises:
+        CarryError: the session cannot be stepped, or not be handed to that version.
+    """
+    live = _require_found(found, key, now)
+    if live.opening.origin == model.origin:
+        return Answer(Reply(live, live.step, b""))
+    _require_same_inputs(live, old, model)
+    opening = replace(live.opening, origin=model.origin, outputs=b"")
+    if request.policy == "carry":
+        _require_same_state(live, model)
+        return Apply(_as_it_is(live, opening, live.ttl_s, now), live)
+    observations = live.kept.observations
+    if not observations:
+        raise UpgradeRefusedError(
+            f"session {key.name!r} has kept no observations to replay: expected it to have been"
+            ' opened with keep_observations; "carry" may do where the layouts of the states agree'
+        )
+    kept = pack_kept(Kept(observations=observations))
+    step = live.step - len(observations)
+    initial = model.layout.initial_row
+    data = pack_data(step, initial, UNREAD, b"", 0, live.ttl_s, now, kept=kept)
+    return Apply(Record(opening, data), live, fed=unpack_observations(observations))
+
+
+def replayed(base: Record, state: bytes, cursor: TextCursor, now: float) -> bytes:
+    """The data of a session whose kept observations were run by another version from its start."""
+    kept = base.kept
+    step = base.step + len(kept.observations)
+    return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, kept=pack_kept(kept))
+
+
+def _require_same_state(live: Record, model: LoadedModel) -> None:
+    if live.opening.origin.state_schema != model.origin.state_schema:
+        raise UpgradeRefusedError(
+            f"version {live.opening.version} and version {model.version} of model {model.name!r}"
+            " lay their states out differently (state_schema), so it cannot be handed over:"
+            ' expected "policy": "replay", for sessions that keep_observations'
+        )
+
+
+def _require_same_inputs(live: Record, old: LoadedModel | None, model: LoadedModel) -> None:
+    opening = live.opening
+    if model.time is not None and opening.start_s is None:
+        raise UpgradeRefusedError(
+            f"version {model.version} of model {model.name!r} uses the time of each row, and"
+            f" session {opening.name!r} was opened without a start: open a new one"
+        )
+    if old is not None and _columns(old) != _columns(model):
+        raise UpgradeRefusedError(
+            f"version {old.version} of model {model.name!r} reads {_columns(old)}, version"
+            f" {model.version} {_columns(model)}: expected the same columns; open a new session"
+        )
+
+
+def _columns(model: LoadedModel) -> list[str]:
+    forecast = model.manifest.forecast
+    return [] if forecast is None else [column.name for column in forecast.columns]
 
 
 def _as_it_is(record: Record, opening: Opening, ttl_s: float, now: float) -> Record:

@@ -168,8 +168,23 @@ class RestoreRequest(_Unfed):
         return cls(sealed, digest, replaces)
 
 
+@dataclass(frozen=True, slots=True)
+class UpgradeRequest(_Unfed):
+    """Go on with another version: with the state as it is, or with one made of the last rows."""
+
+    operation: ClassVar[str | None] = "upgrade"
+    version: str
+    policy: Literal["carry", "replay"] = "carry"
+
+
 SessionRequest = (
-    StepRequest | CreateRequest | DeleteRequest | ForkRequest | RewindRequest | RestoreRequest
+    StepRequest
+    | CreateRequest
+    | DeleteRequest
+    | ForkRequest
+    | RewindRequest
+    | RestoreRequest
+    | UpgradeRequest
 )
 
 

@@ -50,12 +50,14 @@ class Apply(NamedTuple):
     """Run the request on `base` and write the outcome if `replaces` is still what is stored.
 
     `replaces` is None for a new session, whose base is its seed. `expired` is the record in whose
-    place it will be, where nobody has said yet that it expired.
+    place it will be, where nobody has said yet that it expired. `fed` is run in the place of the
+    request's own observations.
     """
 
     base: Record
     replaces: Record | None
     expired: Record | None = None
+    fed: Observations | None = None
 
 
 class Answer(NamedTuple):
@@ -65,13 +67,17 @@ class Answer(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a request came to. `record` is the session after it; `outputs` is empty without one."""
+    """What a request came to. `record` is the session after it; `outputs` is empty without one.
+
+    `before` is the record whose place it took, where it was more than a step.
+    """
 
     record: Record
     step: int
     outputs: PackedOutputs
     is_replay: bool = False
     is_new: bool = False
+    before: Record | None = None
 
 
 def decide(

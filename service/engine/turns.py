@@ -20,7 +20,7 @@ from service.engine.events import Observer
 from service.engine.inputs import feed
 from service.engine.lanes import Lane, Lanes
 from service.engine.registry import Registry
-from service.engine.requests import StepRequest
+from service.engine.requests import Observations, StepRequest
 from service.engine.runner import BatchResult
 from service.engine.session import (
     Apply,
@@ -84,7 +84,7 @@ class Turns:
         lane = turn.lane
         if lane.record is not None and may_apply(turn.request, lane.record, lane.step):
             try:
-                self._run(turn, lane.record, lane.record)
+                self._run(turn, lane.record, lane.record, turn.request.observations)
             except Exception:  # noqa: S110 -- a guess led here: the store knows the truth
                 pass
             else:
@@ -103,7 +103,8 @@ class Turns:
             decision = await decide_turn(turn, found, self._store, self._registry)
             if isinstance(decision, Apply):
                 turn.expired = decision.expired
-                self._run(turn, decision.base, decision.replaces)
+                observations = decision.fed or turn.request.observations
+                self._run(turn, decision.base, decision.replaces, observations)
             else:
                 self._end(turn, decision.reply)
         except CarryError as error:
@@ -114,7 +115,13 @@ class Turns:
 
     # Run what was decided.
 
-    def _run(self, turn: Turn, base: Record, replaces: Record | None) -> None:
+    def _run(
+        self,
+        turn: Turn,
+        base: Record,
+        replaces: Record | None,
+        observations: Observations | None,
+    ) -> None:
         """Hand the turn on to its worker or, with nothing to run, to the store.
 
         Raises:
@@ -122,7 +129,6 @@ class Turns:
         """
         turn.base, turn.replaces = base, replaces
         request, lane = turn.request, turn.lane
-        observations = request.observations
         if observations is None:
             turn.cursor, turn.outputs = UNREAD, b""
             self._commit_one(turn, base.state)
@@ -235,7 +241,8 @@ class Turns:
         is_new = turn.replaces is None
         self._report_life(turn, record, is_new=is_new)
         self.lanes.remember(lane, record)
-        self._end(turn, Reply(record, record.step, turn.outputs, is_new=is_new))
+        reply = Reply(record, record.step, turn.outputs, is_new=is_new, before=turn.replaces)
+        self._end(turn, reply)
         return num_steps_made(turn, record)
 
     def _report_life(self, turn: Turn, record: Record, *, is_new: bool) -> None:

@@ -179,3 +179,37 @@ async def test_a_snapshot_that_could_not_be_restored_is_not_given(key_file):
         await open_session(client, metadata={"much": "x" * 800})
         assert code(await client.get("/v1/sessions/s/snapshot")) == (413, "too-large")
         assert code(await put(client, "/v1/sessions/s/snapshot", b"x" * 1025)) == (413, "too-large")
+
+
+async def test_a_session_is_handed_to_another_version_as_it_is(client):
+    await open_session(client, 2)
+    answer = await client.post("/v1/sessions/s/upgrade", json={"version": "2"})
+    schemas.UpgradeAnswer.model_validate(answer.json(), extra="forbid")
+    told = answer.json()
+    assert (answer.status_code, told["version"], told["from_version"]) == (200, "2", "1")
+    assert (told["step"], told["replayed"], told["divergence"]) == (2, 0, None)
+    assert (await client.get("/v1/sessions/s")).json()["version"] == "2"
+    assert (await client.post("/v1/sessions/s/steps", json=ROW | {"step": 2})).json()["step"] == 3
+    unknown = await client.post("/v1/sessions/s/upgrade", json={"version": "9"})
+    assert code(unknown) == (404, "model-not-found")
+    refused = await client.post("/v1/sessions/s/upgrade", json={"version": "1", "policy": "replay"})
+    assert code(refused) == (409, "upgrade-refused")
+
+
+async def test_a_replay_tells_how_far_the_versions_are_apart(client):
+    await open_session(client, keep_observations=9)
+    old = await client.post("/v1/sessions/s/steps", json={"observations": [[1, 2], [3, 4]]})
+    body = {"version": "2", "policy": "replay"}
+    answer = await client.post("/v1/sessions/s/upgrade", json=body)
+    schemas.UpgradeAnswer.model_validate(answer.json(), extra="forbid")
+    told = answer.json()
+    history = {"start": OPEN["start"], "observations": [[1, 2], [3, 4]]}
+    whole = await client.post("/v1/models/load/versions/2/predict", json={"instances": [history]})
+    assert told["prediction"] == whole.json()["predictions"][0]
+    was, now = old.json()["prediction"]["mean"], told["prediction"]["mean"]
+    largest = max(abs(one - other) for one, other in zip(was, now, strict=True))
+    assert told["divergence"]["mean"] == pytest.approx(largest, rel=1e-4)
+    assert told["divergence"].keys() == {"mean", "quantiles"}
+    assert (told["replayed"], told["step"]) == (2, 2)
+    again = (await client.post("/v1/sessions/s/upgrade", json=body)).json()
+    assert (again["replayed"], again["from_version"]) == (0, "2")

@@ -1,0 +1,34 @@
+"""How far the prediction of one version is from that of another for the same observations."""
+
+import numpy as np
+
+from service.engine.registry import LoadedModel
+from service.stores.record import PackedOutputs, Record
+
+
+def divergence(
+    before: LoadedModel | None, last: PackedOutputs, after: LoadedModel, outputs: PackedOutputs
+) -> dict[str, float] | None:
+    """The largest difference in each output, by its name, of the last step of each.
+
+    None where the earlier prediction is not kept, or cannot be read by a version that is loaded, or
+    has outputs of other names or shapes.
+    """
+    if before is None or not last or not outputs:
+        return None
+    one, other = before.runner.outputs.unpack(last), after.runner.outputs.unpack(outputs)
+    if {n: v.shape[1:] for n, v in one.items()} != {n: v.shape[1:] for n, v in other.items()}:
+        return None
+    return {
+        name: float(np.max(np.abs(one[name][-1].astype(np.float64) - other[name][-1]), initial=0))
+        for name in one
+    }
+
+
+def last_prediction(record: Record) -> PackedOutputs:
+    """What was answered last, if that is the prediction after the record's very step."""
+    ring = record.ring
+    if ring:
+        return ring[-1].outputs
+    opening = record.opening
+    return opening.outputs if opening.history == record.step else b""
