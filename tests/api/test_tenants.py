@@ -1,0 +1,141 @@
+"""What belongs to one tenant, tried by another one: every operation of the OpenAPI document.
+
+An operation on a session of its path is tried by itself: the same 404 as for a name that nobody
+has. Any other one must say in `OTHERS` how it is kept apart; one that is in neither fails here, so that no route comes along without an answer.
+"""
+
+import asyncio
+
+import pytest
+
+from service.api.auth import OPEN_PATHS
+from service.app import create_app
+from service.settings import Settings
+from tests.api.keys import headers, keys_file
+from tests.api.support import serving, small_folder
+
+OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
+STEP = {"observations": [[1, 2]]}
+INSTANCES = {"instances": [{"start": "2016-08-22", "observations": [[1, 2]]}]}
+
+SHARED = "the same for every tenant, and of none"
+OTHERS = {
+    ("get", "/metrics"): SHARED,
+    ("get", "/v1/models"): SHARED,
+    ("get", "/v1/models/{model}"): SHARED,
+    ("get", "/v1/models/{model}/versions/{version}"): SHARED,
+    ("post", "/v1/models/{model}/predict"): SHARED,
+    ("post", "/v1/models/{model}/versions/{version}/predict"): SHARED,
+    ("get", "/v1/sessions"): "test_lists_show_ones_own_only",
+    ("post", "/v1/sessions"): "test_equal_names_of_two_tenants_never_meet",
+}
+"""Operations that do not end in 404 on a session of somebody else: SHARED, or the test of this file that tries it."""
+
+
+def operations():
+    app = create_app(Settings(models=small_folder(), store="memory://")).app
+    asyncio.run(app.state.context.engine.store.close())
+    for path, methods in app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+OPERATIONS = list(operations())
+ON_SESSIONS = [each for each in OPERATIONS if "{session}" in each[1] and each[:2] not in OTHERS]
+
+
+@pytest.fixture
+async def world(tmp_path):
+    """Ada, who has session `s` at step 1, and Bob, who has nothing."""
+    path, keys = keys_file(tmp_path, ada="user", bob="user")
+    async with serving(api_keys_file=path) as client:
+        client.ada, client.bob = headers(keys["ada"]), headers(keys["bob"])
+        opened = await client.post("/v1/sessions", json=OPEN, headers=client.ada)
+        assert opened.status_code == 201
+        stepped = await client.post("/v1/sessions/s/steps", json=STEP, headers=client.ada)
+        assert stepped.status_code == 200
+        yield client
+
+
+def body_of(operation):
+    """The first documented example of its JSON body; None where it takes no such body."""
+    content = operation.get("requestBody", {}).get("content", {})
+    for example in content.get("application/json", {}).get("examples", {}).values():
+        return example["value"]
+    return None
+
+
+def test_every_operation_is_kept_apart_in_a_way_that_is_tried():
+    found = {(method, path) for method, path, _ in OPERATIONS if path not in OPEN_PATHS}
+    on_sessions = {(method, path) for method, path, _ in ON_SESSIONS}
+    assert len(on_sessions) >= 4
+    assert found - on_sessions == set(OTHERS)
+    for how in OTHERS.values():
+        assert how == SHARED or how in globals(), how
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "operation"), ON_SESSIONS, ids=[f"{m} {p}" for m, p, _ in ON_SESSIONS]
+)
+async def test_the_session_of_another_tenant_is_not_found(world, method, path, operation):
+    url = path.replace("{session}", "s")
+    told = await world.request(method, url, json=body_of(operation), headers=world.bob)
+    nobody = await world.request(
+        method, path.replace("{session}", "none"), json=body_of(operation), headers=world.bob
+    )
+    assert (told.status_code, told.json()["type"]) == (404, "urn:carry:session-not-found")
+    assert told.json() | {"detail": ""} == nobody.json() | {"detail": ""}
+    assert told.json()["detail"].replace("'s'", "'none'") == nobody.json()["detail"]
+    kept = await world.get("/v1/sessions/s", headers=world.ada)
+    assert (kept.status_code, kept.json()["step"]) == (200, 1)
+
+
+async def test_lists_show_ones_own_only(world):
+    for name in ("a", "z"):
+        await world.post("/v1/sessions", json=OPEN | {"session": name}, headers=world.bob)
+    for said, expected in ((world.ada, ["s"]), (world.bob, ["a", "z"])):
+        for query in ({}, {"model": "load"}, {"cursor": ""}, {"limit": 1}):
+            told = (await world.get("/v1/sessions", params=query, headers=said)).json()
+            names = [each["session"] for each in told["sessions"]]
+            assert names == expected[: query.get("limit", 9)]
+            assert told["next_cursor"] in (None, "a")
+
+
+async def test_equal_names_of_two_tenants_never_meet(world):
+    opened = await world.post("/v1/sessions", json=OPEN, headers=world.bob)
+    assert (opened.status_code, opened.json()["step"]) == (201, 0)
+    resumed = OPEN | {"if_exists": "resume", "version": "2"}
+    told = await world.post("/v1/sessions", json=resumed, headers=world.bob)
+    assert told.json().get("step", 0) == 0
+    for step in (0, 1, 2):
+        body = STEP | {"step": step}
+        assert (await world.post("/v1/sessions/s/steps", json=body, headers=world.bob)).is_success
+    assert (await world.delete("/v1/sessions/s", headers=world.bob)).status_code == 204
+    assert (await world.get("/v1/sessions/s", headers=world.ada)).json()["step"] == 1
+    assert (await world.get("/v1/sessions/s", headers=world.bob)).status_code == 409
+
+
+async def test_an_idempotency_key_means_its_own_tenants_session(world):
+    body = {name: OPEN[name] for name in ("model", "version", "start")}
+    told = [
+        await world.post("/v1/sessions", json=body, headers=said | {"Idempotency-Key": "k"})
+        for said in (world.ada, world.bob, world.ada)
+    ]
+    assert [each.status_code for each in told] == [201, 201, 201]
+    assert [each.headers.get("idempotent-replayed") for each in told] == [None, None, "true"]
+
+
+@pytest.mark.parametrize("said", ["none", "wrong", "revoked"])
+@pytest.mark.parametrize(
+    ("method", "path", "operation"), OPERATIONS, ids=[f"{m} {p}" for m, p, _ in OPERATIONS]
+)
+async def test_every_operation_asks_for_a_key_or_is_open(tmp_path, method, path, operation, said):
+    file, keys = keys_file(tmp_path, ada="user")
+    file.write_text(file.read_text().replace(" }", ", revoked = true }"))
+    key = {"none": {}, "wrong": headers("x" * 43), "revoked": headers(keys["ada"])}[said]
+    async with serving(api_keys_file=file) as client:
+        url = path.format_map(dict.fromkeys(("session", "model", "version"), "x"))
+        told = await client.request(method, url, json=body_of(operation), headers=key)
+    is_open = operation["security"] == []
+    assert (told.status_code == 401) is not is_open
+    assert is_open is (path in OPEN_PATHS or path == "/metrics")
