@@ -1,7 +1,8 @@
 """What belongs to one tenant, tried by another one: every operation of the OpenAPI document.
 
 An operation on a session of its path is tried by itself: the same 404 as for a name that nobody
-has. Any other one must say in `OTHERS` how it is kept apart; one that is in neither fails here, so that no route comes along without an answer.
+has. Any other must say in `OTHERS` how it is kept apart; one that is in neither fails here, so that
+no route comes along without an answer.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ OTHERS = {
     ("get", "/v1/sessions"): "test_lists_show_ones_own_only",
     ("post", "/v1/sessions"): "test_equal_names_of_two_tenants_never_meet",
 }
-"""Operations that do not end in 404 on a session of somebody else: SHARED, or the test of this file that tries it."""
+"""What does not end in 404 on somebody else's session: SHARED, or the test that tries it."""
 
 
 def operations():
