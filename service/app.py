@@ -9,13 +9,14 @@ import structlog
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 from service.api import events, health, models, predict, session_operations, sessions, snapshots
 from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
 from service.api.hot_path import HotPath
 from service.api.keys import KeyRing
-from service.api.middleware import LimitBody, Observe, RequireJson
+from service.api.middleware import LimitBody, Observe, RequireJson, SecureHeaders
 from service.api.problems import install_error_handlers, problem_schema
 from service.engine.batcher import BatchLimits
 from service.engine.collector import settle_collector
@@ -88,6 +89,14 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequireJson)
     app.add_middleware(RequireKey, keys=keys, open_paths=open_paths_of(settings))
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(),
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key"],
+        )
+    app.add_middleware(SecureHeaders)
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
     for part in (models, predict, sessions, session_operations, events, snapshots, health):

@@ -141,6 +141,22 @@ class OutcomeUnknownError(StoreUnavailableError):
     """The store's answer to a write was lost: it may have been applied. The engine reads back."""
 
 
+class SlowRequestError(CarryError):
+    code, status, title = "slow-request", 408, "Request too slow"
+
+
+class HeadTooLargeError(CarryError):
+    code, status, title = "head-too-large", 431, "Headers too large"
+
+
+class TooManyConnectionsError(CarryError):
+    code, status, title = "too-many-connections", 503, "Too many connections"
+
+
+class RateLimitedError(CarryError):
+    code, status, title = "rate-limited", 429, "Rate limit"
+
+
 class ReaderDiedError(CarryError):
     code, status, title = "reader-died", 503, "Body could not be read"
 

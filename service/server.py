@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from service.api.connections import allow_descriptors
 from service.api.hot_path import HotPath
 from service.api.protocol import StepProtocol
 from service.api.stream_protocol import StreamProtocol
@@ -24,7 +25,9 @@ def serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], No
     Raises:
         StartUpError: a setting does not fit what it names.
     """
-    server = _Server(server_config(create_app(settings), settings), on_ready)
+    app = create_app(settings)
+    app.connections.max_connections = allow_descriptors(settings.max_connections)
+    server = _Server(server_config(app, settings), on_ready)
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(3)
@@ -61,6 +64,7 @@ def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
         access_log=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
         proxy_headers=False,  # nothing here asks for the address of a client
     )
 

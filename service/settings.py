@@ -130,6 +130,21 @@ class Settings(BaseSettings):
     stream_idle_s: float = Field(
         3600.0, gt=0, le=86400, description="A WebSocket without a message for longer is closed."
     )
+    cors_origins: str = Field(
+        "",
+        description="Origins whose pages may ask, separated by spaces, such as"
+        " https://app.example.org; none where empty.",
+    )
+    max_connections: int = Field(
+        10_000, ge=1, le=1_000_000, description="Connections of one process; one more answers 503."
+    )
+    read_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="A request that does not come in whole, or an answer that is not read, in this"
+        " time ends its connection.",
+    )
     shutdown_grace_s: float = Field(
         20.0, ge=0, le=600, description="Time to finish accepted requests after SIGTERM."
     )

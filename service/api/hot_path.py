@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.auth import RequireKey
 from service.api.body_reader import BIG_BODY_BYTES
+from service.api.connections import Connections
 from service.api.context import Context
 from service.api.idempotency import IDEMPOTENCY_KEY
 from service.api.keys import Caller
@@ -51,14 +52,17 @@ class HotPath:
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app = app
         self.context = context
-        limited = LimitBody(self._answer_asgi, context.settings.max_body_bytes)
+        settings = context.settings
+        self.connections = Connections(settings.max_connections, settings.read_timeout_s)
+        self._knows_origins = bool(settings.cors_origins)
+        limited = LimitBody(self._answer_asgi, settings.max_body_bytes)
         guarded = RequireKey(RequireJson(limited), context.keys)
         self._observe = Observe(guarded, context.metrics.request_answered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         match = _STEPS.fullmatch(scope["path"]) if is_post else None
-        if match is None:
+        if match is None or (self._knows_origins and _has_origin(scope)):
             await self.app(scope, receive, send)
             return
         scope["session"], scope["route"] = match[1], _ROUTE
@@ -136,6 +140,11 @@ def _problem(error: Exception, session: str) -> Response:
     if isinstance(error, CarryError):
         return carry_problem(error)
     return unexpected_problem(error, f"/v1/sessions/{session}/steps")
+
+
+def _has_origin(scope: Scope) -> bool:
+    """A page asks: what it may see is the framework's middleware to say."""
+    return any(name == b"origin" for name, _ in scope["headers"])
 
 
 async def _read_body(receive: Receive) -> list[bytes] | None:

@@ -23,10 +23,30 @@ from uvicorn.server import ServerState
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.hot_path import HotPath
 from service.api.keys import ANYBODY
+from service.api.problems import carry_problem
+from service.errors import (
+    CarryError,
+    HeadTooLargeError,
+    SlowRequestError,
+    TooManyConnectionsError,
+)
 
 _STEPS = re.compile(rb"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
-_UNUSUAL = frozenset({b"expect", b"idempotency-key", b"transfer-encoding", b"upgrade"})
+_UNUSUAL = frozenset(
+    {
+        b"content-encoding",
+        b"expect",
+        b"idempotency-key",
+        b"origin",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request's line and headers: four times what common proxies let through."""
 
 
 class _Step:
@@ -55,22 +75,76 @@ class StepProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         assert isinstance(self.app, HotPath), "service.app makes nothing else"
         self._begin_step = self.app.begin
+        self._admitted = self.app.connections
         self._find_caller = self.app.context.keys.find
         self._nobody_waits = asyncio.Event()
         self._session = ""
         self._caller = ANYBODY
+        self._num_requests = 0  # that have come in whole
+        self._is_in_head = False
+        self._head_bytes = 0  # of a head that does not come at once
+        self._is_websocket = False
         self._receiving: _Step | None = None
         self._work: asyncio.Future[Any] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if not self._admitted.admit(self):
+            most = self._admitted.max_connections
+            self._close_with(
+                TooManyConnectionsError(
+                    f"{most} connections are open, as many as may be: keep fewer, or try again",
+                    retry_after_s=1,
+                )
+            )
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():  # it was refused; what was on its way still comes
+            return
+        super().data_received(data)
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._is_in_head = False
+                self._close_with(_head_too_large())
+
+    def handle_websocket_upgrade(self) -> None:
+        self._is_websocket = True  # still counted, until its transport closes
+        super().handle_websocket_upgrade()
+
+    # Asked by `Connections`.
+
+    def progress(self) -> object | None:
+        if self._is_websocket:
+            return None
+        if self.flow.write_paused:
+            return self.transport.get_write_buffer_size()
+        if self.flow.read_paused:
+            return None
+        cycle = self.cycle
+        is_answering = cycle is not None and not cycle.response_complete
+        is_whole = self._receiving is None and not getattr(cycle, "more_body", False)
+        return None if is_answering and is_whole else (self._num_requests,)
+
+    def close_slow(self) -> None:
+        if self._is_in_head or self._receiving is not None:  # nothing is said to it yet
+            self._is_in_head, self._receiving = False, None
+            self._close_with(SlowRequestError("the request did not come in whole in time"))
+        else:
+            self.transport.abort()
 
     # Called by the parser, in this order.
 
     def on_message_begin(self) -> None:
+        self._is_in_head = True
+        self._head_bytes = 0
         # What uvicorn does here waits until it is known whether it is needed.
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
+        self._is_in_head = False
         session = self._session_of_plain_step()
         if session is None:
             self._go_the_ordinary_way()
@@ -86,6 +160,7 @@ class StepProtocol(HttpToolsProtocol):
             self._receiving.body += body
 
     def on_message_complete(self) -> None:
+        self._num_requests += 1
         if self._receiving is None:
             super().on_message_complete()
         else:
@@ -101,6 +176,7 @@ class StepProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._work is not None:
             self._work.cancel()
+        self._admitted.remove(self)
         super().connection_lost(exc)
 
     def _session_of_plain_step(self) -> str | None:
@@ -129,6 +205,8 @@ class StepProtocol(HttpToolsProtocol):
         return match[1].decode()
 
     def _go_the_ordinary_way(self) -> None:
+        if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._close_with(_head_too_large())
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url = url
@@ -144,9 +222,19 @@ class StepProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def _close_with(self, error: CarryError) -> None:
+        self.transport.write(self._wire(carry_problem(error), keep_alive=False))
+        self.transport.close()
+
     def _wire(self, response: Response, keep_alive: bool) -> bytes:
         parts = [STATUS_LINE[response.status_code]]
         for name, value in (*self.server_state.default_headers, *response.raw_headers):
             parts += (name, b": ", value, b"\r\n")
         parts += (b"\r\n" if keep_alive else b"connection: close\r\n\r\n", bytes(response.body))
         return b"".join(parts)
+
+
+def _head_too_large() -> CarryError:
+    return HeadTooLargeError(
+        f"the line and headers of the request are longer than {MAX_HEAD_BYTES} bytes: send less"
+    )

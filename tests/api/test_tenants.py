@@ -29,6 +29,7 @@ OTHERS = {
     ("post", "/v1/models/{model}/versions/{version}/predict"): SHARED,
     ("get", "/v1/sessions"): "test_lists_show_ones_own_only",
     ("post", "/v1/sessions"): "test_equal_names_of_two_tenants_never_meet",
+    ("put", "/v1/sessions/{session}/snapshot"): "test_a_snapshot_restores_ones_own_only",
 }
 """What does not end in 404 on somebody else's session: SHARED, or the test that tries it."""
 
@@ -49,7 +50,9 @@ ON_SESSIONS = [each for each in OPERATIONS if "{session}" in each[1] and each[:2
 async def world(tmp_path):
     """Ada, who has session `s` at step 1, and Bob, who has nothing."""
     path, keys = keys_file(tmp_path, ada="user", bob="user")
-    async with serving(api_keys_file=path) as client:
+    (tmp_path / "snapshot.keys").write_text("k" * 32)
+    settings = {"api_keys_file": path, "snapshot_key_file": tmp_path / "snapshot.keys"}
+    async with serving(**settings) as client:
         client.ada, client.bob = headers(keys["ada"]), headers(keys["bob"])
         opened = await client.post("/v1/sessions", json=OPEN, headers=client.ada)
         assert opened.status_code == 201
@@ -114,6 +117,20 @@ async def test_equal_names_of_two_tenants_never_meet(world):
     assert (await world.delete("/v1/sessions/s", headers=world.bob)).status_code == 204
     assert (await world.get("/v1/sessions/s", headers=world.ada)).json()["step"] == 1
     assert (await world.get("/v1/sessions/s", headers=world.bob)).status_code == 409
+
+
+async def test_a_snapshot_restores_ones_own_only(world):
+    kind = {"Content-Type": "application/vnd.carry.snapshot"}
+    url = "/v1/sessions/s/snapshot"
+    adas = (await world.get(url, headers=world.ada)).content
+    told = await world.put(url, content=adas, headers=world.bob | kind)
+    assert told.status_code == 403
+    assert (await world.get("/v1/sessions/s", headers=world.bob)).status_code == 404
+    await world.post("/v1/sessions", json=OPEN, headers=world.bob)
+    bobs = (await world.get(url, headers=world.bob)).content
+    restored = await world.put(url + "?replace=true", content=bobs, headers=world.bob | kind)
+    assert restored.is_success
+    assert (await world.get("/v1/sessions/s", headers=world.ada)).json()["step"] == 1
 
 
 async def test_an_idempotency_key_means_its_own_tenants_session(world):
