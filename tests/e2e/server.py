@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +19,13 @@ START_S = 60
 class Server:
     """One process; `restart` brings up another on the same port and store."""
 
-    def __init__(self, log: Path, settings: dict[str, str], module: str = "service") -> None:
+    def __init__(
+        self,
+        log: Path,
+        settings: dict[str, str],
+        module: str = "service",
+        prefix: Sequence[str] = (),
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -26,7 +33,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CARRY_")}
         # The service reads its port from the environment, other modules from their first argument.
-        self._command = [sys.executable, "-m", module]
+        self._command = [*prefix, sys.executable, "-m", module]
         self._command += [] if module == "service" else [str(self.port)]
         self._environment = kept | {"CARRY_PORT": str(self.port)} | settings
         self.start()
@@ -61,10 +68,10 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path, module: str = "service", **settings):
-    """`settings` are CARRY_* names without the prefix, in lower case."""
+def running_server(folder: Path, module: str = "service", prefix: Sequence[str] = (), **settings):
+    """`settings` are CARRY_* names without the prefix, in lower case; `prefix` runs the command."""
     given = {f"CARRY_{name.upper()}": str(value) for name, value in settings.items()}
-    server = Server(folder / "server.log", given, module)
+    server = Server(folder / "server.log", given, module, prefix)
     try:
         server.wait_ready()
         yield server
