@@ -70,15 +70,27 @@ bench: .venv-dev/installed ## Measure the service on this machine
 ##@ Deploy
 
 .PHONY: up
-up: ## Service, Valkey, Prometheus and Grafana in containers
+up: deploy/secrets/valkey-password ## Replicas, nginx, Valkey, Prometheus and Grafana in containers
 	$(COMPOSE) version >/dev/null 2>&1 || $(call fail,'"$(COMPOSE)" does not run' \
 		'install Docker with its compose plugin or name another: make COMPOSE=docker-compose up')
 	$(COMPOSE) up --detach --build --wait
 	$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 
+.PHONY: roll
+roll: ## Replace the running replicas one after another, with what is built now
+	$(COMPOSE) build service
+	COMPOSE='$(COMPOSE)' deploy/roll.sh
+
 .PHONY: down
 down: ## Stop the containers; their volumes, hence all sessions, stay
 	$(COMPOSE) down
+
+# Read by containers that run as other users, so the folder is what keeps it.
+deploy/secrets/valkey-password:
+	$(say) 'making a password for Valkey'
+	mkdir -p -m 0700 $(@D)
+	head -c 32 /dev/urandom | base64 | tr -d '/+=\n' > $@
+	chmod 0444 $@
 
 ##@ Keep
 

@@ -6,19 +6,36 @@ UP, the names of the containers to start. Ends with the first promise that does 
 
 import json
 import os
-import subprocess
+import re
+import signal
 import sys
+import tempfile
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-SERVICE = "http://127.0.0.1:8000"
-PROMETHEUS = "http://127.0.0.1:9090"
-WAIT_S = 60.0
+import yaml
+from compose_stack import (
+    PROMETHEUS,
+    SERVICE,
+    Stream,
+    compose,
+    containers,
+    fails,
+    get,
+    inside,
+    is_well,
+    post,
+    query,
+    run,
+    say,
+    state,
+    wait_until,
+)
+
 GRAFANA_WORDS = {"$__rate_interval": "1m", "$__range": "1h", "$model": ".*"}
+NUM_SESSIONS = 4
+NUM_STEPS = 1000
+PAUSE_S = 0.05
 
 
 def main() -> None:
@@ -31,8 +48,10 @@ def main() -> None:
         check_guards()
         check_networks()
         check_valkey()
-        check_sessions_survive_a_kill()
+        check_streams_through_failures()
+        check_backup()
         check_prometheus()
+        check_expressions()
         check_stop()
     except BaseException:
         sys.stderr.write(compose("ps", "--all") + compose("logs", "--tail", "20"))
@@ -43,13 +62,14 @@ def main() -> None:
 
 def check_guards() -> None:
     assert inside("service", "id", "-u") == "10001"
-    for container in ("service", "valkey", "prometheus"):
+    for container in os.environ["UP"].split():
         # As root, whom no permission stops: it is the file system that refuses.
         as_root = ("--user", "0", container, "touch", "/usr/probe")
         assert fails(*as_root), f"{container} can write to its root file system"
         status = dict(
             line.split(":", 1) for line in inside(container, "cat", "/proc/1/status").splitlines()
         )
+        assert int(status["Uid"].split()[0]) > 0, f"{container} is root"
         assert int(status["CapEff"], 16) == 0, f"{container} holds capabilities"
         assert int(status["NoNewPrivs"]) == 1, f"{container} may gain privileges"
     assert fails("service", "python", "-c", "import torch")
@@ -59,105 +79,127 @@ def check_guards() -> None:
 def check_networks() -> None:
     open_ports = {line.split()[3] for line in run("ss", "-Hltn").splitlines()}
     assert {address.rpartition(":")[0] for address in open_ports} <= {"127.0.0.1", "127.0.0.11"}
-    assert not fails("service", "bash", "-c", "</dev/tcp/valkey/6379")
-    assert not fails("prometheus", "bash", "-c", "</dev/tcp/service/8000")
-    assert fails("prometheus", "bash", "-c", "</dev/tcp/valkey/6379")
-    say("published on 127.0.0.1 alone; only the service reaches Valkey")
+    reached = [
+        ("service", "valkey/6379"),
+        ("front", "service/8000"),
+        ("prometheus", "service/8000"),
+    ]
+    for container, place in reached:
+        assert not fails(container, "bash", "-c", f"</dev/tcp/{place}"), (container, place)
+    for container in ("front", "prometheus"):
+        assert fails(container, "bash", "-c", "</dev/tcp/valkey/6379"), container
+    say("published on 127.0.0.1 alone; only replicas reach Valkey")
 
 
 def check_valkey() -> None:
+    assert "NOAUTH" in inside("valkey", "valkey-cli", "dbsize")
+    login = "export REDISCLI_AUTH=$(cat /run/secrets/valkey_password); valkey-cli config get "
     promised = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
     for name, expected in promised.items():
-        answer = inside("valkey", "valkey-cli", "config", "get", name)
+        answer = inside("valkey", "sh", "-c", login + name)
         assert answer.splitlines() == [name, expected], answer
-    say("Valkey syncs every commit and evicts nothing")
+    words = inside("valkey", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    assert inside("valkey", "cat", "/run/secrets/valkey_password") not in words
+    say("Valkey asks for its password, syncs every commit and evicts nothing")
 
 
-def check_sessions_survive_a_kill() -> None:
-    [model, *_] = get(f"{SERVICE}/v1/models")["models"]
-    body = {"model": model["name"], "session": "compose-check"}
-    if model["task"] == "forecast":
-        body["start"] = "2024-01-01T00:00:00Z"
-    request = urllib.request.Request(  # noqa: S310 our own address
-        f"{SERVICE}/v1/sessions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+def check_streams_through_failures() -> None:
+    model = get(f"{SERVICE}/v1/models/transit-ridership")
+    streams = [Stream(f"stream-{place}", model, PAUSE_S) for place in range(NUM_SESSIONS)]
+    for stream in streams:
+        stream.start()
+    try:
+        wait_for_steps(streams, NUM_STEPS // 5)
+        # Killed as a crash kills it: the engine starts it again by itself.
+        [first, _] = containers("service")
+        killed = state(first)
+        os.kill(killed["Pid"], signal.SIGKILL)
+        wait_until(lambda: state(first)["StartedAt"] != killed["StartedAt"], "it is started again")
+        wait_until(lambda: is_well(first), "the killed replica is well again")
+        wait_for_steps(streams, NUM_STEPS * 2 // 5)
+        before_roll = sum(stream.num_repeated for stream in streams)
+        old = set(containers("service"))
+        run("deploy/roll.sh")
+        assert len(containers("service")) == 2
+        assert not old & set(containers("service"))
+        in_roll = sum(stream.num_repeated for stream in streams) - before_roll
+        wait_for_steps(streams, NUM_STEPS * 3 // 5)
+        compose("restart", "valkey")
+        wait_until(lambda: is_well(containers("valkey")[0]), "Valkey is well again")
+        more = max(NUM_STEPS, sum(len(stream.rows) for stream in streams) + 100)
+        wait_for_steps(streams, more)
+    finally:
+        for stream in streams:
+            stream.finish()
+    say(
+        f"{sum(len(s.rows) for s in streams)} steps of {NUM_SESSIONS} sessions are exact through a"
+        f" killed replica, a rolling restart ({in_roll} repeated) and a restart of Valkey"
+        f" ({sum(s.num_repeated for s in streams)} repeated in all)"
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-        assert answer.status == 201
-    compose("kill", "--signal", "KILL", "service")
-    compose("up", "--detach", "--no-build", "--pull", "never", "--wait", "service")
-    assert get(f"{SERVICE}/v1/sessions/compose-check")["step"] == 0
-    say("a session outlives a killed service")
+
+
+def check_backup() -> None:
+    session = f"{SERVICE}/v1/sessions/stream-0"
+    kept = get(session)
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/sessions.rdb"
+        run("deploy/backup.sh", file)
+        body = {"step": kept["step"], "observations": [{}]}
+        assert post("/v1/sessions/stream-0/steps", body)["step"] == kept["step"] + 1
+        run("deploy/restore.sh", file)
+    wait_until(lambda: len(containers("service")) == 2, "both replicas are back")
+    found = get(session)
+    same = ("step", "model", "start", "created_at", "state_norms")
+    assert [found[name] for name in same] == [kept[name] for name in same]
+    assert post("/v1/sessions/stream-0/steps", body)["step"] == kept["step"] + 1
+    say("a backup taken while it serves brings sessions back to where they were")
+
+
+def wait_for_steps(streams: list[Stream], count: int) -> None:
+    def done() -> bool:
+        for stream in streams:
+            if stream.error is not None:
+                raise stream.error
+        return sum(len(stream.rows) for stream in streams) >= count
+
+    wait_until(done, f"{count} steps")
 
 
 def check_prometheus() -> None:
-    def is_scraped() -> bool:
-        [up] = query('up{job="carry"}') or [{"value": [0, "0"]}]
-        return bool(up["value"][1] == "1")
+    wait_until(
+        lambda: len(query('up{job="carry"} == 1')) == 2 and len(query('up{job="carry"}')) == 2,
+        "Prometheus sees both new replicas and forgot the old ones",
+    )
+    say("Prometheus scrapes both replicas")
 
-    wait_until(is_scraped, "Prometheus sees the service")
+
+def check_expressions() -> None:
     dashboard = json.loads(Path("deploy/grafana/dashboards/carry.json").read_text())
     expressions = [
         target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
     ]
+    for path in Path("deploy/prometheus").glob("*.yml"):
+        groups = yaml.safe_load(path.read_text()).get("groups", [])
+        expressions += [rule["expr"] for group in groups for rule in group["rules"]]
+    known = get(f"{PROMETHEUS}/api/v1/metadata")["data"]
     for expression in expressions:
         for word, value in GRAFANA_WORDS.items():
             expression = expression.replace(word, value)
         query(expression)
+        for name in re.findall(r"\bcarry_[a-z_]+", expression):
+            assert re.sub(r"_(bucket|sum|count)$", "", name) in known, f"no metric {name}"
     rules = get(f"{PROMETHEUS}/api/v1/rules")["data"]["groups"]
-    broken = [rule["name"] for group in rules for rule in group["rules"] if rule["health"] == "err"]
+    broken = [rule["name"] for group in rules for rule in group["rules"] if rule["health"] != "ok"]
     assert not broken, broken
-    say(f"Prometheus scrapes the service, and answers all {len(expressions)} of the dashboard")
+    say(f"Prometheus answers all {len(expressions)} expressions of panels, rules and alerts")
 
 
 def check_stop() -> None:
     started = time.monotonic()
+    stopping = containers("service")
     compose("stop", "service")
-    container = compose("ps", "--all", "--quiet", "service").strip()
-    state = json.loads(run(os.environ["DOCKER"], "inspect", container))[0]["State"]
-    assert state["ExitCode"] == 0, state
-    say(f"SIGTERM ends the service with 0 after {time.monotonic() - started:.1f} s")
-
-
-def query(expression: str) -> list[dict[str, Any]]:
-    words = urllib.parse.urlencode({"query": expression})
-    result: list[dict[str, Any]] = get(f"{PROMETHEUS}/api/v1/query?{words}")["data"]["result"]
-    return result
-
-
-def get(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 our own addresses
-        found: dict[str, Any] = json.load(answer)
-    return found
-
-
-def wait_until(holds: Callable[[], bool], claim: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s: {claim}"
-        time.sleep(0.5)
-
-
-def inside(container: str, *words: str) -> str:
-    return compose("exec", "-T", container, *words).strip()
-
-
-def fails(*words: str) -> bool:
-    command = [os.environ["COMPOSE"], "exec", "-T", *words]
-    return subprocess.run(command, capture_output=True).returncode != 0  # noqa: S603 our words
-
-
-def compose(*words: str) -> str:
-    return run(os.environ["COMPOSE"], "--progress", "quiet", *words)
-
-
-def run(*command: str) -> str:
-    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)  # noqa: S603 our words
-    return done.stdout
-
-
-def say(claim: str) -> None:
-    sys.stdout.write(f"ok  {claim}\n")
-    sys.stdout.flush()
+    assert all(state(each)["ExitCode"] == 0 for each in stopping), [state(c) for c in stopping]
+    say(f"SIGTERM ends the replicas with 0 after {time.monotonic() - started:.1f} s")
 
 
 if __name__ == "__main__":

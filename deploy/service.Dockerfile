@@ -14,7 +14,7 @@ RUN case "$EXTRA" in cpu|cuda) ;; *) echo "EXTRA: expected cpu or cuda, got '$EX
     && python -m venv /opt/venv
 # What changes seldom comes first: the requirements alone, then the few files of the service itself.
 COPY pyproject.toml constraints.txt LICENSE ./
-RUN /opt/venv/bin/pip install --quiet --constraint constraints.txt ".[$EXTRA]"
+RUN /opt/venv/bin/pip install --quiet --constraint constraints.txt ".[$EXTRA,bulk,tracing]"
 COPY service service
 RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall .
 

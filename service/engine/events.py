@@ -27,6 +27,9 @@ class Observer(Protocol):
 
     def group_committed(self, num_rows: int, commit_s: float) -> None: ...
 
+    def request_refused(self, code: str) -> None:
+        """A request of a session ended with an error of this code."""
+
     def commit_conflicted(self) -> None: ...
 
     def store_failed(self) -> None: ...
@@ -59,6 +62,9 @@ class NullObserver:
         return None
 
     def group_committed(self, num_rows: int, commit_s: float) -> None:
+        return None
+
+    def request_refused(self, code: str) -> None:
         return None
 
     def commit_conflicted(self) -> None:

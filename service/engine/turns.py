@@ -273,6 +273,8 @@ class Turns:
         )
 
     def _end(self, turn: Turn, outcome: Reply | CarryError) -> None:
+        if isinstance(outcome, CarryError):
+            self.observer.request_refused(outcome.code)
         turn.end(outcome)
         self.next(turn.lane)
 

@@ -93,6 +93,10 @@ class Metrics:
         self._commit_rows = Histogram(
             "carry_commit_rows", "Sessions in one group commit.", buckets=_ROWS, registry=reg
         )
+        self._refusals = Counter(
+            "carry_session_errors", "Requests of sessions that ended with an error, by its code.",
+            ("code",), registry=reg,
+        )  # fmt: skip
         self._conflicts = Counter(
             "carry_commit_conflicts", "Writes that another writer was ahead of.", registry=reg
         )
@@ -174,6 +178,9 @@ class Metrics:
     def group_committed(self, num_rows: int, commit_s: float) -> None:
         self._commit_rows.observe(num_rows)
         self._commit_s.observe(commit_s)
+
+    def request_refused(self, code: str) -> None:
+        self._refusals.labels(code).inc()
 
     def commit_conflicted(self) -> None:
         self._conflicts.inc()

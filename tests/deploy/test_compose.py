@@ -10,7 +10,7 @@ from service.settings import Settings
 from tests.architecture.project_files import ROOT
 from tests.system import installed_program
 
-SERVICES = ["service", "valkey", "prometheus", "grafana"]
+SERVICES = ["front", "service", "valkey", "prometheus", "grafana"]
 
 
 def resolve(**environment: str) -> dict[str, Any]:
@@ -74,8 +74,17 @@ def test_nothing_is_published_beyond_this_machine(services: dict[str, Any]) -> N
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
 
+def test_replicas_are_reached_by_way_of_the_front_alone(services: dict[str, Any]) -> None:
+    assert "ports" not in services["service"]
+    assert set(services["service"]["networks"]) == {"back", "store"}
+    networks = resolve()["networks"]
+    assert networks["back"]["internal"] is networks["store"]["internal"] is True
+    assert services["service"]["deploy"]["replicas"] == 2
+    assert resolve(CARRY_REPLICAS="5")["services"]["service"]["deploy"]["replicas"] == 5
+
+
 def test_address_and_ports_can_be_chosen() -> None:
-    chosen = resolve(BIND_ADDRESS="192.0.2.1", CARRY_PORT="9000")["services"]["service"]["ports"]
+    chosen = resolve(BIND_ADDRESS="192.0.2.1", CARRY_PORT="9000")["services"]["front"]["ports"]
     assert [(port["host_ip"], port["published"]) for port in chosen] == [("192.0.2.1", "9000")]
 
 
@@ -87,27 +96,69 @@ def test_valkey_is_reached_by_the_service_alone(services: dict[str, Any]) -> Non
 
 
 def test_sessions_outlive_their_containers(services: dict[str, Any]) -> None:
-    for name in ("service", "valkey"):
-        assert [(v["type"], v["target"]) for v in services[name]["volumes"]] == [
-            ("volume", "/data")
-        ]
-    assert services["service"]["environment"]["CARRY_STORE"].startswith("sqlite:////data/")
+    assert {"valkey"} == {
+        v["source"] for v in services["valkey"]["volumes"] if v["type"] == "volume"
+    }
+    assert services["service"]["environment"]["CARRY_STORE"] == "redis://valkey:6379/0"
+    assert all(volume["read_only"] for volume in services["service"]["volumes"])
 
 
 def test_settings_of_the_shell_do_not_leak_into_the_container() -> None:
     """`make serve` keeps its sessions under var/, which does not exist in the image."""
     container = resolve(CARRY_STORE="sqlite:///var/carry.db")["services"]["service"]
-    assert container["environment"]["CARRY_STORE"] == "sqlite:////data/carry.db"
+    assert container["environment"]["CARRY_STORE"] == "redis://valkey:6379/0"
+
+
+def test_settings_of_the_service_are_settings(services: dict[str, Any]) -> None:
+    gpu = resolve(COMPOSE_PROFILES="gpu")["services"]["service-gpu"]
+    for container in (services["service"], gpu):
+        names = {f"CARRY_{name.upper()}" for name in Settings.model_fields}
+        assert set(container["environment"]) <= names
+
+
+def test_password_of_valkey_is_a_file_and_nowhere_else(services: dict[str, Any]) -> None:
+    assert set(resolve()["secrets"]) == {"valkey_password"}
+    for name in ("service", "valkey"):
+        assert [secret["source"] for secret in services[name]["secrets"]] == ["valkey_password"]
+    shown = json.dumps([services["valkey"]["command"], services["service"]["environment"]])
+    assert "/run/secrets/valkey_password" in shown
+    assert "requirepass %s" in shown
 
 
 def test_valkey_writes_before_it_answers_and_evicts_nothing(services: dict[str, Any]) -> None:
-    words = services["valkey"]["command"]
-    options = dict(zip(words[1::2], words[2::2], strict=True))
-    assert options["--appendonly"] == "yes"
-    assert options["--appendfsync"] == "always"
-    assert options["--maxmemory-policy"] == "noeviction"
-    assert options["--maxmemory"] == "512mb"
+    lines = (ROOT / "deploy/valkey/valkey.conf").read_text().splitlines()
+    options = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    assert options["appendonly"] == "yes"
+    assert options["appendfsync"] == "always"
+    assert options["maxmemory-policy"] == "noeviction"
+    assert options["maxmemory"] == "512mb"
     assert int(services["valkey"]["mem_limit"]) >= 2 * 512 * 1024**2
+
+
+def test_profiles_add_what_they_name_and_are_guarded() -> None:
+    for profile, name in (("gpu", "service-gpu"), ("training", "training"), ("tracing", "jaeger")):
+        added = resolve(COMPOSE_PROFILES=profile)["services"]
+        assert set(added) == {*SERVICES, name}
+        test_container_is_guarded(added, name)
+        assert added[name]["pids_limit"] > 0
+        assert int(added[name]["mem_limit"]) > 0
+
+
+def test_replicas_on_a_gpu_are_found_by_the_same_name() -> None:
+    gpu = resolve(COMPOSE_PROFILES="gpu", CARRY_REPLICAS="0")["services"]["service-gpu"]
+    assert gpu["networks"]["back"]["aliases"] == ["service"]
+    assert gpu["build"]["args"] == {"EXTRA": "cuda"}
+    [device] = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia"
+
+
+def test_training_reaches_no_network_and_writes_models() -> None:
+    training = resolve(COMPOSE_PROFILES="training")["services"]["training"]
+    assert training["network_mode"] == "none"
+    assert training["restart"] == "no"
+    [models] = [v for v in training["volumes"] if v["target"] == "/carry/models"]
+    assert models["source"] == str(ROOT / "models")
+    assert not models.get("read_only")
 
 
 def test_accepted_requests_have_time_to_finish(services: dict[str, Any]) -> None:
@@ -120,7 +171,7 @@ def test_mounted_files_exist(services: dict[str, Any]) -> None:
     from_host = [
         volume
         for container in services.values()
-        for volume in container["volumes"]
+        for volume in container.get("volumes", [])
         if volume["type"] == "bind"
     ]
     assert from_host

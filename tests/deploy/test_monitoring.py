@@ -15,6 +15,7 @@ from tests.system import require_program
 
 PROMETHEUS = ROOT / "deploy/prometheus"
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/carry.json").read_text())
+ALERT_TESTS = ["alerts_test.yml", "alerts_host_test.yml"]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 # What Grafana puts in before it asks Prometheus.
@@ -40,9 +41,14 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+def recorded() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
 def every_expression() -> list[str]:
     asked = [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"]]
-    return dashboard_expressions() + asked + [rule["expr"] for rule in alerts()]
+    return dashboard_expressions() + asked + [rule["expr"] for rule in alerts() + recorded()]
 
 
 def test_prometheus_accepts_its_configuration() -> None:
@@ -50,13 +56,14 @@ def test_prometheus_accepts_its_configuration() -> None:
 
 
 def test_alerts_fire_and_stay_silent_as_written_down() -> None:
-    promtool("test", "rules", "alerts_test.yml")
+    promtool("test", "rules", *ALERT_TESTS)
 
 
 def test_every_alert_is_tried_firing_and_silent() -> None:
     cases = [
         case
-        for test in yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
+        for file in ALERT_TESTS
+        for test in yaml.safe_load((PROMETHEUS / file).read_text())["tests"]
         for case in test["alert_rule_test"]
     ]
     names = {rule["alert"] for rule in alerts()}
@@ -67,7 +74,23 @@ def test_every_alert_is_tried_firing_and_silent() -> None:
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
 def test_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"critical", "warning"}
-    assert set(rule["annotations"]) == {"summary", "action"}
+    assert set(rule["annotations"]) == {"summary", "action", "runbook"}
+
+
+def test_every_alert_has_its_recipe_and_every_recipe_its_alert() -> None:
+    text = (ROOT / "deploy/incidents.md").read_text()
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [rule["alert"] for rule in alerts()]
+    for rule in alerts():
+        anchor = f"deploy/incidents.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook"] == anchor
+    anchors = set(re.findall(r"\]\(#(\w+)\)", text))
+    assert anchors <= {rule["alert"].lower() for rule in alerts()}
+
+
+def test_every_recorded_series_that_is_asked_for_is_recorded() -> None:
+    asked = set(re.findall(r"\bcarry:[a-z_:0-9]+", " ".join(every_expression())))
+    assert asked
+    assert asked <= {rule["record"] for rule in recorded()}
 
 
 def test_dashboard_expressions_parse(tmp_path: Path) -> None:
