@@ -11,6 +11,7 @@ Rule 4: a connection that was not read to its end is closed and never used again
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -103,7 +104,7 @@ class Node:
         replies: list[Any] = []
         try:
             async with asyncio.timeout(self._timeout_s):
-                await connection.send_packed_command(connection.pack_commands(commands))
+                await connection.send_packed_command(b"".join(map(packed, commands)))
                 for _ in commands:
                     # One by one: those before a failure count.
                     replies.append(await _reply(connection))  # noqa: PERF401
@@ -144,9 +145,21 @@ class Node:
         await self.close()  # the others lead to the same server
 
 
+def packed(words: Command) -> bytes:
+    """A command as it is sent: redis-py's own packing takes a third of the time of a commit."""
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
 async def _reply(connection: Connection) -> Any:  # noqa: ANN401 -- what a command answers
     try:
-        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        # No time of its own for each reply: the caller's is for all of them.
+        return await connection.read_response(
+            disable_decoding=True, timeout=math.inf, disconnect_on_error=False
+        )
     except (ResponseError, BusyLoadingError, AuthenticationError) as error:
         return error  # an answer like any other: what follows it can be read
 

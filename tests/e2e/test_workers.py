@@ -12,15 +12,21 @@ import pytest
 from tests.e2e.server import running_server
 from tests.engine.support import rows
 from tests.fakes.bundles import write_forecaster
+from tests.stores.valkey import SAFE, running_valkey
 
 CREATE = {"model": "load", "session": "s", "start": "2016-08-22"}
 NUM_STEPS = 40
 
 
 @pytest.fixture
-def settings(tmp_path):
+def settings(request, tmp_path):
     write_forecaster(tmp_path / "models")
-    return {"models": tmp_path / "models", "store": f"sqlite:///{tmp_path}/carry.db", "workers": 2}
+    shared = {"models": tmp_path / "models", "workers": 2}
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield shared | {"store": f"sqlite:///{tmp_path}/carry.db"}
+        return
+    with running_valkey(**SAFE) as server:
+        yield shared | {"store": server.url}
 
 
 def step(server, count, row):
@@ -47,6 +53,7 @@ def counted(server, name):
     return sum(float(n) for n in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
 
+@pytest.mark.parametrize("settings", ["sqlite", "valkey"], indirect=True)
 def test_a_session_stepped_by_all_workers_ends_exact_and_is_counted(tmp_path, settings):
     values = [[0.0 if v != v else float(v) for v in row] for row in rows(NUM_STEPS)]
     with running_server(tmp_path, **settings) as server:

@@ -26,8 +26,8 @@ class Wire:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    async def start(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def start(self, tls):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self):
@@ -72,9 +72,10 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire_to(port):
+async def wire_to(port, tls=None):
+    """`tls`: the SSLContext that clients are met with; what is behind is not encrypted."""
     wire = Wire(port)
-    await wire.start()
+    await wire.start(tls)
     try:
         yield wire
     finally:

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.errors import OutcomeUnknownError, StartUpError, StoreUnavailableError
-from service.stores import redis_index
+from service.stores import redis_index, redis_node
 from service.stores.base import TOMBSTONE_S, StoreOptions, WritesFailedError, open_store
 from service.stores.record import Key
 from service.stores.redis import RedisStore
@@ -192,6 +192,21 @@ async def test_a_server_that_hangs_is_given_up_and_then_refused_at_once():
         server.signal(signal.SIGCONT)
         await back(store)
         assert (await store.load(record.key)).step in (record.step, record.step + 1)
+        await store.close()
+
+
+async def test_after_a_failure_nobody_waits_for_the_server_for_a_while(monkeypatch):
+    monkeypatch.setattr(redis_node, "_FIRST_BACKOFF_S", 1000.0)
+    monkeypatch.setattr(redis_node, "_LAST_BACKOFF_S", 1000.0)
+    with running_valkey() as server:
+        store = await store_of(server)
+        await store.check()
+        server.kill()
+        with pytest.raises(StoreUnavailableError):
+            await store.check()
+        server.start()
+        with pytest.raises(StoreUnavailableError, match=r"cannot be reached|could not be read"):
+            await store.check()
         await store.close()
 
 
