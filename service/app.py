@@ -18,6 +18,7 @@ from service.api.hot_path import HotPath
 from service.api.keys import KeyRing
 from service.api.middleware import LimitBody, Observe, RequireJson, SecureHeaders
 from service.api.problems import install_error_handlers, problem_schema
+from service.api.rates import Rates
 from service.engine.batcher import BatchLimits
 from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
@@ -59,7 +60,8 @@ def create_app(settings: Settings) -> HotPath:
     )
     engine = Engine(registry, store, _engine_limits(settings), metrics)
     keys = KeyRing(settings.api_keys_file)
-    context = Context(engine, settings, metrics, keys, snapshot_keys)
+    rates = Rates(settings.store)
+    context = Context(engine, settings, metrics, keys, snapshot_keys, rates)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -71,6 +73,7 @@ def create_app(settings: Settings) -> HotPath:
         finally:
             await engine.close(settings.shutdown_grace_s)
             await store.close()
+            await rates.close()
             context.reader.close()
             log.info("stopped")
 
@@ -88,7 +91,7 @@ def create_app(settings: Settings) -> HotPath:
     )
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequireJson)
-    app.add_middleware(RequireKey, keys=keys, open_paths=open_paths_of(settings))
+    app.add_middleware(RequireKey, keys=keys, rates=rates, open_paths=open_paths_of(settings))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.keys import Caller, KeyRing
 from service.api.problems import carry_problem, error_responses
-from service.errors import CarryError, ForbiddenError, UnauthenticatedError
+from service.api.rates import Rates
+from service.errors import CarryError, ForbiddenError, RateLimitedError, UnauthenticatedError
 from service.settings import Settings
 
 OPEN_PATHS = frozenset(
@@ -55,20 +56,26 @@ def find_caller(keys: KeyRing, scope: Scope) -> Caller:
 
 
 class RequireKey:
-    """Puts the caller into the scope, or answers 401; `open_paths` are let through without."""
+    """Puts the caller into the scope, or answers 401, or 429 where its limits are used up.
+
+    `open_paths` are let through without.
+    """
 
     def __init__(
-        self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str] = frozenset()
+        self, app: ASGIApp, keys: KeyRing, rates: Rates, open_paths: frozenset[str] = frozenset()
     ) -> None:
         self._app = app
+        self._rates = rates
         self._keys = keys
         self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not self._is_open(scope["path"]):
             try:
-                scope["caller"] = find_caller(self._keys, scope)
-            except UnauthenticatedError as error:
+                caller = scope["caller"] = find_caller(self._keys, scope)
+                if caller.limits:
+                    send = _adding(await self._rates.count(caller), send)
+            except (UnauthenticatedError, RateLimitedError) as error:
                 await _refuse(error, scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -117,6 +124,15 @@ def document_keys(document: dict[str, Any], open_paths: frozenset[str]) -> None:
             if not is_open:
                 said = {str(status): answer for status, answer in error_responses(401, 403).items()}
                 operation["responses"] |= said
+
+
+def _adding(headers: list[tuple[bytes, bytes]], send: Send) -> Send:
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *headers]}
+        await send(message)
+
+    return add
 
 
 async def _refuse(error: CarryError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,6 +10,7 @@ from service.api.body_reader import BodyReader
 from service.api.decode import Catalog, Reads
 from service.api.keys import Caller, KeyRing
 from service.api.present import ForecastOptions
+from service.api.rates import Rates
 from service.engine.engine import Engine
 from service.engine.registry import LoadedModel
 from service.engine.snapshot import SnapshotKeys
@@ -34,6 +35,7 @@ class Context:
     metrics: Metrics
     keys: KeyRing
     snapshot_keys: SnapshotKeys
+    rates: Rates
     reader: BodyReader = field(default_factory=BodyReader)
     open_streams: set[object] = field(default_factory=set)
     """WebSockets and event streams, each from when it is open until it ends."""

@@ -56,7 +56,7 @@ class HotPath:
         self.connections = Connections(settings.max_connections, settings.read_timeout_s)
         self._knows_origins = bool(settings.cors_origins)
         limited = LimitBody(self._answer_asgi, settings.max_body_bytes)
-        guarded = RequireKey(RequireJson(limited), context.keys)
+        guarded = RequireKey(RequireJson(limited), context.keys, context.rates)
         self._observe = Observe(guarded, context.metrics.request_answered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import structlog
+from limits import RateLimitItem, parse_many
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from service.errors import StartUpError
@@ -39,6 +40,7 @@ class Caller(NamedTuple):
     tenant: str
     is_admin: bool
     key_id: str
+    limits: tuple[RateLimitItem, ...] = ()
 
 
 ANYBODY = Caller("default", is_admin=True, key_id="")
@@ -47,6 +49,16 @@ ANYBODY = Caller("default", is_admin=True, key_id="")
 
 def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _read_limits(text: str) -> str:
+    try:
+        parse_many(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no limit: expected such as '100/second' or '100/second; 1000000/day'"
+        ) from None
+    return text
 
 
 class KeyEntry(BaseModel):
@@ -59,6 +71,7 @@ class KeyEntry(BaseModel):
     role: Literal["user", "admin"] = "user"
     expires: Annotated[datetime, AfterValidator(_in_utc)] | None = None
     revoked: bool = False
+    limits: Annotated[str, AfterValidator(_read_limits)] | None = None
 
 
 _KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -175,7 +188,12 @@ class KeyRing:
         self._known = {
             bytes.fromhex(entry.sha256): _Known(
                 bytes.fromhex(entry.sha256),
-                Caller(entry.tenant, entry.role == "admin", key_id),
+                Caller(
+                    entry.tenant,
+                    entry.role == "admin",
+                    key_id,
+                    tuple(parse_many(entry.limits)) if entry.limits else (),
+                ),
                 entry.expires.timestamp() if entry.expires else float("inf"),
             )
             for key_id, entry in read_keys_file(path).items()

@@ -199,7 +199,7 @@ class StepProtocol(HttpToolsProtocol):
         if not is_plain:
             return None
         caller = self._find_caller(headers.get(b"authorization"))
-        if caller is None:  # refused on the ordinary way
+        if caller is None or caller.limits:  # refused or counted on the ordinary way
             return None
         self._caller = caller
         return match[1].decode()

@@ -43,6 +43,8 @@ async def admit(
     if context.engine.is_draining:
         raise DrainingError("this server is shutting down: connect again", retry_after_s=1)
     require_room(context)
+    if caller.limits:
+        await context.rates.count(caller)  # once; what comes over the stream is not counted
     if session is None:
         return caller, None
     return caller, await context.engine.read(context.key(caller, session))

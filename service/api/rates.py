@@ -1,0 +1,94 @@
+"""How many requests a key may make: counted over a sliding window, by the library `limits`.
+
+Rule 1: counted in this process, or where sessions are in one Redis, there and for all replicas.
+Rule 2: a request that is refused does not count. If Redis cannot be asked, requests pass: whatever
+        needs a session is then refused by the store anyway.
+Rule 3: keys without a limit are never counted; those with one leave the short way of steps.
+"""
+
+import math
+import time
+from collections.abc import Iterable
+
+import structlog
+from limits import RateLimitItem
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import StorageError
+from redis.asyncio import ConnectionPool
+
+from service.api.keys import Caller
+from service.errors import RateLimitedError
+
+log = structlog.get_logger()
+
+_TIMEOUT_S = 1.0
+_REDIS = ("redis://", "rediss://")
+
+
+class Rates:
+    """Owned by the application; the library drops windows that are over."""
+
+    def __init__(self, store_url: str) -> None:
+        self._pool: ConnectionPool | None = None
+        storage: Storage = MemoryStorage()
+        if store_url.startswith(_REDIS):
+            url = store_url.partition("?")[0]
+            self._pool = ConnectionPool.from_url(
+                url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+            )
+            storage = RedisStorage(
+                "async+" + url,
+                implementation="redispy",
+                key_prefix="carry-limits",
+                wrap_exceptions=True,
+                connection_pool=self._pool,  # type: ignore[arg-type]  # as it is documented
+            )
+        self._limiter = SlidingWindowCounterRateLimiter(storage)
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.disconnect()
+
+    async def count(self, caller: Caller) -> list[tuple[bytes, bytes]]:
+        """Count one request; the headers that say how many are left of the narrowest limit.
+
+        Raises:
+            RateLimitedError: one of the key's limits is used up.
+        """
+        try:
+            for item in caller.limits:
+                if not await self._limiter.hit(item, caller.key_id):
+                    raise _refusal(item, await self._seconds_left(item, caller))
+            return await self._headers(caller)
+        except StorageError as error:
+            log.warning("requests are not counted: the store is away", problem=str(error))
+            return []
+
+    async def _headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:
+        left = [
+            ((await self._limiter.get_window_stats(item, caller.key_id)).remaining, item)
+            for item in caller.limits
+        ]
+        remaining, item = min(left, key=lambda each: each[0])
+        return rate_headers(item, remaining, await self._seconds_left(item, caller))
+
+    async def _seconds_left(self, item: RateLimitItem, caller: Caller) -> int:
+        stats = await self._limiter.get_window_stats(item, caller.key_id)
+        return max(1, math.ceil(stats.reset_time - time.time()))
+
+
+def rate_headers(item: RateLimitItem, remaining: int, reset_s: int) -> list[tuple[bytes, bytes]]:
+    said: Iterable[tuple[str, int]] = (
+        ("limit", item.amount), ("remaining", remaining), ("reset", reset_s)
+    )  # fmt: skip
+    return [(f"ratelimit-{name}".encode(), str(value).encode()) for name, value in said]
+
+
+def _refusal(item: RateLimitItem, reset_s: int) -> RateLimitedError:
+    return RateLimitedError(
+        f"the key may make {item.amount} requests per {item.multiples} {item.GRANULARITY.name}(s),"
+        f" and has: try again in {reset_s} s; many steps fit into one request",
+        retry_after_s=reset_s,
+        limit=item.amount,
+    )

@@ -1,0 +1,77 @@
+"""Limits of a key: counted, told, refused, and nobody else's matter."""
+
+import pytest
+
+from service.api.keys import KeyRing
+from service.api.rates import Rates
+from service.errors import RateLimitedError, StartUpError
+from tests.api.keys import bearer, headers, keys_file, line_of
+from tests.api.support import listening, serving
+from tests.api.test_protocol import short_way_taken
+from tests.stores.valkey import Valkey
+
+OPEN = {"model": "load", "session": "s", "start": "2016-08-22"}
+STEP = {"observations": [[1, 2]]}
+
+
+@pytest.fixture
+def limited(tmp_path):
+    """Ada may ask three times an hour, Bob as often as he likes."""
+    path, keys = keys_file(tmp_path, ada="user", bob="user")
+    line = line_of(path, "ada").replace(" }", ', limits = "100/second; 3/hour" }')
+    path.write_text(line + "\n" + line_of(path, "bob"))
+    return path, keys
+
+
+async def test_what_is_left_is_told_and_what_is_too_much_refused(limited):
+    path, keys = limited
+    async with serving(api_keys_file=path) as client:
+        ada, bob = headers(keys["ada"]), headers(keys["bob"])
+        told = [await client.get("/v1/models", headers=ada) for _ in range(5)]
+        assert [each.status_code for each in told] == [200, 200, 200, 429, 429]
+        assert [each.headers.get("ratelimit-remaining") for each in told[:3]] == ["2", "1", "0"]
+        assert told[0].headers["ratelimit-limit"] == "3"
+        assert 0 < int(told[3].headers["retry-after"]) <= 3600
+        assert told[3].json()["type"] == "urn:carry:rate-limited"
+        for _ in range(5):
+            free = await client.get("/v1/models", headers=bob)
+            assert (free.status_code, "ratelimit-limit" in free.headers) == (200, False)
+
+
+async def test_steps_of_a_limited_key_are_counted_off_the_short_way(limited, monkeypatch):
+    path, keys = limited
+    taken = short_way_taken(monkeypatch)
+    async with listening(api_keys_file=path) as client:
+        ada, bob = headers(keys["ada"]), headers(keys["bob"])
+        for said in (ada, bob):
+            await client.post("/v1/sessions", json=OPEN, headers=said)
+        told = [
+            (await client.post("/v1/sessions/s/steps", json=STEP, headers=said)).status_code
+            for said in (ada, ada, ada, bob)
+        ]
+        assert told == [200, 200, 429, 200]
+        assert (await client.get("/v1/sessions/s", headers=bob)).json()["step"] == 1
+    assert taken == ["s"]
+
+
+async def test_replicas_on_one_redis_count_together_and_go_on_without_it(limited):
+    valkey = Valkey()
+    path, keys = limited
+    caller = KeyRing(path).find(bearer(keys["ada"]))
+    here, there = Rates(valkey.url), Rates(valkey.url)
+    await here.count(caller)
+    await there.count(caller)
+    await here.count(caller)
+    with pytest.raises(RateLimitedError):
+        await there.count(caller)
+    valkey.close()
+    assert await there.count(caller) == []
+    await here.close()
+    await there.close()
+
+
+def test_a_limit_that_is_none_stops_the_start(tmp_path):
+    path, _ = keys_file(tmp_path, ada="user")
+    path.write_text(path.read_text().replace(" }", ', limits = "many" }'))
+    with pytest.raises(StartUpError, match="100/second"):
+        KeyRing(path)
