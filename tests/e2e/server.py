@@ -25,7 +25,9 @@ class Server:
         settings: dict[str, str],
         module: str = "service",
         prefix: Sequence[str] = (),
+        root: Path = ROOT,
     ) -> None:
+        self._root = root
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -41,7 +43,7 @@ class Server:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stderr=log, stdout=log
+                self._command, cwd=self._root, env=self._environment, stderr=log, stdout=log
             )
 
     def wait_ready(self) -> None:
@@ -68,10 +70,19 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path, module: str = "service", prefix: Sequence[str] = (), **settings):
-    """`settings` are CARRY_* names without the prefix, in lower case; `prefix` runs the command."""
+def running_server(
+    folder: Path,
+    module: str = "service",
+    prefix: Sequence[str] = (),
+    root: Path = ROOT,
+    **settings,
+):
+    """`settings` are CARRY_* names without the prefix, in lower case.
+
+    `prefix` runs the command; `root` holds the sources.
+    """
     given = {f"CARRY_{name.upper()}": str(value) for name, value in settings.items()}
-    server = Server(folder / "server.log", given, module, prefix)
+    server = Server(folder / "server.log", given, module, prefix, root)
     try:
         server.wait_ready()
         yield server
