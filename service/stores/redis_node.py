@@ -71,6 +71,7 @@ class Node:
             self._kind = SSLConnection
             self._options["ssl_ca_certs"] = address.ca_file and str(address.ca_file)
         self._idle: list[Connection] = []
+        self._is_closed = False
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
         self._refused_until = 0.0
         self._backoff_s = 0.0
@@ -91,6 +92,11 @@ class Node:
             self._room.release()
 
     async def close(self) -> None:
+        """Close what is idle now, and whatever is busy when it is through."""
+        self._is_closed = True
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.disconnect(nowait=True)
@@ -116,6 +122,8 @@ class Node:
             await connection.disconnect(nowait=True)
             raise
         self._idle.append(connection)
+        if self._is_closed:
+            await self._close_idle()
         if self._failure is not None:
             log.info("session store is back", server=_shown(self.place))
             self._failure, self._backoff_s = None, 0.0
@@ -142,7 +150,7 @@ class Node:
         self._failure = error
         self._backoff_s = min(2 * self._backoff_s or _FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         self._refused_until = time.monotonic() + self._backoff_s
-        await self.close()  # the others lead to the same server
+        await self._close_idle()  # the others lead to the same server
 
 
 def packed(words: Command) -> bytes:

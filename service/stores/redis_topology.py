@@ -11,8 +11,8 @@ turned off without losing redirections: only its connections are used.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError
@@ -20,6 +20,8 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyErr
 from service.stores.redis_node import Command as Words
 from service.stores.redis_node import LostError, Node, NotSentError
 from service.stores.redis_url import Place, RedisAddress
+
+T = TypeVar("T")
 
 _NUM_SLOTS: Final = 16384
 _MAX_REDIRECTIONS: Final = 4
@@ -91,7 +93,7 @@ class Sentinels:
         self._service = service
         self._make = make
         self._node: Node | None = None
-        self._finding = asyncio.Lock()
+        self._finding: asyncio.Task[None] | None = None
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         return await self._send([command.words for command in commands])
@@ -104,9 +106,10 @@ class Sentinels:
             await node.close()
 
     async def _send(self, commands: Sequence[Words]) -> list[Any]:
-        async with self._finding:  # asked for once, however many wait
-            if self._node is None:
-                self._node = await self._find()
+        if self._node is None:  # asked for once, however many wait
+            if self._finding is None or self._finding.done():
+                self._finding = asyncio.create_task(self._find())
+            await asyncio.shield(self._finding)
         node = self._node
         if node is None:
             error = NotSentError(f"no sentinel knows a primary of {self._service!r}")
@@ -117,19 +120,24 @@ class Sentinels:
             await node.close()
         return replies
 
-    async def _find(self) -> Node | None:
+    async def _find(self) -> None:
         words = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service
-        for sentinel in self._sentinels:
+
+        async def ask(sentinel: Node) -> Place | None:
             [place] = await sentinel.send([words])
             if not isinstance(place, list):
-                continue
+                return None
             node = self._make((place[0].decode(), int(place[1])))
-            [role] = await node.send([("ROLE",)])
+            try:
+                [role] = await node.send([("ROLE",)])
+            finally:
+                await node.close()
             # A sentinel may be the last to hear of a fail-over.
-            if isinstance(role, list) and role[0] == b"master":
-                return node
-            await node.close()
-        return None
+            is_primary = isinstance(role, list) and role[0] == b"master"
+            return node.place if is_primary else None
+
+        place = await _first([ask(sentinel) for sentinel in self._sentinels])
+        self._node = self._make(place) if place else None
 
 
 class Cluster:
@@ -140,7 +148,7 @@ class Cluster:
         self._make = make
         self._nodes: dict[Place, Node] = {}
         self._slots: list[Place | None] = []
-        self._learning = asyncio.Lock()
+        self._learning: asyncio.Task[None] | None = None
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         places = await self._places(commands)
@@ -177,9 +185,10 @@ class Cluster:
             await node.close()
 
     async def _places(self, commands: Sequence[Command]) -> list[Place | None]:
-        async with self._learning:  # asked for once, however many wait
-            if not self._slots:
-                self._slots = await self._learned()
+        if not self._slots:  # asked for once, however many wait
+            if self._learning is None or self._learning.done():
+                self._learning = asyncio.create_task(self._learn())
+            await asyncio.shield(self._learning)
         slots = self._slots or [None] * _NUM_SLOTS
         return [slots[key_slot(command.key)] for command in commands]
 
@@ -207,19 +216,23 @@ class Cluster:
 
         await asyncio.gather(*(send(place, some) for place, some in by_place.items()))
 
-    async def _learned(self) -> list[Place | None]:
-        """Ask for the slots of every server; empty where nobody answers."""
-        for place in dict.fromkeys([*self._nodes, *self._seeds]):
+    async def _learn(self) -> None:
+        """Ask for the slots of every server; nothing changes where nobody answers."""
+
+        async def ask(place: Place) -> list[Place | None] | None:
             [ranges] = await self._node(place).send([("CLUSTER", "SLOTS")])
             if not isinstance(ranges, list) or not ranges:
-                continue
+                return None
             slots: list[Place | None] = [None] * _NUM_SLOTS
             for first, last, (host, port, *_), *_ in ranges:
                 owner = (host.decode() if host else place[0], int(port))
                 slots[first : last + 1] = [owner] * (last + 1 - first)
-            await self._forget_all_but({*slots, place})
             return slots
-        return []
+
+        slots = await _first([ask(place) for place in {*self._nodes, *self._seeds}])
+        if slots is not None:
+            self._slots = slots
+            await self._forget_all_but({*slots})
 
     async def _forget_all_but(self, places: set[Place | None]) -> None:
         for place in [place for place in self._nodes if place not in places]:
@@ -230,3 +243,17 @@ class Cluster:
         if node is None:
             node = self._nodes[place] = self._make(place)
         return node
+
+
+async def _first(asked: "list[Coroutine[Any, Any, T | None]]") -> T | None:
+    """The first answer that is one; whoever has not answered by then is asked no longer."""
+    tasks = [asyncio.create_task(each) for each in asked]
+    try:
+        for answered in asyncio.as_completed(tasks):
+            if (answer := await answered) is not None:
+                return answer
+        return None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

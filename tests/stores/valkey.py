@@ -42,7 +42,11 @@ class Valkey:
             + f"\n{self._is_sentinel or ''}\n"
         )
         self.process = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def url(self):
