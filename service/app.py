@@ -11,7 +11,16 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api import events, health, models, predict, session_operations, sessions, snapshots
+from service.api import (
+    events,
+    generate,
+    health,
+    models,
+    predict,
+    session_operations,
+    sessions,
+    snapshots,
+)
 from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
 from service.api.hot_path import HotPath
@@ -102,7 +111,8 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(SecureHeaders)
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
-    for part in (models, predict, sessions, session_operations, events, snapshots, health):
+    parts = models, predict, sessions, generate, session_operations, events, snapshots, health
+    for part in parts:
         app.include_router(part.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     _document_problems(app, settings)

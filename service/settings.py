@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="A larger body answers 413.")
     max_rows: int = Field(100_000, ge=1, description="Rows of one request.")
     max_text_chars: int = Field(100_000, ge=1, description="Characters of one chunk of text.")
+    max_tokens: int = Field(
+        2048, ge=1, description="Characters that one request may have a model write."
+    )
     max_reply_bytes: int = Field(
         8 * 2**20, ge=1024, description="Outputs of one reply; more answer 413."
     )

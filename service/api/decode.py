@@ -11,6 +11,7 @@ from service.api.fields import Row
 from service.api.parse import parse_body
 from service.api.schemas import Instance, Observed, PredictRequest, SessionCreate, StepBody
 from service.api.tensors import read_tensors
+from service.api.writing import decode_prompt, refuse_writing
 from service.contract.calls import ObservationLayout
 from service.contract.manifest import Manifest
 from service.contract.outputs import OutputLayout
@@ -30,7 +31,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Reads:
     """What of a model its bodies are read by: worked out once, and small enough to be sent along.
 
-    Without `columns` and `tensors` it reads text.
+    Without `columns` and `tensors` it reads text. A model that tags answers every row it reads.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Reads:
     frequency_s: int
     reply_bytes_per_step: int
     tensors: ObservationLayout | None = None
+    writes: bool = False
+    tags: bool = False
 
     @property
     def wanted(self) -> str:
@@ -50,13 +53,16 @@ class Reads:
     @classmethod
     def of(cls, manifest: Manifest) -> "Reads":
         forecast, graph = manifest.forecast, manifest.graph
+        rows = forecast or manifest.tag
         return cls(
             manifest.name,
-            None if forecast is None else tuple(column.name for column in forecast.columns),
+            None if rows is None else tuple(column.name for column in rows.columns),
             graph.input_with("time") is not None,
             0 if forecast is None else forecast.frequency_s,
             OutputLayout(graph.outputs).step_bytes,
             ObservationLayout(graph) if graph.tensors else None,
+            writes=manifest.generate is not None,
+            tags=manifest.tag is not None,
         )
 
 
@@ -118,7 +124,7 @@ def decode_predict(model: Reads, body: PredictRequest, limits: Settings) -> Aske
             " send them in several calls"
         )
     instances = [
-        _decode_instance(model, instance, limits, f"instances[{index}]")
+        _decode_asked(model, instance, limits, f"instances[{index}]")
         for index, instance in enumerate(body.instances)
     ]
     ids = [instance.id for instance in body.instances]
@@ -166,11 +172,13 @@ def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> Create
 def decode_step(model: Reads, body: Observed, limits: Settings) -> StepRequest:
     """What a step or a preview asks for."""
     final = isinstance(body, StepBody) and body.final
-    observations = _observations(model, body, final, limits, "body")
-    if body.emit == "all" and observations.text is None:
+    observations, emit = _observations(model, body, final, limits, "body"), body.emit
+    if model.tags and observations.num_observed > 1:
+        emit = "all"
+    if emit == "all" and observations.text is None:
         num_bytes = observations.num_observed * model.reply_bytes_per_step
         _bound(num_bytes, limits.max_reply_bytes, "the reply", "bytes of outputs")
-    return StepRequest(observations, body.step, body.emit, not isinstance(body, StepBody))
+    return StepRequest(observations, body.step, emit, not isinstance(body, StepBody))
 
 
 def _decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
@@ -189,9 +197,19 @@ def _decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
     return seconds
 
 
+def _decode_asked(
+    model: Reads, instance: Instance, limits: Settings, where: str
+) -> tuple[Observations, int | None]:
+    """An instance to be answered, where a history would only be read."""
+    if model.writes:
+        return decode_prompt(instance, limits, where), None
+    return _decode_instance(model, instance, limits, where)
+
+
 def _decode_instance(
     model: Reads, instance: Instance, limits: Settings, where: str
 ) -> tuple[Observations, int | None]:
+    refuse_writing(model.name, instance, where)
     observations = _observations(model, instance, False, limits, where)
     return observations, _decode_time(model, instance.start, where)
 

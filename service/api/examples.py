@@ -19,6 +19,10 @@ CREATE_EXAMPLES: dict[str, Example] = {
         "summary": "A stream of text",
         "value": {"model": "sentiment-en", "session": "my-review"},
     },
+    "generate": {
+        "summary": "A text to be written on",
+        "value": {"model": "hello", "session": "my-word"},
+    },
 }
 STEP_EXAMPLES: dict[str, Example] = {
     "rows": {

@@ -55,7 +55,8 @@ async def get_model_version(model: str, version: str, context: InContext) -> Res
 
 def _detail(context: Context, model: LoadedModel) -> Json:
     manifest = model.manifest
-    forecast, text = manifest.forecast, manifest.text
+    forecast, text, generate = manifest.forecast, manifest.text, manifest.generate
+    rows = forecast or manifest.tag
     versions = context.engine.registry.versions(model.name)
     return {
         "name": model.name,
@@ -67,14 +68,15 @@ def _detail(context: Context, model: LoadedModel) -> Json:
         "task": manifest.task,
         "provider": model.runner.provider,
         "state_bytes": model.layout.row_bytes,
-        "columns": [c.model_dump(mode="json") for c in forecast.columns] if forecast else None,
+        "columns": [c.model_dump(mode="json") for c in rows.columns] if rows else None,
         "frequency": forecast.frequency if forecast else None,
         "horizon": forecast.horizon if forecast else None,
         "quantiles": list(forecast.quantiles) if forecast else None,
         "context_steps": forecast.context_steps if forecast else None,
         "needs_start": model.time is not None,
         "labels": list(manifest.labels) if manifest.labels else None,
-        "language": text.language if text else None,
+        "language": text.language if text else generate.language if generate else None,
+        "characters": generate.characters if generate else None,
         "quality": [figure.model_dump(mode="json") for figure in manifest.quality],
         "data": [source.model_dump(mode="json") for source in manifest.training.data],
         "weights_licence": manifest.training.weights_licence,

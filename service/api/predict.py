@@ -9,14 +9,30 @@ from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.context import Context, InContext
 from service.api.decode import Asked, decode_predict, read_predict
 from service.api.keys import Caller
-from service.api.present import ForecastOptions, json_response, present_prediction
+from service.api.present import (
+    ForecastOptions,
+    Json,
+    json_response,
+    present_prediction,
+    present_tags,
+)
 from service.api.problems import error_responses
 from service.api.schemas import PredictAnswer, PredictRequest
+from service.api.writing import split_written
+from service.api.written_events import MEDIA_TYPE, Heard, InAccept, stream
+from service.api.written_events import Answer as WrittenAnswer
 from service.engine.registry import LoadedModel
+from service.stores.record import PackedOutputs
 
 router = APIRouter(prefix="/v1/models/{model}", tags=["predict"], route_class=BigBodyRoute)
 
 _EXAMPLES: dict[str, Example] = {
+    "generate": {
+        "summary": "Write on, by chance that can be repeated",
+        "value": {
+            "instances": [{"prompt": "hell", "max_tokens": 4, "temperature": 0.7, "seed": 3}]
+        },
+    },
     "classify": {
         "summary": "Two texts",
         "value": {
@@ -64,40 +80,55 @@ async def _read_and_predict(
 
 @router.post("/predict", summary="Predict with the default version", **_DOCUMENTED)
 @answers_big_bodies(_read_and_predict)
-async def predict(model: str, body: PredictBody, context: InContext) -> Response:
+async def predict(
+    model: str, body: PredictBody, context: InContext, accept: InAccept = ""
+) -> Response:
     """Answer every instance from a fresh state, batched together.
 
     One bad instance fails the whole call and is named in `detail`; nothing is half-answered.
+    What models write comes as events, as it is written, with `Accept: text/event-stream`.
     """
-    return await _predict(context, model, None, body)
+    return await _predict(context, model, None, body, accept)
 
 
 @router.post("/versions/{version}/predict", summary="Predict with one version", **_DOCUMENTED)
 @answers_big_bodies(_read_and_predict)
 async def predict_with_version(
-    model: str, version: str, body: PredictBody, context: InContext
+    model: str, version: str, body: PredictBody, context: InContext, accept: InAccept = ""
 ) -> Response:
     """As `POST /v1/models/{model}/predict`, for a version of your choice."""
-    return await _predict(context, model, version, body)
+    return await _predict(context, model, version, body, accept)
 
 
 async def _predict(
-    context: Context, name: str, version: str | None, body: PredictRequest
+    context: Context, name: str, version: str | None, body: PredictRequest, accept: str
 ) -> Response:
     model = context.engine.registry.get(name, version)
     options = ForecastOptions.of(model, body.quantiles, body.horizon)
     asked = decode_predict(context.face(model).reads, body, context.settings)
-    return await _answer(context, model, asked, options)
+    if MEDIA_TYPE not in accept or model.manifest.generate is None:
+        return await _answer(context, model, asked, options)
+    heard = Heard()
+    heard_of = [
+        (observations.heard_by(heard.listener(index)), start_s)
+        for index, (observations, start_s) in enumerate(asked.instances)
+    ]
+    answering = _answer_heard(context, model, asked._replace(instances=heard_of))
+    return await stream(context, answering, heard)
+
+
+async def _answer_heard(context: Context, model: LoadedModel, asked: Asked) -> WrittenAnswer:
+    response = await _answer(context, model, asked, ForecastOptions.of(model, None, None))
+    return WrittenAnswer(response, [])
 
 
 async def _answer(
     context: Context, model: LoadedModel, asked: Asked, options: ForecastOptions
 ) -> Response:
     answers = await context.engine.predict(model, asked.instances)
-    unpack = model.runner.outputs.unpack
     predictions = [
         ({} if name is None else {"id": name})
-        | present_prediction(model, unpack(packed), 0, observations.num_observed, start_s, options)
+        | _prediction(model, packed, observations.num_observed, start_s, options)
         for name, packed, (observations, start_s) in zip(
             asked.ids, answers, asked.instances, strict=True
         )
@@ -105,3 +136,20 @@ async def _answer(
     return json_response(
         {"model": model.name, "version": model.version, "predictions": predictions}
     )
+
+
+def _prediction(
+    model: LoadedModel,
+    packed: PackedOutputs,
+    num_observed: int,
+    start_s: int | None,
+    options: ForecastOptions,
+) -> Json:
+    written: Json = {}
+    if model.manifest.generate is not None:
+        packed, text = split_written(model, packed)
+        written = {"text": text}
+    outputs = model.runner.outputs.unpack(packed)
+    if model.manifest.tag is not None:
+        return present_tags(model, outputs)
+    return written | present_prediction(model, outputs, 0, num_observed, start_s, options)

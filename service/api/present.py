@@ -13,6 +13,7 @@ import orjson
 from fastapi import Response
 
 from service.api.tensors import tensor_json
+from service.api.writing import present_next, split_written
 from service.contract.manifest import ForecastSpec
 from service.engine.inputs import row_time_s
 from service.engine.registry import LoadedModel
@@ -76,11 +77,24 @@ def present_prediction(
         return _present_forecast(forecast, by_role, start, options)
     if graph.tensors:
         return {"tensors": {s.name: tensor_json(outputs[s.name][place]) for s in graph.outputs}}
+    if model.manifest.generate is not None:
+        return present_next(model.manifest.generate, by_role["logits"])
     labels = model.manifest.labels or ()
     probabilities = by_role["probabilities"]
     return {
         "label": labels[int(np.argmax(probabilities))],
         "probabilities": dict(zip(labels, probabilities, strict=True)),
+    }
+
+
+def present_tags(model: LoadedModel, outputs: Mapping[str, np.ndarray]) -> Json:
+    """A label for each of the n rows that were read."""
+    labels = model.manifest.labels or ()
+    [spec] = model.manifest.graph.outputs
+    rows = outputs[spec.name]
+    return {
+        "labels": [labels[place] for place in rows.argmax(axis=1).tolist()],
+        "probabilities": [dict(zip(labels, row, strict=True)) for row in rows],
     }
 
 
@@ -90,13 +104,19 @@ def present_reply(
     """The prediction after a request's last observation, or one after each of them."""
     if not reply.outputs:
         return {}
-    outputs = model.runner.outputs.unpack(reply.outputs)
+    packed, written = reply.outputs, {}
+    if model.manifest.generate is not None:
+        packed, text = split_written(model, packed)
+        written = {"text": text} if text else {}
+    outputs = model.runner.outputs.unpack(packed)
+    if model.manifest.tag is not None:
+        return {"prediction": present_tags(model, outputs)}
     count = len(next(iter(outputs.values())))
     start_s, before = reply.record.opening.start_s, reply.step - count + 1
     if emit == "last":
         place = count - 1
         last = present_prediction(model, outputs, place, before + place, start_s, options)
-        return {"prediction": last}
+        return written | {"prediction": last}
     predictions = [
         present_prediction(model, outputs, place, before + place, start_s, options)
         for place in range(count)

@@ -26,14 +26,33 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Instance(_Body):
-    """One series of rows, or one text, according to the model's task."""
+class Written(_Body):
+    """How much a model writes, and how it chooses."""
+
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="The most characters to write; 100 where absent."
+    )
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="0 takes the likeliest character, 1 (where absent) each by its probability.",
+    )
+    seed: int | None = Field(
+        default=None, ge=0, le=2**53 - 1, description="The same seed, the same text."
+    )
+
+
+class Instance(Written):
+    """One series of rows, one text, or one prompt to write on, according to the model's task."""
 
     id: Text | None = None
     start: Time | None = _START
     observations: list[Row] | None = _ROWS
     text: Text | None = None
     tensors: dict[str, Any] | None = _TENSORS
+    prompt: Text | None = Field(default=None, description="What a model that writes goes on from.")
 
 
 class PredictRequest(_Body):
@@ -110,6 +129,15 @@ class UpgradeBody(_Body):
     )
 
 
+class GenerateBody(Written):
+    """Write on in a session, after `text` where there is some."""
+
+    step: StepNumber | None = Field(
+        default=None, description="The count that the client believes is current, as for a step."
+    )
+    text: Text | None = Field(default=None, description="Read before anything is written.")
+
+
 class Forecast(BaseModel):
     """`start` is the time of the first predicted row, null for a session without `start`."""
 
@@ -139,7 +167,24 @@ class Tensors(BaseModel):
     tensors: dict[str, Tensor]
 
 
-Prediction = Forecast | Classification | Tensors
+class Tagging(BaseModel):
+    """A label for every row of the request."""
+
+    id: str | None = None
+    labels: list[str]
+    probabilities: list[dict[str, float]]
+
+
+class NextCharacter(BaseModel):
+    """What is expected next, and how likely the likeliest characters are."""
+
+    id: str | None = None
+    text: str | None = Field(default=None, description="What was written; of predictions only.")
+    next: str
+    probabilities: dict[str, float]
+
+
+Prediction = Forecast | Classification | Tagging | NextCharacter | Tensors
 
 
 class PredictAnswer(BaseModel):
@@ -175,6 +220,10 @@ class UpgradeAnswer(SessionAnswer):
         description="For a replay: how far the new prediction is from the last, at most, in each"
         " output; null where that is not kept or its version is gone."
     )
+
+
+class GenerateAnswer(StepAnswer):
+    text: str = Field(description="What was written.")
 
 
 class SessionDetail(BaseModel):
@@ -243,6 +292,7 @@ class ModelDetail(BaseModel):
     needs_start: bool
     labels: list[str] | None
     language: str | None
+    characters: str | None = Field(description="The alphabet of a model that writes.")
     quality: list[dict[str, Any]]
     data: list[dict[str, Any]]
     weights_licence: str

@@ -2,6 +2,7 @@
 
 import time
 
+from service.contract.text import NO_TEXT
 from service.engine.operations import (
     decide_fork,
     decide_restore,
@@ -71,6 +72,8 @@ def written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
     """What follows the turn's base, where the graph came to `state`."""
     request, base, now = turn.request, turn.base, time.time()
     if isinstance(request, StepRequest):
+        if not turn.is_simple and turn.cursor is not NO_TEXT and turn.writer is not None:
+            request = request.as_written(turn.writer.text)
         return base.opening, stepped(base, request, state, turn.cursor, turn.outputs, now)
     if isinstance(request, CreateRequest):
         return opened(base, request.history, state, turn.cursor, turn.outputs, now)

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import structlog
@@ -233,7 +234,8 @@ class Engine:
         job = Job(self._loop.create_future(), time.monotonic() + self.limits.request_timeout_s)
         initial = model.layout.initial_row
         try:
-            feed(job, model, start_s, 0, UNREAD, initial, observations, "last")
+            emit: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"
+            feed(job, model, start_s, 0, UNREAD, initial, observations, emit)
         except InvalidInputError as error:
             raise InvalidInputError(f"{where}: {error.detail}") from None
         return job

@@ -8,11 +8,13 @@ from typing import Literal
 
 import numpy as np
 
+from service.contract.characters import CharacterCodec, Codec
 from service.contract.errors import TextError
-from service.contract.text import TextCursor
+from service.contract.text import FedText, TextCursor
 from service.engine.job import Job, Segment
 from service.engine.registry import LoadedModel
 from service.engine.requests import Observations
+from service.engine.writer import Sampling, Writer
 from service.errors import InvalidInputError
 
 _LAST_TIME_S = 253_402_300_799
@@ -36,6 +38,8 @@ def feed(
     Raises:
         InvalidInputError: rows for a model of text or the reverse, or text that is no text.
     """
+    if observations.sampling is not None:
+        return _feed_writer(job, model, step, cursor, state, observations, observations.sampling)
     if model.codec is not None:
         segments, cursor = _text_segments(model, cursor, observations)
         job.feed(segments, state)
@@ -98,15 +102,43 @@ def first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: 
     return first_s
 
 
+def _feed_writer(
+    job: Job,
+    model: LoadedModel,
+    step: int,
+    cursor: TextCursor,
+    state: bytes,
+    observations: Observations,
+    sampling: Sampling,
+) -> TextCursor:
+    if not isinstance(model.codec, CharacterCodec):
+        raise InvalidInputError(
+            f"model {model.name!r} does not write: expected a model with the task 'generate'"
+        )
+    fed = _read_text(model.codec, cursor, observations.text or "")
+    layout, name = model.runner.outputs, model.manifest.graph.outputs[0].name
+    writer = Writer(
+        model.codec, sampling, step, fed.cursor, lambda outputs: layout.unpack(outputs)[name][0]
+    )
+    # All of it is kept: something will be written behind it.
+    read = _tokens_segment(model, fed.certain + fed.tail, "last", keeps_state=True)
+    job.feed([read], state, writer)
+    return fed.cursor
+
+
+def _read_text(codec: Codec, cursor: TextCursor, text: str) -> FedText:
+    try:
+        return codec.feed(cursor, text)
+    except TextError as error:
+        raise InvalidInputError(str(error)) from None
+
+
 def _text_segments(
     model: LoadedModel, cursor: TextCursor, observations: Observations
 ) -> tuple[list[Segment], TextCursor]:
     if model.codec is None or observations.text is None:
         raise InvalidInputError(f'model {model.name!r} reads text: expected "text", got none')
-    try:
-        fed = model.codec.feed(cursor, observations.text)
-    except TextError as error:
-        raise InvalidInputError(str(error)) from None
+    fed = _read_text(model.codec, cursor, observations.text)
     if observations.final:
         certain = fed.certain + fed.tail
         return [_tokens_segment(model, certain, "last", keeps_state=True)], fed.cursor

@@ -3,6 +3,8 @@
 Rule 1: a job belongs to one worker from `submit` to its end and is touched by no one else.
 Rule 2: its state is its own until its owner commits it; slices of a job are never committed.
 Rule 3: a segment that does not keep its state is the last one (the uncertain tail of a text).
+Rule 4: where a writer follows, it says the segments as they come, and what it wrote stands behind
+        the outputs of the last step. It may end before the steps that it was counted for.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import numpy as np
 
 from service.contract.outputs import OutputLayout
 from service.engine.runner import BatchResult
+from service.engine.writer import Writer
 from service.errors import CarryError
 from service.stores.record import PackedOutputs
 
@@ -57,21 +60,27 @@ class Job:
         "state",
         "steps_left",
         "values",
+        "writer",
     )
 
     outputs: PackedOutputs
     constants: bytes  # of models that have any: those of one batch are alike
     counted: int  # the worker's own
+    writer: Writer | None  # of a job of text only
 
     def __init__(self, future: "asyncio.Future[Any]", deadline: float) -> None:
         self.future = future
         self.deadline = deadline
 
-    def feed(self, segments: list[Segment], state: bytes) -> None:
+    def feed(self, segments: list[Segment], state: bytes, writer: Writer | None = None) -> None:
         """Set what is to be run, from which state. No segment is empty."""
         self.state = self.running_state = state
+        self.writer = writer
         self.steps_left = sum([segment.num_steps for segment in segments])
-        self._later = segments[1:]
+        self._later: list[Segment | Writer] = [*segments[1:]]
+        if writer is not None:
+            self.steps_left += writer.max_steps
+            self._later.append(writer)
         self._emitted: list[bytes] = []
         self._turn_to(segments[0])
         self.is_simple = not self._later and self.emit == "last" and self.keeps_state
@@ -122,11 +131,26 @@ class Job:
             return False
         if self.keeps_state:
             self.state = self.running_state
-        if self._later:
-            self._turn_to(self._later.pop(0))
+        if self._later and self._goes_on():
             return False
         self.outputs = b"".join(self._emitted)
         return True
 
+    def _goes_on(self) -> bool:
+        """Turn to the next segment; False if a writer has none any more."""
+        following = self._later[0]
+        if isinstance(following, Segment):
+            self._turn_to(following)
+            del self._later[0]
+            return True
+        written = following.write(self._emitted[0])
+        if written is None:
+            self._emitted.append(following.text.encode())
+            return False
+        token, is_last = written
+        values = np.array([token], self.values.dtype)
+        self._turn_to(Segment(values, 1, keeps_state=not is_last))
+        return True
 
-_NOTHING: list[Segment] = []
+
+_NOTHING: list[Segment | Writer] = []

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import orjson
 
+from service.engine.writer import Listener, Sampling
 from service.stores.kept import Keeps
 from service.stores.record import Key, Record
 
@@ -21,7 +22,7 @@ class Observations(NamedTuple):
 
     `tensors` are packed observations, bytes `[T, n]`; `constants` are what else the graph is fed
     with, packed, empty for those of the manifest. `final` ends the session after these; of a text,
-    what was uncertain becomes certain.
+    what was uncertain becomes certain. With `sampling` the text, which may be empty, is written on.
     """
 
     rows: np.ndarray | None = None
@@ -29,6 +30,12 @@ class Observations(NamedTuple):
     final: bool = False
     tensors: np.ndarray | None = None
     constants: bytes = b""
+    sampling: Sampling | None = None
+
+    def heard_by(self, listener: Listener) -> "Observations":
+        """The same; `listener` hears what is written."""
+        sampling = self.sampling and self.sampling._replace(listener=listener)
+        return self._replace(sampling=sampling)
 
     @property
     def num_observed(self) -> int:
@@ -45,7 +52,8 @@ class Observations(NamedTuple):
             return f"tensors {sizes}", self.tensors.tobytes() + self.constants
         if self.rows is None:
             content = (self.text or "").encode("utf-8", "surrogatepass")
-            return f"text final={self.final} bytes={len(content)}", content
+            how = f" written {self.sampling.described()}" if self.sampling else ""
+            return f"text final={self.final}{how} bytes={len(content)}", content
         head = _rows_head(*self.rows.shape) + (" final" if self.final else "")
         return head, self.rows.tobytes()
 
@@ -73,6 +81,11 @@ class StepRequest(NamedTuple):
             return self.known_digest
         what, content = self.observations.described()
         return blake2b(_step_head(self.emit, what) + content, digest_size=16).digest()
+
+    def as_written(self, text: str) -> "StepRequest":
+        """The same request, with what was written behind the text as if it had been read."""
+        read = Observations(text=(self.observations.text or "") + text)
+        return self._replace(observations=read, known_digest=self.digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,8 @@ class Turns:
         for turn, row in zip(turns, rows, strict=True):
             if turn.remaining:  # it lies in the result as it is
                 turn.state, turn.outputs = result.state_of(row), result.last_of(row)
+            elif turn.cursor is not NO_TEXT and turn.writer is not None:
+                turn.cursor = turn.writer.cursor
             request = turn.request
             if isinstance(request, StepRequest) and request.is_preview:
                 step = turn.base.step + request.observations.num_observed

@@ -326,14 +326,14 @@ class Worker:
         rows: list[int] = []
         for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
             # A simple job that ends with its first batch is taken up from the result as it is.
-            if (job.is_simple and size == job.num_steps) or job.advance(
-                size, result, row, runner.outputs
-            ):
-                self._num_counted -= job.counted
-                done.append(job)
-                rows.append(row)
-            else:
-                self._waiting.append(job)
+            if not (job.is_simple and size == job.num_steps):
+                if not job.advance(size, result, row, runner.outputs):
+                    self._waiting.append(job)
+                    continue
+                self._num_steps -= job.steps_left  # a writer may end early
+            self._num_counted -= job.counted
+            done.append(job)
+            rows.append(row)
         if done:
             self._on_done(done, rows, result)
 

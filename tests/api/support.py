@@ -13,7 +13,12 @@ import uvicorn
 from service.app import create_app
 from service.server import server_config
 from service.settings import Settings
-from tests.fakes.bundles import write_classifier, write_forecaster
+from tests.fakes.bundles import (
+    write_classifier,
+    write_forecaster,
+    write_generator,
+    write_tagger,
+)
 
 
 @cache
@@ -22,6 +27,8 @@ def small_folder() -> Path:
     write_forecaster(folder)
     write_forecaster(folder, version="2", seed=2)
     write_classifier(folder)
+    write_generator(folder)
+    write_tagger(folder)
     return folder
 
 

@@ -12,6 +12,14 @@ from tests.e2e.server import running_server
 CHANGING = {"created_at", "updated_at", "expires_at", "age_s"}
 
 
+SERVED = {
+    "text": ("my-review", "sentiment-en"),
+    "classify": ("my-review", "sentiment-en"),
+    "generate": ("my-word", "hello"),
+}
+"""By kind of example: the session and the model that it is sent to."""
+
+
 def assert_shown(printed, got, where="answer"):
     """What is printed is what comes, to the printed digits; times of the day may differ."""
     if where.rpartition(".")[2] in CHANGING:
@@ -46,13 +54,12 @@ def test_every_example_of_the_documentation_works_in_order(tmp_path):
         document = client.get("/openapi.json").json()
         posts = [(path, item["post"]) for path, item in document["paths"].items() if "post" in item]
         posts.sort(key=lambda post: "{session}" in post[0])
-        assert len(posts) == 8
+        assert len(posts) == 9
         for path, operation in posts:
             media = operation["requestBody"]["content"]["application/json"]
             for kind, example in media["examples"].items():
-                is_text = kind in ("text", "classify")
-                url = path.replace("{session}", "my-review" if is_text else "my-station")
-                model = "sentiment-en" if is_text else "transit-ridership"
+                session, model = SERVED.get(kind, ("my-station", "transit-ridership"))
+                url = path.replace("{session}", session)
                 url = url.replace("{model}", model).replace("{version}", "1")
                 answer = client.post(url, json=example["value"])
                 assert answer.status_code in (200, 201), (url, answer.text)

@@ -19,7 +19,12 @@ from service.engine.runner import Batch
 from service.errors import StoreUnavailableError
 from service.stores.memory import MemoryStore
 from service.stores.record import Key
-from tests.fakes.bundles import write_classifier, write_forecaster
+from tests.fakes.bundles import (
+    write_classifier,
+    write_forecaster,
+    write_generator,
+    write_tagger,
+)
 
 A = Key("t", "a")
 
@@ -30,6 +35,8 @@ def small_models() -> Registry:
     folder = Path(mkdtemp(prefix="carry-models-"))
     write_forecaster(folder)
     write_classifier(folder)
+    write_generator(folder)
+    write_tagger(folder)
     return load_registry(folder, "cpu", 1)
 
 

@@ -42,8 +42,8 @@ def of_task(task):
     )
 
 
-def test_the_three_models_are_there():
-    assert {"transit-ridership", "sentiment-en", "sentiment-ko"} <= set(NAMES)
+def test_models_of_each_kind_are_there():
+    assert {"transit-ridership", "sentiment-en", "sentiment-ko", "hello"} <= set(NAMES)
 
 
 def assert_close(got, expected):
@@ -55,8 +55,7 @@ def assert_close(got, expected):
 def random_rows(model, num_rows, seed):
     """Values of the size of real ones, a fifth of them missing."""
     rng = np.random.default_rng(seed)
-    num_columns = len(model.manifest.forecast.columns)
-    values = rng.gamma(4.0, 4.0, (num_rows, num_columns)).astype(np.float32)
+    values = rng.gamma(4.0, 4.0, (num_rows, model.num_values)).astype(np.float32)
     values[rng.random(values.shape) < 0.2] = np.nan
     return values
 
@@ -140,6 +139,26 @@ def test_rows_cut_anywhere_among_neighbours_give_the_whole_answer(name, lengths,
     asyncio.run(check())
 
 
+@of_task("generate")
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), seed=seeds)
+def test_characters_cut_anywhere_among_neighbours_give_the_whole_answer(name, data, seed):
+    model = committed().get(name)
+    read = st.text(model.codec.spec.characters, min_size=1, max_size=120)
+    texts_read = data.draw(st.lists(read, min_size=1, max_size=5))
+
+    async def check():
+        async with running_engine(registry=committed(), limits=SMALL_BATCHES) as engine:
+            streams = [
+                stream(engine, name, place, cut(text, seed + place))
+                for place, text in enumerate(texts_read)
+            ]
+            for text, outputs in zip(texts_read, await asyncio.gather(*streams), strict=True):
+                assert_close(outputs, whole_text(model, text))
+
+    asyncio.run(check())
+
+
 @of_task("classify")
 @settings(max_examples=150, deadline=None)
 @given(read=st.lists(texts, min_size=1, max_size=5), seed=seeds)
@@ -166,14 +185,16 @@ def test_ragged_rows_of_one_call_are_answered_as_if_alone(name, lengths, seed):
     model = committed().get(name)
     rng = np.random.default_rng(seed)
     num_steps = max(*lengths, 1)
-    if model.manifest.task == "forecast":
+    if model.tokens is None:
         rows = np.stack([random_rows(model, num_steps, seed + i) for i in range(len(lengths))])
         feeds, alone = (
             feeds_of_rows(model, rows, lengths),
             lambda i, n: whole_rows(model, rows[i, :n]),
         )
     else:
-        tokens = rng.integers(0, model.manifest.text.vocabulary_size, (len(lengths), num_steps))
+        text, generate = model.manifest.text, model.manifest.generate
+        size = text.vocabulary_size if text else len(generate.characters)
+        tokens = rng.integers(0, size, (len(lengths), num_steps))
 
         def alone(row, length):
             answers = model.runner.call(

@@ -23,9 +23,14 @@ def write_card(manifest: Manifest, evaluation: Evaluation, plots: Sequence[Plot]
         manifest.description,
         evaluation.summary,
         "## Measured",
-        "Every figure of this section is measured on the exported graph in ONNX Runtime, on rows"
-        " that neither training nor tuning saw. This command prints them, and writes the pictures"
-        " (that of the training curve is made by the command at the end):",
+        "Every figure of this section is measured on the exported graph in ONNX Runtime, on "
+        + (
+            "rows that neither training nor tuning saw."
+            if evaluation.is_held_out
+            else "what it learnt: there is nothing else."
+        )
+        + " This command prints them, and writes the pictures (that of the training curve is made"
+        " by the command at the end):",
         f"```\n{evaluate}\n```",
         *(write_table(table) for table in evaluation.tables),
         *(

@@ -29,10 +29,12 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures of one exported graph on rows that training never saw."""
+    """Figures of one exported graph."""
 
     summary: str
     figures: tuple[QualityFigure, ...]
     tables: tuple[Table, ...]
     plots: tuple[Plot, ...]
     caveats: tuple[str, ...] = ()
+    is_held_out: bool = True
+    """False where a model was judged on what it learnt, because there is nothing else."""

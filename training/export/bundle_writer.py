@@ -112,6 +112,8 @@ def draft_bundle(task: Task, network: StreamNetwork, run: RunFolder) -> Bundle:
             "graph": graph,
             "forecast": parts.forecast,
             "text": parts.text,
+            "generate": parts.generate,
+            "tag": parts.tag,
             "labels": parts.labels,
             "initial_states": "initial.npz" if has_initial else None,
             "golden": {"file": "golden.npz", "tolerance": TOLERANCE},

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from service.contract.manifest import DataSource, ForecastSpec, TextSpec
+from service.contract.characters import GenerateSpec
+from service.contract.manifest import DataSource, ForecastSpec, TagSpec, TextSpec
 from service.contract.tensors import InputSpec, OutputSpec
 from training.cells.base import Translations
 from training.config import Recipe, Section
@@ -97,6 +98,8 @@ class ManifestParts:
     weights_note: str
     forecast: ForecastSpec | None = None
     text: TextSpec | None = None
+    generate: GenerateSpec | None = None
+    tag: TagSpec | None = None
     labels: tuple[str, ...] | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
 

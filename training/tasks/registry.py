@@ -10,6 +10,7 @@ from training.tasks.base import Task
 TASKS: Final = {
     "forecast": "training.tasks.forecast",
     "classify": "training.tasks.classify",
+    "generate": "training.tasks.generate",
 }
 """`task.kind` → the module whose `TASK` it is; imported only when a recipe asks for it."""
 

@@ -1,0 +1,86 @@
+"""What is asked of models that write, decoded; and what they wrote, as JSON."""
+
+import numpy as np
+
+from service.api.schemas import GenerateBody, Instance, Written
+from service.contract.characters import GenerateSpec
+from service.contract.sampling import probabilities
+from service.engine.registry import LoadedModel
+from service.engine.requests import Observations, StepRequest
+from service.engine.writer import Listener, Sampling
+from service.errors import InvalidInputError, TooLargeError
+from service.settings import Settings
+from service.stores.record import PackedOutputs
+
+DEFAULT_TOKENS = 100
+"""Characters that are written where a client does not say how many."""
+_SHOWN = 5
+
+
+def decode_prompt(instance: Instance, limits: Settings, where: str) -> Observations:
+    """An instance of `POST …/predict`: its prompt, which may be absent, is written on."""
+    others = instance.observations, instance.tensors, instance.text and instance.prompt
+    if any(each is not None and each != "" for each in others):
+        raise InvalidInputError(f'{where}: a model that writes reads "prompt": expected it alone')
+    text = instance.prompt or instance.text or ""
+    _require_short(text, limits, f"{where}.prompt")
+    return Observations(text=text, sampling=_sampling(instance, limits, where))
+
+
+def decode_generate(
+    model: LoadedModel, body: GenerateBody, limits: Settings, listener: Listener | None
+) -> StepRequest:
+    """A `POST …/generate`.
+
+    Raises:
+        InvalidInputError: the session's model does not write.
+    """
+    if model.manifest.generate is None:
+        raise InvalidInputError(
+            f"model {model.name!r} does not write: expected a session of a model with the task"
+            " 'generate' (see GET /v1/models)"
+        )
+    text = body.text or ""
+    _require_short(text, limits, "body.text")
+    sampling = _sampling(body, limits, "body")._replace(listener=listener)
+    return StepRequest(Observations(text=text, sampling=sampling), body.step)
+
+
+def refuse_writing(model: str, instance: Instance, where: str) -> None:
+    """Raise InvalidInputError where an instance asks a model to write that does not."""
+    asked = [name for name in ("prompt", *Written.model_fields) if getattr(instance, name)]
+    if asked:
+        raise InvalidInputError(f"{where}: model {model!r} does not write: it takes no {asked}")
+
+
+def split_written(model: LoadedModel, outputs: PackedOutputs) -> tuple[PackedOutputs, str]:
+    """Packed outputs of the last step, and what was written in front of it."""
+    size = model.runner.outputs.step_bytes
+    return outputs[:size], outputs[size:].decode()
+
+
+def present_next(spec: GenerateSpec, logits: np.ndarray) -> dict[str, object]:
+    """`logits[V]` → the likeliest next character, and how likely the likeliest few are."""
+    shares = probabilities(logits)
+    likeliest = np.argsort(-shares, kind="stable")[:_SHOWN].tolist()
+    return {
+        "next": spec.characters[likeliest[0]],
+        "probabilities": {spec.characters[token]: float(shares[token]) for token in likeliest},
+    }
+
+
+def _sampling(asked: Written, limits: Settings, where: str) -> Sampling:
+    most = limits.max_tokens
+    max_tokens = min(DEFAULT_TOKENS, most) if asked.max_tokens is None else asked.max_tokens
+    if max_tokens > most:
+        raise InvalidInputError(f"{where}.max_tokens is {max_tokens}: expected at most {most}")
+    temperature = 1.0 if asked.temperature is None else asked.temperature
+    return Sampling(max_tokens, temperature, asked.seed or 0)
+
+
+def _require_short(text: str, limits: Settings, where: str) -> None:
+    if len(text) > limits.max_text_chars:
+        raise TooLargeError(
+            f"{where} has {len(text)} characters: expected at most {limits.max_text_chars};"
+            " send it in parts"
+        )

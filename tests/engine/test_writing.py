@@ -1,0 +1,191 @@
+"""Models that write: what is written is a function of state, step, seed and temperature, committed
+once, and equal to sampling by hand with one bare call of the graph for each character."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.contract.sampling import Draws, choose
+from service.contract.text import UNREAD
+from service.engine.batcher import BatchLimits
+from service.engine.engine import EngineLimits
+from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.engine.writer import Sampling
+from service.errors import DigestMismatchError, InvalidInputError, StepConflictError
+from service.stores.record import Key
+from tests.engine.support import A, ScriptedStore, outputs_of, running_engine, small_models
+from tests.fakes.bundles import CHARACTERS
+
+VERSE = small_models().get("verse")
+SIZE = VERSE.runner.outputs.step_bytes
+MANY = Sampling(40, 1.0, seed=5)
+
+
+def create(**fields):
+    return CreateRequest("verse", None, **{"ttl_s": 60} | fields)
+
+
+def write(sampling, step=None, text="", **fields):
+    return StepRequest(Observations(text=text, sampling=sampling), step, **fields)
+
+
+def read(text, step=None):
+    return StepRequest(Observations(text=text), step)
+
+
+def written(reply):
+    return reply.outputs[SIZE:].decode()
+
+
+def last_of(reply):
+    return VERSE.runner.outputs.unpack(reply.outputs[:SIZE])["logits"][0]
+
+
+def call(tokens, row):
+    feeds = {"tokens": np.array([tokens]), "length": np.array([len(tokens)])}
+    answers = VERSE.runner.call(feeds | VERSE.layout.gather([row]))
+    return answers["logits"][0, -1], VERSE.layout.scatter(answers)[0]
+
+
+def by_hand(prompt, sampling, step=0):
+    """The text and the logits behind it, without engine, worker or writer."""
+    draws, text = Draws(sampling.seed, step), ""
+    fed = VERSE.codec.feed(UNREAD, prompt)
+    logits, row = call(fed.certain + fed.tail, VERSE.layout.initial_row)
+    while len(text) < sampling.max_tokens and not text.endswith("."):
+        token = choose(logits, sampling.temperature, draws)
+        text += CHARACTERS[token]
+        logits, row = call([token], row)
+    return text, logits
+
+
+async def test_it_writes_what_sampling_by_hand_writes():
+    async with running_engine() as engine:
+        await engine.submit(A, create())
+        reply = await engine.submit(A, write(MANY, 0, "ab"))
+    text, logits = by_hand("ab", MANY)
+    assert written(reply) == text
+    assert reply.step == 1
+    np.testing.assert_allclose(last_of(reply), logits, atol=1e-5)
+
+
+async def test_what_was_written_is_as_if_it_had_been_read():
+    async with running_engine() as engine:
+        await engine.submit(A, create())
+        text = written(await engine.submit(A, write(MANY, 0, "ab")))
+        after = await engine.submit(A, read("c", 1))
+        other = Key("t", "other")
+        await engine.submit(other, create())
+        whole = await engine.submit(other, read("ab" + text + "c", 0))
+    np.testing.assert_allclose(last_of(after), last_of(whole), atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompts=st.lists(st.text(CHARACTERS, max_size=9), min_size=1, max_size=5),
+    seed=st.integers(0, 2**53 - 1),
+    temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+def test_writers_among_neighbours_write_as_if_alone(prompts, seed, temperature):
+    limits = EngineLimits(batch=BatchLimits(max_rows=3, max_slice_steps=4, max_cells=12))
+    sampling = Sampling(12, temperature, seed)
+
+    async def stream(engine, place):
+        key = Key("t", f"verse-{place}")
+        await engine.submit(key, create())
+        return written(await engine.submit(key, write(sampling, 0, prompts[place])))
+
+    async def check():
+        async with running_engine(limits=limits) as engine:
+            return await asyncio.gather(*(stream(engine, n) for n in range(len(prompts))))
+
+    assert asyncio.run(check()) == [by_hand(prompt, sampling)[0] for prompt in prompts]
+
+
+async def test_a_retry_gets_the_same_text_and_nothing_is_written_twice():
+    async with running_engine() as engine:
+        await engine.submit(A, create())
+        first = await engine.submit(A, write(MANY, 0))
+        again = await engine.submit(A, write(MANY, 0))
+        assert (again.outputs, again.is_replay, again.step) == (first.outputs, True, 1)
+        assert (await engine.read(A)).step == 1
+        with pytest.raises(DigestMismatchError):
+            await engine.submit(A, write(MANY._replace(seed=6), 0))
+        with pytest.raises(StepConflictError):
+            await engine.submit(A, write(MANY, 7))
+
+
+async def test_the_same_seed_writes_something_else_at_another_step():
+    hot = Sampling(30, 5.0, seed=1)
+    async with running_engine() as engine:
+        await engine.submit(A, create())
+        first = written(await engine.submit(A, write(hot, 0, "ab", is_preview=True)))
+        await engine.submit(A, read("ab", 0))
+        assert written(await engine.submit(A, write(hot, 1, is_preview=True))) != first
+        assert (await engine.read(A)).step == 1
+
+
+async def test_after_a_lost_race_it_writes_from_the_state_that_won_and_says_so():
+    class Heard(list):
+        def began(self):
+            self.append("began")
+
+        def wrote(self, text):
+            self.append(text)
+
+    async def rival(store):
+        async with running_engine(store=store) as other:
+            await other.submit(A, read("cc"))
+
+    store, heard = ScriptedStore(), Heard()
+    async with running_engine(store=store) as engine:
+        await engine.submit(A, create())
+        store.before_commit = rival
+        reply = await engine.submit(A, write(Sampling(3, 1.0, 2, heard)))
+    last = "".join(heard[len(heard) - heard[::-1].index("began") :])
+    assert heard.count("began") == 2
+    assert reply.step == 2
+    assert written(reply) == last == by_hand("cc", Sampling(3, 1.0, 2), step=1)[0]
+
+
+async def test_work_that_ends_early_leaves_nothing_counted_behind():
+    async with running_engine() as engine:
+        await engine.submit(A, create())
+        text = written(await engine.submit(A, write(Sampling(2000, 1.0, 3), 0)))
+        assert text.endswith(".")
+        assert len(text) < 2000
+        worker = engine._workers[VERSE.origin]
+        assert (worker._num_steps, worker._num_counted) == (0, 0)
+
+
+async def test_what_was_written_is_kept_among_the_observations():
+    from service.stores.kept import Keeps
+
+    async with running_engine() as engine:
+        await engine.submit(A, create(keeps=Keeps(0, 1, 5)))
+        text = written(await engine.submit(A, write(MANY, 0, "ab")))
+        assert (await engine.read(A)).kept.observations == (b"tab" + text.encode(),)
+
+
+async def test_a_model_that_does_not_write_is_not_made_to():
+    async with running_engine() as engine:
+        await engine.submit(A, CreateRequest("mood", None, ttl_s=60))
+        with pytest.raises(InvalidInputError, match="does not write"):
+            await engine.submit(A, write(MANY, 0))
+        with pytest.raises(InvalidInputError, match="none of the 6 characters"):
+            await engine.predict(VERSE, [(Observations(text="x"), None)])
+
+
+async def test_a_tagger_answers_every_row_of_a_request():
+    rows = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
+    async with running_engine() as engine:
+        await engine.submit(A, CreateRequest("phase", None, ttl_s=60))
+        first = await engine.submit(A, StepRequest(Observations(rows=rows[:2]), 0, "all"))
+        second = await engine.submit(A, StepRequest(Observations(rows=rows[2:]), 2, "all"))
+        [whole] = await engine.predict(small_models().get("phase"), [(Observations(rows), None)])
+    whole = small_models().get("phase").runner.outputs.unpack(whole)["probabilities"]
+    streamed = [outputs_of(reply)["probabilities"] for reply in (first, second)]
+    np.testing.assert_allclose(np.concatenate(streamed), whole, atol=1e-5)
