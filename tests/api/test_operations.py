@@ -18,6 +18,8 @@ async def test_models_are_listed_with_their_versions(client):
     assert [(m["name"], m["default_version"], m["versions"]) for m in answer["models"]] == [
         ("load", "2", ["1", "2"]),
         ("mood", "1", ["1"]),
+        ("phase", "1", ["1"]),
+        ("verse", "1", ["1"]),
     ]
 
 
@@ -40,7 +42,7 @@ async def test_a_refused_bundle_is_named_with_its_reason(tmp_path):
     async with serving(models=folder) as client:
         answer = (await client.get("/v1/models")).json()
         assert "tokenizer.json: SHA-256" in answer["refused"]["mood/1"]
-        assert [model["name"] for model in answer["models"]] == ["load"]
+        assert [model["name"] for model in answer["models"]] == ["load", "phase", "verse"]
         assert (await client.get("/readyz")).status_code == 200
         assert "carry_bundles_refused 1.0" in (await client.get("/metrics")).text
 
@@ -48,7 +50,7 @@ async def test_a_refused_bundle_is_named_with_its_reason(tmp_path):
 async def test_health_and_readiness(client):
     assert (await client.get("/healthz")).json() == {"status": "alive"}
     ready = (await client.get("/readyz")).json()
-    assert ready == {"status": "ready", "models": 3, "provider": "cpu", "durability": "none"}
+    assert ready == {"status": "ready", "models": 5, "provider": "cpu", "durability": "none"}
     client.app.context.engine.is_draining = True
     draining = await client.get("/readyz")
     assert (draining.status_code, draining.headers["retry-after"]) == (503, "1")
