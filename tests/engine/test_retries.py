@@ -11,6 +11,7 @@ from service.errors import (
     ReplayExpiredError,
     SessionClosedError,
     SessionExistsError,
+    SessionExpiredError,
     StepConflictError,
 )
 from service.stores.memory import MemoryStore
@@ -104,6 +105,22 @@ async def test_racing_creations_of_one_name_make_one_session():
         )
         assert {reply.step for reply in replies} == {3}
         assert sum(not reply.is_replay for reply in replies) == 1
+
+
+async def test_only_what_is_committed_renews_the_life_of_a_session():
+    now = 1000.0
+    async with running_engine(MemoryStore(lambda: now)) as engine:
+        await engine.submit(A, create_load(ttl_s=10))
+        now += 6
+        await engine.submit(A, step_rows(rows(1), 0))
+        now += 6
+        for request in (step_rows(rows(1), 0), step_rows(rows(1), is_preview=True)):
+            assert (await engine.submit(A, request)).record.expires_at == 1016
+        assert (await engine.submit(A, create_load(ttl_s=10))).is_replay
+        assert (await engine.read(A)).expires_at == 1016
+        now += 5
+        with pytest.raises(SessionExpiredError):
+            await engine.submit(A, step_rows(rows(1), 1))
 
 
 async def test_after_a_close_retries_are_answered_and_steps_refused():
