@@ -102,6 +102,18 @@ constraints: ## Resolve every version anew into constraints.txt
 	build/resolver/bin/python deploy/pin_versions.py
 	rm -rf build/resolver
 
+.PHONY: audit
+audit: .venv-dev/installed ## Ask whether a pinned library has a known weakness
+	$(say) 'pinned libraries (what cannot be looked up is a failure)'
+	.venv-dev/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+.PHONY: sbom
+sbom: .venv/installed .venv-dev/installed ## Write build/sbom.json: what the service is made of
+	mkdir -p build
+	.venv-dev/bin/cyclonedx-py environment --output-format JSON \
+		--output-file build/sbom.json .venv/bin/python
+	$(say) build/sbom.json
+
 .PHONY: schema
 schema: .venv-dev/installed ## Write models/manifest.schema.json from its definition
 	schema=$$(.venv-dev/bin/python -m service.contract.manifest) \

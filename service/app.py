@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> HotPath:
     """
     metrics = Metrics(service_version())
     snapshot_keys = SnapshotKeys.read(settings.snapshot_key_file)
-    store = open_store(settings.store, _store_options(settings))
+    store = open_store(settings.store, store_options(settings))
     registry = load_registry(settings.models, settings.provider, settings.ort_threads)
     metrics.models_loaded(
         [(m.name, m.version, m.runner.provider) for m in registry.all()], len(registry.refused)
@@ -124,7 +124,7 @@ async def _to_docs() -> RedirectResponse:
     return RedirectResponse("/docs")
 
 
-def _store_options(settings: Settings) -> StoreOptions:
+def store_options(settings: Settings) -> StoreOptions:
     return StoreOptions(
         settings.durability,
         settings.store_timeout_s,

@@ -17,7 +17,7 @@ import structlog
 
 log = structlog.get_logger()
 
-_DESCRIPTORS_BESIDE = 64
+DESCRIPTORS_BESIDE = 64
 """For the store, models, logs, the reader of big bodies and accepting what is then refused."""
 
 
@@ -77,13 +77,13 @@ class Connections:
 def allow_descriptors(max_connections: int) -> int:
     """Raise this process's limit of open files, and say how many connections fit into it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    asked = max_connections + _DESCRIPTORS_BESIDE
+    asked = max_connections + DESCRIPTORS_BESIDE
     if soft != resource.RLIM_INFINITY and soft < asked:
         soft = asked if hard == resource.RLIM_INFINITY else min(asked, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY or soft >= asked:
         return max_connections
-    fits = max(1, soft - _DESCRIPTORS_BESIDE)
+    fits = max(1, soft - DESCRIPTORS_BESIDE)
     log.warning(
         "fewer connections than CARRY_MAX_CONNECTIONS fit into the limit of open files",
         max_connections=fits, asked=max_connections, open_files=soft,
