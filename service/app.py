@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api import (
+    bulk,
     events,
     generate,
     health,
@@ -111,7 +112,9 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(SecureHeaders)
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
-    parts = models, predict, sessions, generate, session_operations, events, snapshots, health
+    parts = (
+        models, predict, sessions, generate, session_operations, bulk, events, snapshots, health
+    )  # fmt: skip
     for part in parts:
         app.include_router(part.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)

@@ -14,6 +14,8 @@ log = structlog.get_logger()
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+_OTHER_BODIES = frozenset({("/v1/steps", b"application/vnd.apache.arrow.stream")})
+
 OnAnswered = Callable[[str, str, int, float], None]
 """Method, route template, status, seconds."""
 
@@ -117,7 +119,8 @@ class RequireJson:
             return
         if scope["type"] == "http" and scope["method"] == "POST":
             said = _header(scope, b"content-type")
-            if said.split(b";")[0].strip().lower() != b"application/json":
+            kind = said.split(b";")[0].strip().lower()
+            if kind != b"application/json" and (scope["path"], kind) not in _OTHER_BODIES:
                 await carry_problem(_not_json(said))(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -16,7 +16,7 @@ from service.engine.requests import SessionRequest
 from service.engine.session import Reply
 from service.engine.turn import Turn
 from service.errors import CarryError, SkippedError
-from service.stores.record import Key, PackedOutputs
+from service.stores.record import Key, PackedOutputs, Record
 
 if TYPE_CHECKING:  # they know each other
     from service.engine.lanes import Lanes
@@ -33,6 +33,8 @@ class Outcomes:
     outputs: list[PackedOutputs]
     errors: dict[int, CarryError] = field(default_factory=dict)
     replayed: set[int] = field(default_factory=set)
+    records: dict[int, Record] = field(default_factory=dict)
+    """The sessions after them, of those that did not travel in a group."""
 
 
 class Bulk:
@@ -79,6 +81,7 @@ class Bulk:
         else:
             outcomes.steps[place] = outcome.step
             outcomes.outputs[place] = outcome.outputs
+            outcomes.records[place] = outcome.record
             if outcome.is_replay:
                 outcomes.replayed.add(place)
         self._took(1)

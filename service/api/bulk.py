@@ -1,0 +1,232 @@
+"""`POST /v1/steps`: steps of many sessions in one request, as JSON or as Arrow columns.
+
+Rule 1: each row succeeds or fails alone; after a failed row the later ones of its session are
+        skipped. Those of one session are applied in order.
+Rule 2: in an Arrow request all sessions are of one model, that of the first one found; there is no
+        object for a row between the socket and the graph, but its key and its record.
+"""
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.routing import APIRoute
+
+from service.api.auth import InCaller, get_caller
+from service.api.body_reader import BIG_BODY_BYTES
+from service.api.bulk_schemas import BulkAnswer, BulkBody
+from service.api.context import Context, InContext, get_context
+from service.api.decode import decode_step
+from service.api.keys import Caller
+from service.api.present import Json, json_response
+from service.api.problems import error_responses, problem_of
+from service.api.steps import step_answer
+from service.engine.registry import LoadedModel
+from service.engine.requests import StepRequest
+from service.engine.session import Reply
+from service.errors import (
+    CarryError,
+    InvalidInputError,
+    SkippedError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+)
+from service.stores.record import Key
+
+BULK_PATH = "/v1/steps"
+ARROW = "application/vnd.apache.arrow.stream"
+
+_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_EXAMPLE = {
+    "steps": [
+        {"session": "my-station", "step": 2, "observations": [{"ridership": 20.1}]},
+        {"session": "my-review", "text": "What a wond"},
+    ]
+}
+
+
+class _BulkRoute(APIRoute):
+    """As FastAPI's, but an Arrow body is answered as one, and a big JSON body is not parsed."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        ordinary = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            data = await request.body()
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind == ARROW:
+                return await _answer_arrow(get_context(request), get_caller(request), data)
+            if len(data) > BIG_BODY_BYTES:
+                raise TooLargeError(
+                    f"the JSON body has {len(data)} bytes: expected at most {BIG_BODY_BYTES}; send"
+                    f" it in parts, or as {ARROW}"
+                )
+            return await ordinary(request)
+
+        return handle
+
+
+router = APIRouter(tags=["sessions"], route_class=_BulkRoute)
+
+
+@router.post(
+    BULK_PATH,
+    summary="Step many sessions",
+    response_model=BulkAnswer,
+    responses=error_responses(400, 413, 415, 422, 429, 503),
+    openapi_extra={
+        "requestBody": {"content": {ARROW: {"schema": {"type": "string", "format": "binary"}}}}
+    },
+)
+async def step_many(
+    body: Annotated[BulkBody, Body(examples=[_EXAMPLE])], context: InContext, caller: InCaller
+) -> Response:
+    """Each row is a step, and succeeds or fails alone: `status` is what HTTP would have answered.
+
+    Rows of one session are applied in order; after a failed one its later rows are `skipped`. Send
+    `step` to be able to repeat the request. As an Arrow IPC stream: columns `session`, `step` and
+    one for each of the model's (or `observations`, a fixed-size list in their order), all sessions
+    of one model; answered by columns `session`, `step`, `status`, `error` and the model's outputs.
+    """
+    keys = [context.key(caller, each.session) for each in body.steps]
+    models = _Models(context)
+    errors: dict[int, CarryError] = {}
+    failed: set[Key] = set()
+    places: list[int] = []
+    requests: list[tuple[Key, StepRequest]] = []
+    for place, (key, step) in enumerate(zip(keys, body.steps, strict=True)):
+        try:
+            if key in failed:
+                raise _skipped(key)
+            reads = context.face(await models.of(key)).reads
+            requests.append((key, decode_step(reads, step, context.settings)))
+            places.append(place)
+        except CarryError as error:
+            errors[place] = error
+            failed.add(key)
+    outcomes = await context.engine.submit_many(requests)
+    results: list[Json] = [{} for _ in keys]
+    for place, refusal in errors.items():
+        results[place] = _failure(keys[place], refusal)
+    for number, place in enumerate(places):
+        problem = outcomes.errors.get(number)
+        if problem is not None:
+            results[place] = _failure(keys[place], problem)
+            continue
+        reply = Reply(outcomes.records[number], outcomes.steps[number], outcomes.outputs[number])
+        answer = step_answer(context, reply, requests[number][1].emit)
+        replayed = {"replayed": True} if number in outcomes.replayed else {}
+        results[place] = {"status": 200} | answer | replayed
+    return json_response({"results": results})
+
+
+async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Response:
+    try:
+        from service.api import arrow
+    except ImportError:
+        raise UnsupportedMediaTypeError(
+            f"{ARROW} needs pyarrow, which is not installed here: install the extra 'bulk' (pip"
+            " install 'carry-serving[bulk]'), or send JSON"
+        ) from None
+    rows = arrow.read_rows(data, context.settings.max_rows)
+    keys = [context.key(caller, session) for session in rows.sessions]
+    model, errors = await _one_model(context, keys)
+    if model is None:
+        answered = _told(errors)
+        steps = [-1] * len(keys)
+        return _arrow(arrow.write_answers(rows.sessions, steps, answered, {}))
+    layout = model.runner.outputs
+    if len(keys) * layout.step_bytes > context.settings.max_reply_bytes * _WIDE:
+        raise TooLargeError(
+            f"the answer to {len(keys)} rows has {len(keys) * layout.step_bytes} bytes: expected at"
+            f" most {context.settings.max_reply_bytes * _WIDE}; send them in parts"
+        )
+    observed = arrow.observations_of(rows, model)
+    steps, outputs = [-1] * len(keys), [bytes(layout.step_bytes)] * len(keys)
+    if errors:
+        places = [place for place in range(len(keys)) if place not in errors]
+        outcomes = await context.engine.step_rows(
+            [keys[place] for place in places],
+            observed[places],
+            [rows.steps[place] for place in places],
+        )
+        for number, place in enumerate(places):
+            if number in outcomes.errors:
+                errors[place] = outcomes.errors[number]
+            else:
+                steps[place], outputs[place] = outcomes.steps[number], outcomes.outputs[number]
+    else:
+        outcomes = await context.engine.step_rows(keys, observed, rows.steps)
+        steps, outputs, errors = outcomes.steps, outcomes.outputs, outcomes.errors
+        for place in errors:
+            outputs[place] = bytes(layout.step_bytes)
+    answers = layout.unpack(b"".join(outputs))
+    return _arrow(arrow.write_answers(rows.sessions, steps, _told(errors), answers))
+
+
+_WIDE = 8
+"""An answer of many rows may be as many times as large as that of one request of steps."""
+
+
+class _Models:
+    """The models of sessions, each asked for once."""
+
+    def __init__(self, context: Context) -> None:
+        self._engine = context.engine
+        self._known: dict[Key, LoadedModel] = {}
+
+    async def of(self, key: Key) -> LoadedModel:
+        """Raises CarryError where there is no such session."""
+        if not _NAME.fullmatch(key.name):
+            raise InvalidInputError(
+                f"session {key.name[:128]!r}: expected 1 to 128 of the characters A-Za-z0-9._~-"
+            )
+        model = self._engine.cached_model(key) or self._known.get(key)
+        if model is None:
+            model = self._known[key] = await self._engine.model_of(key)
+        return model
+
+
+async def _one_model(
+    context: Context, keys: list[Key]
+) -> tuple[LoadedModel | None, dict[int, CarryError]]:
+    """The model of the first session that is found, and the rows that are not of it."""
+    models, errors = _Models(context), dict[int, CarryError]()
+    cached_model = context.engine.cached_model
+    first: LoadedModel | None = None
+    for place, key in enumerate(keys):
+        model = cached_model(key)
+        if model is None or model is not first:
+            try:
+                model = await models.of(key)
+                first = first or model
+                if model is not first:
+                    raise InvalidInputError(
+                        f"session {key.name!r} is of model {model.name!r} version {model.version},"
+                        f" the first one of {first.name!r} version {first.version}: send the"
+                        " sessions of each model in a request of their own"
+                    )
+            except CarryError as error:
+                errors[place] = error
+    return first, errors
+
+
+def _told(errors: dict[int, CarryError]) -> dict[int, tuple[int, str]]:
+    return {place: (e.status, f"{e.code}: {e.detail}") for place, e in errors.items()}
+
+
+def _arrow(data: bytes) -> Response:
+    return Response(data, media_type=ARROW)
+
+
+def _failure(key: Key, error: CarryError) -> Json:
+    problem = problem_of(error, BULK_PATH)
+    return {"status": problem["status"], "session": key.name, "error": problem}
+
+
+def _skipped(key: Key) -> SkippedError:
+    return SkippedError(
+        f"an earlier step of session {key.name!r} in this request failed, so this one was not"
+        " applied: mend that one and send both again"
+    )

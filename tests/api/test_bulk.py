@@ -1,0 +1,190 @@
+"""Steps of many sessions in one request: every row by itself, in order, as JSON and as Arrow."""
+
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import service.api
+from service.api.bulk import ARROW
+from tests.api.keys import headers, keys_file
+from tests.api.support import serving
+
+OPEN = {"model": "load", "version": "1", "start": "2016-08-22"}
+ROW = [1.0, 2.0]
+ARROW_HEADER = {"Content-Type": ARROW}
+
+
+async def opened(client, *names, **more):
+    for name in names:
+        (await client.post("/v1/sessions", json=OPEN | {"session": name} | more)).raise_for_status()
+
+
+async def bulk(client, *steps):
+    answer = await client.post("/v1/steps", json={"steps": list(steps)})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"]
+
+
+def stream_of(table):
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+async def bulk_arrow(client, **columns):
+    data = stream_of(pa.table(columns))
+    answer = await client.post("/v1/steps", content=data, headers=ARROW_HEADER)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == ARROW
+    return pa.ipc.open_stream(answer.content).read_all()
+
+
+async def test_a_bulk_answers_each_step_as_alone(client):
+    await opened(client, "a", "b", "alone")
+    alone = await client.post("/v1/sessions/alone/steps", json={"step": 0, "observations": [ROW]})
+    told = await bulk(
+        client,
+        {"session": "a", "step": 0, "observations": [ROW]},
+        {"session": "b", "step": 0, "observations": [ROW, ROW], "emit": "all"},
+        {"session": "a", "step": 1, "observations": [ROW]},
+    )
+    assert [each["status"] for each in told] == [200] * 3
+    assert [each["step"] for each in told] == [1, 2, 2]
+    assert told[0]["prediction"] == alone.json()["prediction"]
+    assert told[1]["predictions"][0] == alone.json()["prediction"]
+    again = await bulk(
+        client, {"session": "b", "step": 0, "observations": [ROW, ROW], "emit": "all"}
+    )
+    assert again[0]["replayed"] is True
+
+
+async def test_a_bad_step_fails_alone_and_skips_what_follows_it_in_its_session(client):
+    await opened(client, "a", "b")
+    told = await bulk(
+        client,
+        {"session": "a", "step": 0, "observations": [ROW]},
+        {"session": "a", "step": 7, "observations": [ROW]},
+        {"session": "b", "step": 0, "observations": [[1]]},
+        {"session": "a", "observations": [ROW]},
+        {"session": "b", "step": 0, "observations": [ROW]},
+        {"session": "nobody", "observations": [ROW]},
+    )
+    assert [each["status"] for each in told] == [200, 409, 422, 409, 409, 404]
+    codes = [each.get("error", {}).get("type", "")[10:] for each in told]
+    assert codes == [
+        "", "step-conflict", "invalid-input", "skipped", "skipped", "session-not-found"
+    ]  # fmt: skip
+    assert (await client.get("/v1/sessions/a")).json()["step"] == 1
+    assert (await client.get("/v1/sessions/b")).json()["step"] == 0
+
+
+async def test_arrow_columns_are_answered_by_columns(client):
+    names = [f"s{n}" for n in range(200)]
+    await opened(client, *names)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 200, 2)).astype(np.float32)
+    for step in range(3):
+        told = await bulk_arrow(
+            client,
+            session=names,
+            step=[step] * 200,
+            temp=values[step, :, 1],
+            load=values[step, :, 0],
+        )
+    assert told.column_names == ["session", "step", "status", "error", "mean", "quantiles"]
+    assert told["session"].to_pylist() == names
+    assert set(told["step"].to_pylist()) == {3}
+    assert set(told["status"].to_pylist()) == {200}
+    assert told["error"].null_count == 200
+    rows = [{"observations": values[:, n].tolist(), "start": OPEN["start"]} for n in range(200)]
+    whole = await client.post("/v1/models/load/versions/1/predict", json={"instances": rows})
+    expected = [each["mean"] for each in whole.json()["predictions"]]
+    np.testing.assert_allclose(told["mean"].to_pylist(), expected, atol=1e-4)
+
+
+async def test_one_bad_arrow_row_fails_alone(client):
+    await opened(client, "a", "b", "c")
+    (await client.post("/v1/sessions", json={"model": "mood", "session": "w"})).raise_for_status()
+    told = await bulk_arrow(
+        client,
+        session=["a", "nobody", "b", "w", "b", "c", "bad name"],
+        step=pa.array([0, 0, 5, 0, None, None, 0], pa.int32()),
+        observations=[ROW] * 7,
+    )
+    assert told["status"].to_pylist() == [200, 404, 409, 422, 409, 200, 422]
+    assert told["step"].to_pylist() == [1, None, None, None, None, 1, None]
+    errors = told["error"].to_pylist()
+    assert [(e or "").partition(":")[0] for e in errors] == [
+        "", "session-not-found", "step-conflict", "invalid-input", "skipped", "", "invalid-input"
+    ]  # fmt: skip
+    assert [each is None for each in told["mean"].to_pylist()] == [
+        n not in (0, 5) for n in range(7)
+    ]
+
+
+async def test_a_null_is_a_missing_value(client):
+    await opened(client, "a", "b")
+    await client.post("/v1/sessions/b/steps", json={"observations": [{"load": 1.0}]})
+    told = await bulk_arrow(client, session=["a"], load=[1], temp=pa.array([None], pa.float64()))
+    alone = await client.post("/v1/sessions/b/steps", json={"step": 0, "observations": [[1, None]]})
+    assert told["mean"][0].as_py() == pytest.approx(alone.json()["prediction"]["mean"])
+
+
+GOOD = stream_of(pa.table({"session": ["a"], "observations": [ROW]}))
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 400),
+        (b"\xff" * 64, 400),
+        (GOOD[: len(GOOD) // 2], 400),
+        (GOOD[:8] + b"\xff\xff\xff\x7f" + GOOD[12:], 400),
+        (stream_of(pa.table({"session": ["a"], "step": [-1], "observations": [ROW]})), 422),
+        (stream_of(pa.table({"session": ["a"], "step": ["x"], "observations": [ROW]})), 422),
+        (stream_of(pa.table({"session": ["a"], "observations": [[1.0]]})), 422),
+        (stream_of(pa.table({"session": ["a"], "observations": [["x", "y"]]})), 422),
+        (stream_of(pa.table({"session": ["a"], "observations": [[np.inf, 1.0]]})), 422),
+        (stream_of(pa.table({"session": ["a"], "other": [1.0]})), 422),
+        (stream_of(pa.table({"session": [None], "load": [1.0]})), 422),
+        (stream_of(pa.table({"load": [1.0]})), 422),
+        (stream_of(pa.table({"session": pa.array([], pa.string())})), 422),
+    ],
+)
+async def test_an_arrow_body_that_does_not_fit_is_refused_whole(client, data, status):
+    await opened(client, "a")
+    answer = await client.post("/v1/steps", content=data, headers=ARROW_HEADER)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (await client.get("/v1/sessions/a")).json()["step"] == 0
+
+
+async def test_without_pyarrow_an_arrow_body_is_refused_with_a_remedy(client, monkeypatch):
+    monkeypatch.delattr(service.api, "arrow", raising=False)
+    monkeypatch.delitem(sys.modules, "service.api.arrow", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    answer = await client.post("/v1/steps", content=GOOD, headers=ARROW_HEADER)
+    assert answer.status_code == 415
+    assert "bulk" in answer.json()["detail"]
+
+
+async def test_a_big_json_bulk_is_refused_with_a_remedy(client):
+    answer = await client.post("/v1/steps", json={"steps": [], "x": "x" * (1 << 18)})
+    assert answer.status_code == 413
+    assert ARROW in answer.json()["detail"]
+
+
+async def test_a_bulk_steps_sessions_of_its_own_tenant_only(tmp_path):
+    path, keys = keys_file(tmp_path, ada="user", bob="user")
+    async with serving(api_keys_file=path) as client:
+        ada, bob = headers(keys["ada"]), headers(keys["bob"])
+        await client.post("/v1/sessions", json=OPEN | {"session": "a"}, headers=ada)
+        body = {"steps": [{"session": "a", "observations": [ROW]}]}
+        assert (await client.post("/v1/steps", json=body)).status_code == 401
+        told = await client.post("/v1/steps", json=body, headers=bob)
+        assert told.json()["results"][0]["status"] == 404
+        told = await client.post("/v1/steps", content=GOOD, headers=bob | ARROW_HEADER)
+        assert pa.ipc.open_stream(told.content).read_all()["status"].to_pylist() == [404]
