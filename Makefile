@@ -146,7 +146,7 @@ define install
 	touch $@
 endef
 
-.venv/installed: EXTRAS := cpu
+.venv/installed: EXTRAS := cpu,bulk
 .venv-train/installed: EXTRAS := training
 .venv-dev/installed: EXTRAS := cpu,bulk,client,tracing,training,dev
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
+from fastapi.openapi.models import Example
 from fastapi.routing import APIRoute
 
 from service.api.auth import InCaller, get_caller
@@ -38,11 +39,16 @@ BULK_PATH = "/v1/steps"
 ARROW = "application/vnd.apache.arrow.stream"
 
 _NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
-_EXAMPLE = {
-    "steps": [
-        {"session": "my-station", "step": 2, "observations": [{"ridership": 20.1}]},
-        {"session": "my-review", "text": "What a wond"},
-    ]
+_EXAMPLES: dict[str, Example] = {
+    "two": {
+        "summary": "A row and a text (sessions my-station and my-review)",
+        "value": {
+            "steps": [
+                {"session": "my-station", "step": 2, "observations": [{"ridership": 20.1}]},
+                {"session": "my-review", "step": 0, "text": "What a wond"},
+            ]
+        },
+    }
 }
 
 
@@ -80,7 +86,9 @@ router = APIRouter(tags=["sessions"], route_class=_BulkRoute)
     },
 )
 async def step_many(
-    body: Annotated[BulkBody, Body(examples=[_EXAMPLE])], context: InContext, caller: InCaller
+    body: Annotated[BulkBody, Body(openapi_examples=_EXAMPLES)],
+    context: InContext,
+    caller: InCaller,
 ) -> Response:
     """Each row is a step, and succeeds or fails alone: `status` is what HTTP would have answered.
 

@@ -8,8 +8,6 @@ import pytest
 
 import service.api
 from service.api.bulk import ARROW
-from tests.api.keys import headers, keys_file
-from tests.api.support import serving
 
 OPEN = {"model": "load", "version": "1", "start": "2016-08-22"}
 ROW = [1.0, 2.0]
@@ -175,16 +173,3 @@ async def test_a_big_json_bulk_is_refused_with_a_remedy(client):
     answer = await client.post("/v1/steps", json={"steps": [], "x": "x" * (1 << 18)})
     assert answer.status_code == 413
     assert ARROW in answer.json()["detail"]
-
-
-async def test_a_bulk_steps_sessions_of_its_own_tenant_only(tmp_path):
-    path, keys = keys_file(tmp_path, ada="user", bob="user")
-    async with serving(api_keys_file=path) as client:
-        ada, bob = headers(keys["ada"]), headers(keys["bob"])
-        await client.post("/v1/sessions", json=OPEN | {"session": "a"}, headers=ada)
-        body = {"steps": [{"session": "a", "observations": [ROW]}]}
-        assert (await client.post("/v1/steps", json=body)).status_code == 401
-        told = await client.post("/v1/steps", json=body, headers=bob)
-        assert told.json()["results"][0]["status"] == 404
-        told = await client.post("/v1/steps", content=GOOD, headers=bob | ARROW_HEADER)
-        assert pa.ipc.open_stream(told.content).read_all()["status"].to_pylist() == [404]

@@ -7,9 +7,11 @@ no route comes along without an answer.
 
 import asyncio
 
+import pyarrow as pa
 import pytest
 
 from service.api.auth import OPEN_PATHS
+from service.api.bulk import ARROW
 from service.app import create_app
 from service.settings import Settings
 from tests.api.keys import headers, keys_file
@@ -29,6 +31,7 @@ OTHERS = {
     ("post", "/v1/models/{model}/versions/{version}/predict"): SHARED,
     ("get", "/v1/sessions"): "test_lists_show_ones_own_only",
     ("post", "/v1/sessions"): "test_equal_names_of_two_tenants_never_meet",
+    ("post", "/v1/steps"): "test_a_bulk_steps_ones_own_only",
     ("put", "/v1/sessions/{session}/snapshot"): "test_a_snapshot_restores_ones_own_only",
 }
 """What does not end in 404 on somebody else's session: SHARED, or the test that tries it."""
@@ -157,3 +160,18 @@ async def test_every_operation_asks_for_a_key_or_is_open(tmp_path, method, path,
     is_open = operation["security"] == []
     assert (told.status_code == 401) is not is_open
     assert is_open is (path in OPEN_PATHS or path == "/metrics")
+
+
+async def test_a_bulk_steps_ones_own_only(world):
+    body = {"steps": [{"session": "s", "observations": [[1, 2]]}]}
+    columns = pa.table({"session": ["s"], "observations": [[1.0, 2.0]]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, columns.schema) as writer:
+        writer.write_table(columns)
+    arrow = world.bob | {"Content-Type": ARROW}
+    told = await world.post("/v1/steps", json=body, headers=world.bob)
+    assert [each["status"] for each in told.json()["results"]] == [404]
+    told = await world.post("/v1/steps", content=sink.getvalue().to_pybytes(), headers=arrow)
+    assert pa.ipc.open_stream(told.content).read_all()["status"].to_pylist() == [404]
+    told = await world.post("/v1/steps", json=body, headers=world.ada)
+    assert [each["step"] for each in told.json()["results"]] == [2]

@@ -41,5 +41,5 @@ def test_an_old_python_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_serve_installs_only_the_service() -> None:
-    assert re.search(r"^\.venv/installed: EXTRAS := cpu$", MAKEFILE, re.MULTILINE)
+    assert re.search(r"^\.venv/installed: EXTRAS := cpu,bulk$", MAKEFILE, re.MULTILINE)
     assert re.search(r"^serve: \.venv/installed ##", MAKEFILE, re.MULTILINE)
