@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no types
 
 from service.contract.errors import BundleError
 from service.contract.graph import GraphSpec
 from service.contract.outputs import OutputLayout
 from service.contract.state import StateLayout
 from service.contract.tensors import ONNX_TYPES, Axis, describe_shape
+from service.engine.ort import ort
 from service.errors import StartUpError
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

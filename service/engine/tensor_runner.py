@@ -7,11 +7,11 @@ between the API and here treats them like rows.
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no types
 
 from service.contract.calls import Calls, ObservationLayout
 from service.contract.graph import GraphSpec
 from service.contract.state import StateLayout
+from service.engine.ort import ort
 from service.engine.runner import Batch, BatchResult, Runner, pad_rows
 
 _BYTE = np.dtype(np.uint8)

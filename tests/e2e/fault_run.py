@@ -13,8 +13,8 @@ from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
+from service.engine.ort import ort
 from tests.e2e.careful_client import CarefulClient, Steps
 from tests.fakes.bundles import COLUMNS, DAY_S, QUANTILES, H
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]  # ships no type information
 
 from service.contract.bundle import Bundle
 from service.contract.calls import Arrays, Run
@@ -16,6 +15,7 @@ from service.contract.characters import Codec
 from service.contract.golden import call_in_cuts, call_once
 from service.contract.graph import GraphSpec
 from service.contract.state import StateLayout
+from training.ort import ort
 
 
 @dataclass(frozen=True, slots=True)

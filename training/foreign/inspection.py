@@ -8,11 +8,11 @@ Rule 2: which axes of the outputs are rows and steps is seen from trial calls of
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no types
 
 from service.contract.graph import GraphSpec
 from service.contract.tensors import ONNX_TYPES
 from training.foreign.choices import Choices, ImportGraphError, Question
+from training.ort import ort
 
 _DTYPES = {onnx: dtype for dtype, onnx in ONNX_TYPES.items()}
 _NEXT = ("n", "_n", "_out", "_next", "_new", "out", "_o")

@@ -1,0 +1,14 @@
+"""ONNX Runtime, which is imported here and nowhere else in training.
+
+Since version 1.29 it makes an identifier of the machine and reports on its use to its makers, from
+the moment of its import. Nothing here does so unless it is told to
+(`ORT_DISABLE_TELEMETRY=0`); the runtime reads this only once, so it must be said before.
+"""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort  # type: ignore[import-untyped]
+
+__all__ = ["ort"]
