@@ -17,6 +17,8 @@ from service.api import (
     generate,
     health,
     models,
+    open_inference,
+    open_inference_infer,
     predict,
     session_operations,
     sessions,
@@ -27,6 +29,7 @@ from service.api.context import Context
 from service.api.hot_path import HotPath
 from service.api.keys import KeyRing
 from service.api.middleware import LimitBody, Observe, RequireJson, SecureHeaders
+from service.api.open_inference_errors import OpenInferenceErrors
 from service.api.problems import install_error_handlers, problem_schema
 from service.api.rates import Rates
 from service.engine.batcher import BatchLimits
@@ -102,6 +105,7 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequireJson)
     app.add_middleware(RequireKey, keys=keys, rates=rates, open_paths=open_paths_of(settings))
+    app.add_middleware(OpenInferenceErrors)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -113,7 +117,8 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
     parts = (
-        models, predict, sessions, generate, session_operations, bulk, events, snapshots, health
+        models, predict, sessions, generate, session_operations, bulk, events, snapshots,
+        open_inference, open_inference_infer, health
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

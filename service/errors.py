@@ -157,6 +157,18 @@ class RateLimitedError(CarryError):
     code, status, title = "rate-limited", 429, "Rate limit"
 
 
+class UnknownSequenceError(CarryError):
+    code, status, title = "unknown-sequence", 400, "Sequence was not started"
+
+
+class UnsupportedError(CarryError):
+    code, status, title = "unsupported", 501, "Not supported"
+
+
+class NotReadyError(CarryError):
+    code, status, title = "not-ready", 503, "Not ready"
+
+
 class ReaderDiedError(CarryError):
     code, status, title = "reader-died", 503, "Body could not be read"
 

@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     max_ttl_s: float = Field(
         366 * 86400.0, gt=0, le=_CENTURY_S, description="The longest ttl_s a client may ask."
     )
+    v2_start: Literal["restart", "409"] = Field(
+        "restart",
+        description="/v2: a sequence_start on a sequence that goes on begins it anew, or is 409.",
+    )
     max_replay: int = Field(
         64, ge=1, le=4096, description="The most replies a session may keep for retries."
     )

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from service.api.body_reader import BodyReader
 from service.api.decode import Catalog, Reads
 from service.api.keys import Caller, KeyRing
+from service.api.open_inference_figures import InferenceFigures
 from service.api.present import ForecastOptions
 from service.api.rates import Rates
 from service.engine.engine import Engine
@@ -37,6 +38,7 @@ class Context:
     snapshot_keys: SnapshotKeys
     rates: Rates
     reader: BodyReader = field(default_factory=BodyReader)
+    inference: InferenceFigures = field(default_factory=InferenceFigures)
     open_streams: set[object] = field(default_factory=set)
     """WebSockets and event streams, each from when it is open until it ends."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

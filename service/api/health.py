@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from service.api.auth import get_admin
-from service.api.context import InContext
+from service.api.context import Context, InContext
 from service.api.present import json_response
 from service.api.problems import error_responses, problem_response
 from service.errors import CarryError
@@ -25,15 +25,7 @@ async def healthz(context: InContext) -> Response:
 async def readyz(context: InContext) -> Response:
     """200 if the store can be written, a model is loaded, and the server is not shutting down."""
     engine = context.engine
-    problems = []
-    if engine.is_draining:
-        problems.append("shutting down")
-    if not engine.registry.all():
-        problems.append("no model is loaded (GET /v1/models says which bundles were refused)")
-    try:
-        await engine.store.check()
-    except CarryError as error:
-        problems.append(error.detail)
+    problems = await why_not_ready(context)
     if problems:
         return problem_response(
             "not-ready", "Not ready", 503, "; ".join(problems), headers={"Retry-After": "1"}
@@ -46,6 +38,21 @@ async def readyz(context: InContext) -> Response:
             "durability": engine.store.durability,
         }
     )
+
+
+async def why_not_ready(context: Context) -> list[str]:
+    """What keeps the server from serving; empty when it can."""
+    engine = context.engine
+    problems = []
+    if engine.is_draining:
+        problems.append("shutting down")
+    if not engine.registry.all():
+        problems.append("no model is loaded (GET /v1/models says which bundles were refused)")
+    try:
+        await engine.store.check()
+    except CarryError as error:
+        problems.append(error.detail)
+    return problems
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

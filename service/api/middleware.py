@@ -114,16 +114,20 @@ class RequireJson:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         encoding = _header(scope, b"content-encoding") if scope["type"] == "http" else b""
-        if encoding not in (b"", b"identity") and not scope["path"].startswith("/v2/"):
+        if encoding not in (b"", b"identity") and not _is_v2(scope):
             await carry_problem(_encoded(encoding))(scope, receive, send)
             return
-        if scope["type"] == "http" and scope["method"] == "POST":
+        if scope["type"] == "http" and scope["method"] == "POST" and not _is_v2(scope):
             said = _header(scope, b"content-type")
             kind = said.split(b";")[0].strip().lower()
             if kind != b"application/json" and (scope["path"], kind) not in _OTHER_BODIES:
                 await carry_problem(_not_json(said))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _is_v2(scope: Scope) -> bool:
+    return bool(scope["path"].startswith("/v2/"))
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

@@ -180,7 +180,7 @@ class JsonResponse(Response):
 
 
 def json_response(
-    body: Json, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
+    body: Json | list[Json], status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Response:
     """NumPy values are written as they are, at float32's own precision."""
     data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)

@@ -37,14 +37,14 @@ _OF_FRAMEWORK = {
     405: ("method-not-allowed", "Method not allowed"),
     413: (TooLargeError.code, TooLargeError.title),
 }
-_MEDIA_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route's OpenAPI entry."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
-        status: {"description": _EXPLAINED[status], "content": {_MEDIA_TYPE: schema}}
+        status: {"description": _EXPLAINED[status], "content": {PROBLEM_MEDIA_TYPE: schema}}
         for status in sorted(statuses)
     }
 
@@ -60,7 +60,7 @@ def problem_response(
 ) -> Response:
     """One problem document."""
     problem = {"type": f"urn:carry:{code}", "title": title, "status": status, "detail": detail}
-    return Response(orjson.dumps(problem | members), status, headers, _MEDIA_TYPE)
+    return Response(orjson.dumps(problem | members), status, headers, PROBLEM_MEDIA_TYPE)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -53,7 +53,7 @@ class Calls:
                 before = rows_from_axis(feeds.pop(name), axis)
                 values, end = _with_overlap(values, before, length)
                 ends[name] = rows_into_axis(end, axis)
-            feeds[spec.name] = _to_graph(values, spec.shape)
+            feeds[spec.name] = into_graph(values, spec.shape)
         for spec in graph.constants:
             feeds[spec.name] = constants.get(spec.name, spec.constant)
         length_spec = graph.input_with("length")
@@ -64,7 +64,7 @@ class Calls:
     def outputs(self, answers: Mapping[str, np.ndarray]) -> Arrays:
         """The outputs of a call, each `[B, T, …]`."""
         return {
-            spec.name: _from_graph(answers[spec.name], spec.shape) for spec in self.graph.outputs
+            spec.name: from_graph(answers[spec.name], spec.shape) for spec in self.graph.outputs
         }
 
     def run_all(
@@ -162,13 +162,13 @@ def _axes(shape: tuple[Axis, ...]) -> tuple[list[int], list[int]]:
     return [place for place in (0, 1) if place not in order], order
 
 
-def _to_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
+def into_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
     lacking, order = _axes(shape)
     moved = values.transpose(lacking + order)
     return np.ascontiguousarray(moved.reshape(moved.shape[len(lacking) :]))
 
 
-def _from_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
+def from_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
     lacking, order = _axes(shape)
     values = values.reshape((1,) * len(lacking) + values.shape)
     return values.transpose(np.argsort(lacking + order))

@@ -157,11 +157,17 @@ class Engine:
         return future
 
     async def predict(
-        self, model: LoadedModel, instances: list[tuple[Observations, int | None]]
+        self,
+        model: LoadedModel,
+        instances: list[tuple[Observations, int | None]],
+        emit: Literal["last", "all"] | None = None,
     ) -> list[PackedOutputs]:
-        """Answer each instance (observations, start) from a fresh state; nothing is kept."""
+        """Answer each instance (observations, start) from a fresh state; nothing is kept.
+
+        Without `emit` as the task has it: a tagger answers every step, the others the last.
+        """
         jobs = [
-            self._job_alone(model, f"instances[{index}]", *instance)
+            self._job_alone(model, f"instances[{index}]", *instance, emit)
             for index, instance in enumerate(instances)
         ]
         self._refuse_if_draining()
@@ -229,13 +235,18 @@ class Engine:
         return await self.store.list_live(tenant, model, after, limit)
 
     def _job_alone(
-        self, model: LoadedModel, where: str, observations: Observations, start_s: int | None
+        self,
+        model: LoadedModel,
+        where: str,
+        observations: Observations,
+        start_s: int | None,
+        emit: Literal["last", "all"] | None,
     ) -> Job:
         job = Job(self._loop.create_future(), time.monotonic() + self.limits.request_timeout_s)
         initial = model.layout.initial_row
         try:
-            emit: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"
-            feed(job, model, start_s, 0, UNREAD, initial, observations, emit)
+            default: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"
+            feed(job, model, start_s, 0, UNREAD, initial, observations, emit or default)
         except InvalidInputError as error:
             raise InvalidInputError(f"{where}: {error.detail}") from None
         return job

@@ -1,0 +1,143 @@
+"""`/v2`: the Open Inference Protocol as its clients use it: health, what is served, how it does.
+
+The protocol's own specification documents its routes, so they are not in `/docs`. Inference is in
+`open_inference_infer.py`. Tracing, logging and shared memory are answered 501.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.auth import InAdmin
+from service.api.context import Context, InContext
+from service.api.health import why_not_ready
+from service.api.open_inference_figures import statistics_of
+from service.api.open_inference_model import config_of, metadata_of
+from service.api.present import Json, json_response
+from service.engine.registry import LoadedModel
+from service.errors import InvalidInputError, NotReadyError, UnsupportedError
+
+router = APIRouter(prefix="/v2", include_in_schema=False)
+
+_EXTENSIONS = (
+    "sequence", "model_configuration", "binary_tensor_data", "parameters", "statistics",
+    "model_repository",
+)  # fmt: skip
+_DOCUMENTED: dict[str, Any] = {
+    "responses": {404: {"description": 'No such model: `{"error": "…"}`'}},
+}
+
+
+@router.get("/health/live", summary="Alive?")
+async def live() -> Response:
+    return Response()
+
+
+@router.get("/health/ready", summary="Ready?", responses={503: {"description": "Not ready"}})
+async def ready(context: InContext) -> Response:
+    problems = await why_not_ready(context)
+    if problems:
+        raise NotReadyError("; ".join(problems), retry_after_s=1)
+    return Response()
+
+
+@router.get("", summary="The server and its extensions")
+async def server_metadata(request: Request) -> Response:
+    return json_response(
+        {"name": "carry", "version": request.app.version, "extensions": list(_EXTENSIONS)}
+    )
+
+
+@router.get("/models/stats", summary="Statistics of all models")
+async def all_statistics(context: InContext) -> Response:
+    return _statistics(context, context.engine.registry.all())
+
+
+@router.get("/models/{model}", summary="What a model reads and answers", **_DOCUMENTED)
+@router.get("/models/{model}/versions/{version}", summary="As above, of one version", **_DOCUMENTED)
+async def model_metadata(model: str, context: InContext, version: str | None = None) -> Response:
+    registry = context.engine.registry
+    found = registry.get(model, version)
+    return json_response(metadata_of(found, [each.version for each in registry.versions(model)]))
+
+
+@router.get("/models/{model}/ready", summary="Is a model ready?", **_DOCUMENTED)
+@router.get("/models/{model}/versions/{version}/ready", summary="Is it ready?", **_DOCUMENTED)
+async def model_ready(model: str, context: InContext, version: str | None = None) -> Response:
+    context.engine.registry.get(model, version)
+    return Response()
+
+
+@router.get("/models/{model}/config", summary="A model's configuration", **_DOCUMENTED)
+@router.get("/models/{model}/versions/{version}/config", summary="Its configuration", **_DOCUMENTED)
+async def model_config(model: str, context: InContext, version: str | None = None) -> Response:
+    found = context.engine.registry.get(model, version)
+    return json_response(config_of(found, context.settings.max_batch_rows))
+
+
+@router.get("/models/{model}/stats", summary="A model's statistics", **_DOCUMENTED)
+@router.get("/models/{model}/versions/{version}/stats", summary="Its statistics", **_DOCUMENTED)
+async def model_statistics(model: str, context: InContext, version: str | None = None) -> Response:
+    registry = context.engine.registry
+    found = registry.versions(model) if version is None else [registry.get(model, version)]
+    return _statistics(context, found)
+
+
+@router.post("/repository/index", summary="Every bundle, served or refused")
+async def repository_index(context: InContext) -> Response:
+    registry = context.engine.registry
+    index: list[Json] = [
+        {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
+        for model in registry.all()
+    ]
+    for where, reason in sorted(registry.refused.items()):
+        name, _, version = where.partition("/")
+        index.append({"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason})
+    return json_response(index)
+
+
+@router.post("/repository/models/{model}/load", summary="Load a model", **_DOCUMENTED)
+async def load(model: str, context: InContext, _: InAdmin) -> Response:
+    """Answers 200 for a model that is loaded. Bundles are read when the server starts."""
+    if not any(each.name == model for each in context.engine.registry.all()):
+        raise InvalidInputError(
+            f"failed to load '{model}': bundles are read when the server starts; put it into the"
+            " folder of models and restart"
+        )
+    return Response()
+
+
+@router.post("/repository/models/{model}/unload", summary="Not supported")
+async def unload(model: str, _: InAdmin) -> Response:
+    raise UnsupportedError(f"'{model}' cannot be unloaded: restart the server without its bundle")
+
+
+@router.api_route("/trace/{path:path}", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/logging", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route(
+    "/systemsharedmemory/{path:path}", methods=["GET", "POST"], include_in_schema=False
+)
+@router.api_route("/cudasharedmemory/{path:path}", methods=["GET", "POST"], include_in_schema=False)
+async def unsupported() -> Response:
+    raise UnsupportedError("this server has no tracing, logging or shared memory of the protocol")
+
+
+@router.api_route("/models/{model}/trace/setting", methods=["GET", "POST"], include_in_schema=False)
+async def unsupported_of_model(model: str) -> Response:
+    raise UnsupportedError(f"this server has no trace settings of '{model}'")
+
+
+def _statistics(context: Context, models: list[LoadedModel]) -> Response:
+    return json_response(
+        {
+            "model_stats": [
+                statistics_of(
+                    model.name,
+                    model.version,
+                    context.inference.of(model.name, model.version),
+                    context.metrics.live(model.name, model.version).batches,
+                )
+                for model in models
+            ]
+        }
+    )

@@ -1,0 +1,186 @@
+"""`POST /v2/models/{model}/infer`: a step of a sequence, or a prediction without one."""
+
+import time
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.auth import InCaller
+from service.api.body_reader import BIG_BODY_BYTES
+from service.api.compression import deflate, inflate
+from service.api.context import Context, InContext
+from service.api.keys import Caller
+from service.api.open_inference_body import HEADER, InferRequest, read_infer, write_infer
+from service.api.open_inference_model import Signature, observations_of, outputs_of
+from service.api.open_inference_sequence import Sequence, step_sequence
+from service.engine.registry import LoadedModel
+from service.engine.requests import Observations
+from service.errors import InvalidInputError, MalformedError, TooLargeError
+
+router = APIRouter(prefix="/v2/models/{model}", include_in_schema=False)
+
+_DOCUMENTED: dict[str, Any] = {
+    "responses": {
+        200: {"description": "JSON, with binary tensors behind it where those were asked for"},
+        400: {"description": 'A body that does not fit the model: `{"error": "…"}`'},
+        404: {"description": "No such model"},
+    },
+}
+
+
+@router.post("/infer", summary="Infer with the default version", **_DOCUMENTED)
+async def infer(model: str, request: Request, context: InContext, caller: InCaller) -> Response:
+    """Tensors by name in, tensors by name out; JSON or binary, either way.
+
+    With the parameter `sequence_id` the request is a step of that sequence, which is a session:
+    durable, and with `sequence_step` exactly once. `emit` (`last` or `all`) says whether the
+    answers after each step are wanted.
+    """
+    return await _infer(context, caller, model, None, request)
+
+
+@router.post("/versions/{version}/infer", summary="Infer with one version", **_DOCUMENTED)
+async def infer_with_version(
+    model: str, version: str, request: Request, context: InContext, caller: InCaller
+) -> Response:
+    """As `POST /v2/models/{model}/infer`, for a version of your choice."""
+    return await _infer(context, caller, model, version, request)
+
+
+async def _infer(
+    context: Context, caller: Caller, name: str, version: str | None, request: Request
+) -> Response:
+    started = time.perf_counter_ns()
+    model = context.engine.registry.get(name, version)
+    figures = context.inference.of(model.name, model.version)
+    try:
+        context.engine.refuse_if_full(model)
+        signature = Signature.of(model)
+        asked = await _read(context, signature, request)
+        was_read = time.perf_counter_ns()
+        sequence = Sequence.of(asked.parameters)
+        head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+        if asked.id is not None:
+            head["id"] = asked.id
+        packed, told = await _run(context, caller, model, version, asked, sequence)
+        if told:
+            head["parameters"] = told
+        was_run = time.perf_counter_ns()
+        response = _respond(head, signature, model, packed, asked, request)
+    except Exception:
+        figures.failed += 1
+        figures.failed_ns += time.perf_counter_ns() - started
+        raise
+    ended = time.perf_counter_ns()
+    figures.succeeded += 1
+    figures.rows += len(packed)
+    figures.total_ns += ended - started
+    figures.read_ns += was_read - started
+    figures.run_ns += was_run - was_read
+    figures.written_ns += ended - was_run
+    figures.last_ms = time.time_ns() // 1_000_000
+    return response
+
+
+async def _read(context: Context, signature: Signature, request: Request) -> InferRequest:
+    encoding = request.headers.get("content-encoding", "")
+    data = inflate(await request.body(), encoding, context.settings.max_body_bytes)
+    said = request.headers.get(HEADER)
+    if said is not None and not (said.isascii() and said.isdigit() and len(said) < 12):
+        raise MalformedError(f"{HEADER} is {said[:40]!r}: expected the bytes of the JSON")
+    json_bytes = None if said is None else int(said)
+    if (len(data) if json_bytes is None else json_bytes) > BIG_BODY_BYTES:
+        return await context.reader.call(read_infer, signature, data, json_bytes)
+    return read_infer(signature, data, json_bytes)
+
+
+async def _run(
+    context: Context,
+    caller: Caller,
+    model: LoadedModel,
+    version: str | None,
+    asked: InferRequest,
+    sequence: Sequence | None,
+) -> tuple[list[bytes], dict[str, Any]]:
+    """Packed outputs of each row, and what is told of the sequence."""
+    rows = observations_of(model, asked.arrays)
+    emit = _emit(model, asked.parameters)
+    _bound(context, model, rows, emit)
+    if sequence is None:
+        return await context.engine.predict(model, rows, emit), {}
+    if len(rows) != 1:
+        raise InvalidInputError(f"a request of a sequence has one row, got {len(rows)}")
+    [(observations, start_s)] = rows
+    reply = await step_sequence(
+        context.engine,
+        model,
+        version,
+        sequence.key(caller.tenant, model.name),
+        sequence,
+        observations,
+        start_s,
+        emit,
+        context.settings.default_ttl_s,
+        restarts=context.settings.v2_start == "restart",
+    )
+    told = {
+        "sequence_id": sequence.id,
+        "sequence_start": sequence.start,
+        "sequence_end": sequence.end,
+        "sequence_step": reply.step,
+    }
+    return [reply.outputs], told
+
+
+def _emit(model: LoadedModel, parameters: dict[str, Any]) -> Literal["last", "all"]:
+    """A graph of tensors answers every step, as it does elsewhere; ours the last, unless asked."""
+    default = "all" if model.observations is not None else "last"
+    emit = parameters.get("emit", default)
+    if emit == "all" and model.codec is None:
+        return "all"
+    if emit not in ("last", "all"):
+        raise InvalidInputError(f'emit is {str(emit)[:20]!r}: expected "last" or "all"')
+    return "last"
+
+
+def _bound(
+    context: Context,
+    model: LoadedModel,
+    rows: list[tuple[Observations, int | None]],
+    emit: Literal["last", "all"],
+) -> None:
+    limits = context.settings
+    num_steps = sum(each.num_observed for each, _ in rows)
+    if len(rows) > limits.max_instances or num_steps > limits.max_rows:
+        raise TooLargeError(
+            f"{len(rows)} rows of {num_steps} steps in all: expected at most"
+            f" {limits.max_instances} and {limits.max_rows}; send them in parts"
+        )
+    num_answers = num_steps if emit == "all" else len(rows)
+    num_bytes = num_answers * model.runner.outputs.step_bytes
+    if num_bytes > limits.max_reply_bytes:
+        raise TooLargeError(
+            f"the answer would have {num_bytes} bytes of outputs: expected at most"
+            f" {limits.max_reply_bytes}; send fewer steps"
+        )
+    for each, _ in rows:
+        if each.text is not None and len(each.text) > limits.max_text_chars:
+            raise TooLargeError(f"a text is longer than {limits.max_text_chars} characters")
+
+
+def _respond(
+    head: dict[str, Any],
+    signature: Signature,
+    model: LoadedModel,
+    packed: list[bytes],
+    asked: InferRequest,
+    request: Request,
+) -> Response:
+    arrays = outputs_of(model, packed)
+    body, json_bytes = write_infer(head, signature, arrays, asked.outputs)
+    headers = {} if json_bytes is None else {HEADER: str(json_bytes)}
+    body, encoding = deflate(body, request.headers.get("accept-encoding", ""))
+    if encoding:
+        headers["Content-Encoding"] = encoding
+    kind = "application/json" if json_bytes is None else "application/octet-stream"
+    return Response(body, 200, headers, kind)

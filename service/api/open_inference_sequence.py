@@ -1,0 +1,126 @@
+"""Sequences of the Open Inference Protocol are sessions, under names that no client can choose.
+
+Rule 1: a sequence is keyed by tenant, model and id; the number 5 is not the string "5".
+Rule 2: a start on a sequence that goes on begins it anew (Triton's way), or is refused, according
+        to `CARRY_V2_START`.
+Rule 3: with `sequence_step` a request is applied exactly once; without, as often as it comes.
+"""
+
+import secrets
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+from service.engine.engine import Engine
+from service.engine.registry import LoadedModel
+from service.engine.requests import CreateRequest, DeleteRequest, Observations, StepRequest
+from service.engine.session import Reply
+from service.errors import (
+    InvalidInputError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    UnknownSequenceError,
+)
+from service.stores.record import Key
+
+_UINT64 = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """What the parameters of a request say of its sequence. `step` is ours."""
+
+    id: int | str
+    start: bool
+    end: bool
+    step: int | None
+
+    @classmethod
+    def of(cls, parameters: dict[str, Any]) -> "Sequence | None":
+        """None where the request belongs to no sequence (no id, 0 or "").
+
+        Raises:
+            InvalidInputError: a parameter of the wrong kind.
+        """
+        found = parameters.get("sequence_id", 0)
+        if type(found) is int:
+            fits = 0 <= found < _UINT64
+        else:
+            fits = isinstance(found, str) and len(found) <= 1024
+        if not fits:
+            raise InvalidInputError(
+                f"sequence_id is {str(found)[:60]!r}: expected uint64 or string"
+            )
+        flags = {}
+        for name in ("sequence_start", "sequence_end"):
+            flags[name] = parameters.get(name, False)
+            if not isinstance(flags[name], bool):
+                raise InvalidInputError(f"{name} is {str(flags[name])[:20]!r}: expected a bool")
+        step = parameters.get("sequence_step")
+        if step is not None and (type(step) is not int or not 0 <= step < 2**62):
+            raise InvalidInputError(f"sequence_step is {str(step)[:20]!r}: expected a count")
+        if not found:
+            return None
+        return cls(found, flags["sequence_start"], flags["sequence_end"], step)
+
+    def key(self, tenant: str, model: str) -> Key:
+        """Where it is kept: a colon is in no name that clients choose."""
+        if isinstance(self.id, int):
+            return Key(tenant, f"v2:{model}:i{self.id}")
+        digest = blake2b(self.id.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+        return Key(tenant, f"v2:{model}:s{digest}")
+
+
+async def step_sequence(
+    engine: Engine,
+    model: LoadedModel,
+    version: str | None,
+    key: Key,
+    sequence: Sequence,
+    observations: Observations,
+    start_s: int | None,
+    emit: Literal["last", "all"],
+    ttl_s: float,
+    *,
+    restarts: bool,
+) -> Reply:
+    """Apply one request of a sequence.
+
+    Raises:
+        UnknownSequenceError: it goes on with a sequence that was not started.
+        CarryError: as a step of a session.
+    """
+    observations = observations._replace(final=sequence.end)
+    try:
+        if not sequence.start:
+            return await engine.submit(key, StepRequest(observations, sequence.step, emit))
+    except (SessionNotFoundError, SessionExpiredError, SessionClosedError):
+        raise UnknownSequenceError(
+            f"inference request for sequence {sequence.id} to model '{model.name}' must specify the"
+            " START flag on the first request of the sequence"
+        ) from None
+    if sequence.step:
+        raise InvalidInputError("sequence_step of a start is 0: nothing came before it")
+    # As one write where the answer of an opening is the one that is wanted.
+    is_whole = not sequence.end and (emit == "last" or observations.num_observed == 1)
+    is_anew = restarts and sequence.step is None
+    create = CreateRequest(
+        model.name,
+        version,
+        ttl_s,
+        start_s=start_s,
+        history=observations if is_whole else None,
+        known_digest=secrets.token_bytes(16) if is_anew else None,
+    )
+    try:
+        reply = await engine.submit(key, create)
+    except SessionExistsError:
+        if not restarts:
+            raise
+        await engine.submit(key, DeleteRequest())
+        reply = await engine.submit(key, create)
+    if is_whole:
+        return reply
+    return await engine.submit(key, StepRequest(observations, sequence.step, emit))
