@@ -4,6 +4,7 @@ import time
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
 
 from service.api.auth import InCaller
 from service.api.body_reader import BIG_BODY_BYTES
@@ -84,7 +85,11 @@ async def _infer(
 
 async def _read(context: Context, signature: Signature, request: Request) -> InferRequest:
     encoding = request.headers.get("content-encoding", "")
-    data = inflate(await request.body(), encoding, context.settings.max_body_bytes)
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise MalformedError("the client left in the middle of the body") from None
+    data = inflate(body, encoding, context.settings.max_body_bytes)
     said = request.headers.get(HEADER)
     if said is not None and not (said.isascii() and said.isdigit() and len(said) < 12):
         raise MalformedError(f"{HEADER} is {said[:40]!r}: expected the bytes of the JSON")

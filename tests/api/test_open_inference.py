@@ -1,7 +1,9 @@
 """`/v2` through Triton's own client, unchanged."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -34,19 +36,22 @@ def models(tmp_path_factory):
 
 @asynccontextmanager
 async def triton_client(models, **settings):
-    """Its calls block, so they are made in a thread."""
+    """Its calls block, so they are made in a thread: one, because gevent's sockets belong to it."""
     async with listening(models=models, **settings) as client:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as thread:
 
-        async def call(name, *args, **options):
-            return await asyncio.to_thread(getattr(triton_http, name), *args, **options)
+            async def call(name, *args, **options):
+                method = partial(getattr(triton_http, name), *args, **options)
+                return await loop.run_in_executor(thread, method)
 
-        triton_http = await asyncio.to_thread(
-            triton.InferenceServerClient, f"127.0.0.1:{client.port}"
-        )
-        try:
-            yield call
-        finally:
-            await asyncio.to_thread(triton_http.close)
+            triton_http = await loop.run_in_executor(
+                thread, triton.InferenceServerClient, f"127.0.0.1:{client.port}"
+            )
+            try:
+                yield call
+            finally:
+                await loop.run_in_executor(thread, triton_http.close)
 
 
 def given(name, values, datatype="FP16", *, binary=True):
