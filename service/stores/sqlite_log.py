@@ -11,9 +11,13 @@ Rule 4: one sync is under way at a time, and all who ask during it share the nex
 Rule 5: the system may forget what it could not sync and call the next sync a success, with a hole
         in the log before what that one wrote. So behind a failed sync everything is moved out of
         the log first, into the synced file, and nothing is acknowledged before.
+Rule 6: a checkpoint never begins on a log that is moved already: SQLite before 3.51.3 may damage
+        the file if another process begins the log anew at that moment. So one process moves it at
+        a time (a lock on the log's file), and each writes a page to it first.
 """
 
 import asyncio
+import fcntl
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -52,12 +56,16 @@ class WriteAheadLog:
         self._may_have_a_hole = False
         self._file: int
         self._db: sqlite3.Connection
+        self._application_id: int
 
     def open(self) -> None:
         self._file = os.open(f"{self._path}-wal", os.O_RDWR)
         self._db = sqlite3.connect(
             self._path, _PATIENCE_S, isolation_level=None, check_same_thread=False
         )
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        [(self._application_id,)] = self._db.execute("PRAGMA application_id")
 
     async def sync(self) -> None:
         """Return when all that was written before is on the disk."""
@@ -118,7 +126,7 @@ class WriteAheadLog:
     def _move_and_sync(self) -> None:
         """Move all of the log into the file, as the system still holds it in memory."""
         try:
-            [(is_busy, num_pages, num_moved)] = self._db.execute("PRAGMA wal_checkpoint(RESTART)")
+            is_busy, num_pages, num_moved = self._run_checkpoint("RESTART")
         except sqlite3.Error as error:
             raise OSError(f"an earlier sync failed, and the log cannot be moved: {error}") from None
         if is_busy or num_moved != num_pages:
@@ -134,6 +142,17 @@ class WriteAheadLog:
 
     def _move(self, how: str) -> None:
         try:
-            self._db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+            self._run_checkpoint(how)
         except sqlite3.Error as error:  # commits go on without it; it is tried again with more
             log.warning("checkpoint failed, will try again", reason=str(error))
+
+    def _run_checkpoint(self, how: str) -> tuple[int, int, int]:
+        """Whether it was kept from finishing, pages of the log, and those moved: see rule 6."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            self._db.execute(f"PRAGMA application_id = {self._application_id}")
+            [told] = self._db.execute(f"PRAGMA wal_checkpoint({how})")
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        result: tuple[int, int, int] = told
+        return result

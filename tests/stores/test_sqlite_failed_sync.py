@@ -94,7 +94,8 @@ async def test_the_log_is_moved_once_and_then_only_synced(store, disk):
     store._log._db.set_trace_callback(statements.append)
     for _ in range(3):
         await store.load(record.key)
-    assert statements == ["PRAGMA wal_checkpoint(RESTART)"]
+    moves = [each for each in statements if "checkpoint" in each]
+    assert moves == ["PRAGMA wal_checkpoint(RESTART)"]
 
 
 def fail_after_a_roll_back(db):

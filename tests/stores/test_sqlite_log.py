@@ -1,6 +1,7 @@
 """The write-ahead log is taken up while commits go on: it stays small, and nobody waits long."""
 
 import asyncio
+import fcntl
 import sqlite3
 import threading
 
@@ -167,3 +168,25 @@ async def test_a_file_that_was_closed_stands_alone(tmp_path):
     await write(store, log, "a", CHECKPOINT_BYTES // 2)
     await store.close()
     assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
+
+
+async def test_a_checkpoint_waits_for_that_of_another_process_and_never_begins_on_a_moved_log(
+    tmp_path,
+):
+    stores = [SqliteStore.open(tmp_path / "s.db", "process") for _ in range(2)]
+    [mine, others] = [store._log for store in stores]
+    await write(stores[0], Log(tmp_path), "a", 100_000)
+    told = []
+    mine._db.set_trace_callback(told.append)
+    fcntl.flock(others._file, fcntl.LOCK_EX)
+    moving = mine._checkpoint()
+    assert await asyncio.wait({moving}, timeout=0.2) == (set(), {moving})
+    assert told == []
+    fcntl.flock(others._file, fcntl.LOCK_UN)
+    await moving
+    await mine._checkpoint("RESTART")  # nobody has written since
+    written, moved = "PRAGMA application_id = ", "PRAGMA wal_checkpoint("
+    assert [each.startswith(written) for each in told] == [True, False, True, False]
+    assert [each.startswith(moved) for each in told] == [False, True, False, True]
+    for store in stores:
+        await store.close()
