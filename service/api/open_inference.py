@@ -21,7 +21,6 @@ router = APIRouter(prefix="/v2", include_in_schema=False)
 
 _EXTENSIONS = (
     "sequence", "model_configuration", "binary_tensor_data", "parameters", "statistics",
-    "model_repository",
 )  # fmt: skip
 _DOCUMENTED: dict[str, Any] = {
     "responses": {404: {"description": 'No such model: `{"error": "…"}`'}},
