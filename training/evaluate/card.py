@@ -80,8 +80,9 @@ def _inputs(manifest: Manifest) -> str:
         for s in graph.states
     ]
     parts = [_bullets(lines)]
-    if manifest.forecast is not None:
-        columns = [(c.name, c.role, c.unit, c.description) for c in manifest.forecast.columns]
+    spec = manifest.forecast or manifest.tag
+    if spec is not None:
+        columns = [(c.name, c.role, c.unit, c.description) for c in spec.columns]
         header = ("column", "role", "unit", "what")
         parts.append(write_table(Table("Columns of a row", header, columns, is_numeric=False)))
     if manifest.labels is not None:

@@ -65,8 +65,8 @@ def plot_calibration(mine: Bins, baseline: Bins) -> Plot:
     )
 
 
-def plot_confusion(counts: np.ndarray, labels: tuple[str, ...]) -> Plot:
-    """counts[C, C]: true label by row, answer by column."""
+def plot_confusion(counts: np.ndarray, labels: tuple[str, ...], what: str = "texts") -> Plot:
+    """counts[C, C]: true label by row, answer by column; `what` was counted."""
     shares = counts / counts.sum(axis=1, keepdims=True)
     with style():
         figure = Figure(figsize=(4.6, 3.9), layout="constrained")
@@ -84,4 +84,4 @@ def plot_confusion(counts: np.ndarray, labels: tuple[str, ...]) -> Plot:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         png = to_png(figure)
-    return Plot("confusion.png", "Held-out texts by true label and answer.", png)
+    return Plot("confusion.png", f"Held-out {what} by true label and answer.", png)

@@ -11,6 +11,7 @@ TASKS: Final = {
     "forecast": "training.tasks.forecast",
     "classify": "training.tasks.classify",
     "generate": "training.tasks.generate",
+    "tag": "training.tasks.tag",
 }
 """`task.kind` → the module whose `TASK` it is; imported only when a recipe asks for it."""
 
