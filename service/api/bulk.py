@@ -44,7 +44,11 @@ _EXAMPLES: dict[str, Example] = {
         "summary": "A row and a text (sessions my-station and my-review)",
         "value": {
             "steps": [
-                {"session": "my-station", "step": 2, "observations": [{"ridership": 20.1}]},
+                {
+                    "session": "my-station",
+                    "step": 2,
+                    "observations": [{"ridership": 20.1, "temp_max": 71.2}],
+                },
                 {"session": "my-review", "step": 0, "text": "What a wond"},
             ]
         },
