@@ -7,6 +7,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.methods import methods_at
 from service.api.problems import carry_problem, unexpected_problem
 from service.errors import TooLargeError, UnsupportedMediaTypeError
 
@@ -106,6 +107,7 @@ class LimitBody:
 class RequireJson:
     """Refuses bodies that do not say that they are JSON, or are compressed, with 415.
 
+    What no route takes is left to the routes, which answer 404 or 405.
     A few kB of gzip may be gigabytes of JSON; what is under `/v2` unpacks its own, and bounds it.
     """
 
@@ -120,7 +122,9 @@ class RequireJson:
         if scope["type"] == "http" and scope["method"] == "POST" and not _is_v2(scope):
             said = _header(scope, b"content-type")
             kind = said.split(b";")[0].strip().lower()
-            if kind != b"application/json" and (scope["path"], kind) not in _OTHER_BODIES:
+            is_known = kind == b"application/json" or (scope["path"], kind) in _OTHER_BODIES
+            is_hot = "app" not in scope  # HotPath's own: it takes nothing but steps
+            if not is_known and (is_hot or "POST" in methods_at(scope)):
                 await carry_problem(_not_json(said))(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from service.api.methods import methods_at
 from service.api.parse import invalid_request
 from service.api.schemas import Problem
 from service.errors import CarryError, MalformedError, TooLargeError, UnauthenticatedError
@@ -143,7 +144,10 @@ async def _on_invalid_request(_: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for HTTPException"
-    return http_problem(error, request.method)
+    response = http_problem(error, request.method)
+    if response.status_code == 405:
+        response.headers["Allow"] = ", ".join(methods_at(request.scope))
+    return response
 
 
 def problem_schema() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager, nullcontext
+import threading
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -70,3 +71,26 @@ async def listening(**settings):
     finally:
         server.should_exit = True
         await task
+
+
+@contextmanager
+def listening_apart(headers=None, **settings):
+    """As `listening`, on a thread of its own: for clients that block."""
+    ready, end = threading.Event(), threading.Event()
+    served = []
+
+    async def serve():
+        async with listening(**settings) as client:
+            served.append(client.base_url)
+            ready.set()
+            await asyncio.to_thread(end.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(60), "the application did not start"
+        with httpx.Client(base_url=served[0], headers=headers, timeout=20) as client:
+            yield client
+    finally:
+        end.set()
+        thread.join()

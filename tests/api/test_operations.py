@@ -102,6 +102,14 @@ async def test_unknown_paths_and_methods_are_problems(client):
     assert (await client.get("/v1/nothing")).json()["type"] == "urn:carry:not-found"
     wrong = await client.put("/v1/sessions", json={})
     assert (wrong.status_code, wrong.json()["type"]) == (405, "urn:carry:method-not-allowed")
+    assert wrong.headers["allow"] == "GET, POST"
+
+
+async def test_a_post_where_nothing_takes_one_is_no_matter_of_its_content_type(client):
+    assert (await client.post("/v1/models", content=b"x")).status_code == 405
+    assert (await client.post("/v1/nothing", content=b"x")).status_code == 404
+    for path in ("/v1/sessions", "/v1/sessions/s/steps"):
+        assert (await client.post(path, content=b"x")).status_code == 415
 
 
 async def test_an_unexpected_error_tells_nothing_of_the_server(client, monkeypatch):
