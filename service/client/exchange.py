@@ -1,0 +1,129 @@
+"""One request until it is answered, without I/O: a flow yields calls and is sent what came of each.
+
+Rule 1: nothing here sends, sleeps or awaits; the clock and the dice are given.
+Rule 2: every request is safe to repeat as it is, so whatever says "later" leads to the same call.
+Rule 3: all calls of one operation share one time budget; no wait goes beyond it.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from service.client.problems import ProblemError, UnansweredError, problem_of
+
+LATER = frozenset({408, 429, 502, 503, 504})
+REPLAYED = "idempotent-replayed"
+
+
+class Call(NamedTuple):
+    """To be sent after `after_s`, and given up after `timeout_s`."""
+
+    method: str
+    path: str
+    content: bytes = b""
+    after_s: float = 0.0
+    timeout_s: float = 0.0
+
+
+class Answer(NamedTuple):
+    """`headers` are found whatever their case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether this was answered before, and nothing was applied now."""
+        return self.headers.get(REPLAYED) == "true"
+
+    def body(self) -> dict[str, Any]:
+        try:
+            body = json.loads(self.content)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise ProblemError(
+                "no-json", self.status, "expected a JSON object: is this address Carry's?", {}
+            )
+        return body
+
+
+class Lost(NamedTuple):
+    """No answer came, or not all of it."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How long an operation may take in all (`budget_s`), and how its tries are spread.
+
+    Waits are drawn between 0 and a bound that doubles from `first_wait_s` to `longest_wait_s`, on
+    top of what Retry-After asks for.
+    """
+
+    budget_s: float = 60.0
+    timeout_s: float = 10.0
+    first_wait_s: float = 0.1
+    longest_wait_s: float = 5.0
+    clock: Callable[[], float] = time.monotonic
+    dice: Callable[[float, float], float] = random.uniform
+
+
+class Effort:
+    """The tries of one operation."""
+
+    def __init__(self, retries: Retries) -> None:
+        self.num_tries = 0
+        self._retries = retries
+        self._give_up = retries.clock() + retries.budget_s
+        self._num_waits = 0
+
+    def answered(self, call: Call) -> Generator[Call, Answer | Lost, Answer]:
+        """The answer that is not "later".
+
+        Raises:
+            ProblemError: it is a refusal.
+            UnansweredError: time was up.
+        """
+        after_s, last = call.after_s, "it was not sent"
+        problem: ProblemError | None = None
+        while True:
+            timeout_s = min(self._retries.timeout_s, self._left_s() - after_s)
+            if timeout_s <= 0:
+                raise UnansweredError(
+                    f"{call.method} {call.path} was not answered within"
+                    f" {self._retries.budget_s:g} s, the last time because: {last}. It may"
+                    " have been applied: repeat it as it was",
+                    problem,
+                )
+            self.num_tries += 1
+            outcome = yield call._replace(after_s=after_s, timeout_s=timeout_s)
+            if isinstance(outcome, Lost):
+                problem, last, after_s = None, outcome.why, self.wait_s()
+                continue
+            if 200 <= outcome.status < 300:
+                return outcome
+            problem = problem_of(outcome.status, outcome.content)
+            if outcome.status not in LATER:
+                raise problem
+            last, after_s = str(problem), self.wait_s() + _retry_after_s(outcome)
+
+    def wait_s(self) -> float:
+        """How long to wait before the next try."""
+        bound_s = self._retries.first_wait_s * 2.0 ** min(self._num_waits, 32)
+        self._num_waits += 1
+        return self._retries.dice(0.0, min(bound_s, self._retries.longest_wait_s))
+
+    def _left_s(self) -> float:
+        return self._give_up - self._retries.clock()
+
+
+def _retry_after_s(answer: Answer) -> float:
+    """Seconds only, as the service says it: a date would need the clocks to agree."""
+    told = answer.headers.get("retry-after", "")
+    return float(told) if told.isascii() and told.isdigit() else 0.0

@@ -1,0 +1,94 @@
+"""What is asked and answered: bodies of requests, and the calls of what needs no open session."""
+
+import json
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+from urllib.parse import quote
+
+from service.client.exchange import Answer, Call, Effort, Lost, Retries
+
+Row = Mapping[str, float | None] | Sequence[float | None]
+"""By column name, or in the model's order; None is a missing value."""
+Json = dict[str, Any]
+
+
+class Observed(TypedDict, total=False):
+    """What a step feeds besides rows, and what it asks for."""
+
+    text: str
+    tensors: Mapping[str, Any]
+    emit: Literal["last", "all"]
+    final: bool
+
+
+class Opening(TypedDict, total=False):
+    """How a session is opened; one without a name gets one."""
+
+    session: str
+    version: str
+    start: str
+    history: Mapping[str, Any]
+    ttl_s: float
+    metadata: Mapping[str, Any]
+    if_exists: Literal["fail", "resume"]
+    replay: int
+    checkpoints: int
+    checkpoint_every: int
+    keep_observations: int
+
+
+class Options(TypedDict, total=False):
+    """Of a prediction without a session."""
+
+    version: str
+    quantiles: Sequence[float]
+    horizon: int
+
+
+class StepReply(NamedTuple):
+    """`step` is the count after it; `is_replayed` if the service had applied it before.
+
+    `prediction` is the service's JSON; with `emit="all"` there are `predictions`, one each.
+    """
+
+    step: int
+    prediction: Json | None
+    predictions: list[Json] | None
+    is_replayed: bool
+
+
+def step_reply(answer: Answer) -> StepReply:
+    body = answer.body()
+    return StepReply(
+        body["step"], body.get("prediction"), body.get("predictions"), answer.is_replayed
+    )
+
+
+def call_for(method: str, path: str, body: Mapping[str, Any] | None = None) -> Call:
+    """Written at once: what the caller changes later is not sent."""
+    content = b"" if body is None else json.dumps(body, allow_nan=False).encode()
+    return Call(method, path, content)
+
+
+def session_path(name: str) -> str:
+    return f"/v1/sessions/{quote(name, safe='')}"
+
+
+def name_for(session: str | None) -> str:
+    """Every session is named here, so that to open it again opens no second one."""
+    return secrets.token_urlsafe(16) if session is None else session
+
+
+def predicted(
+    retries: Retries, model: str, instances: Sequence[Mapping[str, Any]], **options: Unpack[Options]
+) -> Generator[Call, Answer | Lost, list[Json]]:
+    """One prediction for each instance."""
+    rest: Json = dict(options)
+    version = rest.pop("version", None)
+    path = f"/v1/models/{quote(model, safe='')}"
+    path += "" if version is None else f"/versions/{quote(version, safe='')}"
+    call = call_for("POST", f"{path}/predict", {"instances": list(instances)} | rest)
+    answer = yield from Effort(retries).answered(call)
+    predictions: list[Json] = answer.body()["predictions"]
+    return predictions

@@ -1,0 +1,126 @@
+"""A service with one session that counts, and loses or delays what a test tells it to."""
+
+import inspect
+import json
+
+import httpx
+import pytest
+
+from service.client import AsyncClient, Client, Retries
+
+
+class FakeTime:
+    """A clock that only waiting moves."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.waits = []
+
+    def wait(self, seconds):
+        self.waits.append(seconds)
+        self.now += seconds
+
+    async def wait_async(self, seconds):
+        self.wait(seconds)
+
+
+class FakeService:
+    """Its rules of a step are those of the service; `outcomes` come before them, first to last.
+
+    An outcome is an answer in place of the service's own, "lost" (applied, but the answer is lost)
+    or "cut" (never arrived). `applied` holds the rows in the order of their steps.
+    """
+
+    def __init__(self):
+        self.applied = []
+        self.outcomes = []
+        self.requests = []
+        self.closed = False
+        self._ring = None
+
+    def lose(self, num_rows):
+        """As a store does that fails over."""
+        del self.applied[len(self.applied) - num_rows :]
+        self._ring = None
+
+    def handle(self, request):
+        self.requests.append((request.method, request.url.path, request.content))
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if outcome == "cut":
+            raise httpx.ConnectError("cut", request=request)
+        if isinstance(outcome, httpx.Response):
+            return outcome
+        answer = self._answer(request)
+        if outcome == "lost":
+            raise httpx.ReadTimeout("lost", request=request)
+        return answer
+
+    async def handle_async(self, request):
+        return self.handle(request)
+
+    def _answer(self, request):
+        what = request.url.path.rpartition("/")[2]
+        if request.method == "DELETE":
+            if self.closed:
+                return problem(404, "session-not-found")
+            self.closed = True
+            return httpx.Response(204)
+        body = json.loads(request.content)
+        if what == "sessions":
+            return self._opened(body["session"], body["model"])
+        if what == "fork":
+            return self._opened(body["session"], "load")
+        return self._step(body, what == "preview")
+
+    def _opened(self, session, model):
+        body = {"session": session, "model": model, "version": "1", "step": len(self.applied)}
+        return httpx.Response(201, json=body)
+
+    def _step(self, body, is_preview):
+        rows, step = body["observations"], body["step"]
+        if self._ring is not None and self._ring[0] == step and not is_preview:
+            if self._ring[1] == rows:
+                return self._stepped(len(self.applied), {"Idempotent-Replayed": "true"})
+            return problem(409, "digest-mismatch", expected_step=len(self.applied))
+        if step != len(self.applied):
+            code = "step-conflict" if step > len(self.applied) else "replay-expired"
+            return problem(409, code, expected_step=len(self.applied))
+        if is_preview:
+            return self._stepped(step + len(rows))
+        self._ring = (step, rows)
+        self.applied += rows
+        return self._stepped(len(self.applied))
+
+    def _stepped(self, step, headers=None):
+        answer = {"session": "s", "step": step, "prediction": {"mean": [float(step)]}}
+        return httpx.Response(200, json=answer, headers=headers)
+
+
+def problem(status, code, retry_after=None, **members):
+    document = {"type": f"urn:carry:{code}", "title": "T", "status": status, "detail": "why"}
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    return httpx.Response(status, json=document | members, headers=headers)
+
+
+async def settled(value):
+    """The result, of the client for threads and of the one for asyncio."""
+    return await value if inspect.isawaitable(value) else value
+
+
+def client_of(kind, service, clock, **options):
+    """Waits are half of their bounds; a minute for each operation."""
+    retries = Retries(clock=lambda: clock.now, dice=lambda low, high: (low + high) / 2)
+    if kind == "sync":
+        transport = httpx.MockTransport(service.handle)
+        made = Client(
+            "http://carry", retries=retries, transport=transport, sleep=clock.wait, **options
+        )
+    else:
+        transport = httpx.MockTransport(service.handle_async)
+        made = AsyncClient(
+            "http://carry", retries=retries, transport=transport, sleep=clock.wait_async, **options
+        )
+    return made
+
+
+both_kinds = pytest.mark.parametrize("kind", ["sync", "async"])

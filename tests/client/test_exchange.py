@@ -1,0 +1,166 @@
+"""A call is repeated as it was while "later" is the answer, and no longer than its time."""
+
+import json
+
+import httpx
+import pytest
+
+import service.errors
+from service.client import (
+    InvalidRequestError,
+    KeyRefusedError,
+    NotFoundError,
+    ProblemError,
+    UnansweredError,
+)
+from service.client.exchange import LATER
+from service.client.problems import BY_CODE, BY_STATUS
+from tests.client.fake_service import (
+    FakeService,
+    FakeTime,
+    both_kinds,
+    client_of,
+    problem,
+    settled,
+)
+
+pytestmark = both_kinds
+
+
+@pytest.fixture
+def service_of_one():
+    return FakeService()
+
+
+@pytest.fixture
+def clock():
+    return FakeTime()
+
+
+async def open_session(kind, service_of_one, clock, **options):
+    client = client_of(kind, service_of_one, clock, **options)
+    return await settled(client.open("load", session="s"))
+
+
+async def test_a_step_whose_answer_is_lost_is_repeated_and_applied_once(
+    kind, service_of_one, clock
+):
+    session = await open_session(kind, service_of_one, clock)
+    service_of_one.outcomes = ["cut", "lost", problem(503, "store-unavailable")]
+    reply = await settled(session.step([[1.0]]))
+    assert service_of_one.applied == [[1.0]]
+    assert reply.is_replayed
+    assert (reply.step, session.count) == (1, 1)
+    assert len(set(service_of_one.requests[1:])) == 1
+    assert not (await settled(session.step([[2.0]]))).is_replayed
+
+
+async def test_waits_double_up_to_a_bound_and_retry_after_comes_on_top(kind, service_of_one, clock):
+    session = await open_session(kind, service_of_one, clock)
+    service_of_one.outcomes = ["cut"] * 8 + [problem(429, "queue-full", retry_after="7")]
+    await settled(session.step([[1.0]]))
+    assert clock.waits == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5, 9.5])
+
+
+async def test_a_retry_after_that_is_no_number_of_seconds_is_passed_over(
+    kind, service_of_one, clock
+):
+    session = await open_session(kind, service_of_one, clock)
+    date = "Fri, 31 Dec 1999 23:59:59 GMT"
+    service_of_one.outcomes = [problem(503, "draining", retry_after=date)]
+    await settled(session.step([[1.0]]))
+    assert clock.waits == pytest.approx([0.05])
+
+
+async def test_when_its_time_is_up_a_step_is_unanswered_and_can_be_repeated(
+    kind, service_of_one, clock
+):
+    session = await open_session(kind, service_of_one, clock)
+    service_of_one.outcomes = ["lost"] + ["cut"] * 100
+    with pytest.raises(UnansweredError, match="ConnectError: cut") as caught:
+        await settled(session.step([[1.0]]))
+    assert caught.value.problem is None
+    assert 50 < clock.now <= 60
+    assert session.count == 0
+    service_of_one.outcomes = []
+    assert (await settled(session.step([[1.0]]))).is_replayed
+    assert service_of_one.applied == [[1.0]]
+
+
+async def test_no_wait_goes_beyond_the_time_and_the_last_refusal_is_told(
+    kind, service_of_one, clock
+):
+    session = await open_session(kind, service_of_one, clock)
+    service_of_one.outcomes = [problem(429, "rate-limited", retry_after="86400")]
+    with pytest.raises(UnansweredError, match="rate-limited") as caught:
+        await settled(session.step([[1.0]]))
+    assert caught.value.problem.code == "rate-limited"
+    assert clock.waits == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (422, "invalid-input", InvalidRequestError),
+        (401, "unauthenticated", KeyRefusedError),
+        (404, "session-expired", NotFoundError),
+        (500, "model-failed", ProblemError),
+    ],
+)
+async def test_a_refusal_is_told_at_once_with_its_members(
+    kind, service_of_one, clock, status, code, error
+):
+    session = await open_session(kind, service_of_one, clock)
+    service_of_one.outcomes = [problem(status, code, errors=[{"where": "x"}])]
+    with pytest.raises(error) as caught:
+        await settled(session.step([[1.0]]))
+    told = caught.value
+    assert (told.code, told.status, told.detail) == (code, status, "why")
+    assert told.members == {"errors": [{"where": "x"}]}
+    assert len(service_of_one.requests) == 2
+
+
+async def test_a_page_of_something_in_between_is_told_by_its_status(kind, service_of_one, clock):
+    session = await open_session(kind, service_of_one, clock)
+    service_of_one.outcomes = [httpx.Response(418, text="<html>")]
+    with pytest.raises(ProblemError, match="<html>") as caught:
+        await settled(session.step([[1.0]]))
+    assert caught.value.code == "http-418"
+    service_of_one.outcomes = [httpx.Response(200, text="<html>")]
+    with pytest.raises(ProblemError, match="is this address Carry's"):
+        await settled(session.step([[1.0]]))
+    assert session.count == 0
+
+
+async def test_predictions_name_model_version_and_options(kind, service_of_one, clock):
+    client = client_of(kind, service_of_one, clock)
+    service_of_one.outcomes = ["cut", httpx.Response(200, json={"predictions": [{"mean": [1]}]})]
+    told = await settled(client.predict("load", [{"observations": [[1]]}], version="2", horizon=1))
+    assert told == [{"mean": [1]}]
+    method, path, content = service_of_one.requests[-1]
+    assert (method, path) == ("POST", "/v1/models/load/versions/2/predict")
+    assert json.loads(content) == {"instances": [{"observations": [[1]]}], "horizon": 1}
+
+
+async def test_an_address_that_is_none_is_told_at_once(kind, clock):
+    def refuse(request):
+        raise httpx.UnsupportedProtocol("no http", request=request)
+
+    service_of_none = FakeService()
+    service_of_none.handle = refuse
+    client = client_of(kind, service_of_none, clock)
+    with pytest.raises(httpx.UnsupportedProtocol):
+        await settled(client.open("load"))
+    assert clock.waits == []
+
+
+def test_codes_and_statuses_are_those_of_the_service(kind):
+    told = {
+        error.code: error.status
+        for error in vars(service.errors).values()
+        if isinstance(error, type) and issubclass(error, service.errors.CarryError)
+    }
+    assert {told[code] for code in BY_CODE} == {409}
+    retried = {429, 503, 408}
+    assert retried <= LATER
+    assert {status for status in told.values() if status < 431} - retried <= set(BY_STATUS)
