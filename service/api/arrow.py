@@ -69,10 +69,10 @@ def observations_of(rows: Rows, model: LoadedModel) -> np.ndarray:
     columns = [column.name for column in forecast.columns]
     named = [name for name in table.column_names if name not in ("session", "step")]
     if named == ["observations"] and "observations" not in columns:
+        if table.column("observations").null_count:  # first: pyarrow's cast of them may crash
+            raise InvalidInputError("column 'observations' holds nulls: expected a list in each")
         kind = pa.list_(pa.float32(), len(columns))
         lists = _column(table, "observations", kind, f"lists of {len(columns)} numbers")
-        if lists.null_count:
-            raise InvalidInputError("column 'observations' holds nulls: expected a list in each")
         values = lists.combine_chunks().flatten()
         read = _finite(values, "observations").reshape(table.num_rows, len(columns))
     else:

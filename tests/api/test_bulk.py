@@ -131,6 +131,7 @@ async def test_a_null_is_a_missing_value(client):
     assert told["mean"][0].as_py() == pytest.approx(alone.json()["prediction"]["mean"])
 
 
+NO_LIST = pa.nulls(1, pa.list_(pa.float32()))  # pyarrow's cast of it to fixed lists crashes
 GOOD = stream_of(pa.table({"session": ["a"], "observations": [ROW]}))
 
 
@@ -147,6 +148,7 @@ GOOD = stream_of(pa.table({"session": ["a"], "observations": [ROW]}))
         (stream_of(pa.table({"session": ["a"], "observations": [["x", "y"]]})), 422),
         (stream_of(pa.table({"session": ["a"], "observations": [[np.inf, 1.0]]})), 422),
         (stream_of(pa.table({"session": ["a"], "other": [1.0]})), 422),
+        (stream_of(pa.table({"session": ["a"], "observations": NO_LIST})), 422),
         (stream_of(pa.table({"session": [None], "load": [1.0]})), 422),
         (stream_of(pa.table({"load": [1.0]})), 422),
         (stream_of(pa.table({"session": pa.array([], pa.string())})), 422),
