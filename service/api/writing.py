@@ -1,16 +1,20 @@
 """What is asked of models that write, decoded; and what they wrote, as JSON."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from service.api.schemas import GenerateBody, Instance, Written
 from service.contract.characters import GenerateSpec
 from service.contract.sampling import probabilities
-from service.engine.registry import LoadedModel
 from service.engine.requests import Observations, StepRequest
 from service.engine.writer import Listener, Sampling
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
 from service.stores.record import PackedOutputs
+
+if TYPE_CHECKING:  # the process that reads big bodies imports no runtime for models
+    from service.engine.registry import LoadedModel
 
 DEFAULT_TOKENS = 100
 """Characters that are written where a client does not say how many."""
@@ -28,7 +32,7 @@ def decode_prompt(instance: Instance, limits: Settings, where: str) -> Observati
 
 
 def decode_generate(
-    model: LoadedModel, body: GenerateBody, limits: Settings, listener: Listener | None
+    model: "LoadedModel", body: GenerateBody, limits: Settings, listener: Listener | None
 ) -> StepRequest:
     """A `POST …/generate`.
 
@@ -53,7 +57,7 @@ def refuse_writing(model: str, instance: Instance, where: str) -> None:
         raise InvalidInputError(f"{where}: model {model!r} does not write: it takes no {asked}")
 
 
-def split_written(model: LoadedModel, outputs: PackedOutputs) -> tuple[PackedOutputs, str]:
+def split_written(model: "LoadedModel", outputs: PackedOutputs) -> tuple[PackedOutputs, str]:
     """Packed outputs of the last step, and what was written in front of it."""
     size = model.runner.outputs.step_bytes
     return outputs[:size], outputs[size:].decode()
