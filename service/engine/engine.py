@@ -14,21 +14,23 @@ import numpy as np
 import structlog
 
 from service.contract.text import UNREAD
+from service.engine.backlog import QueueBounds
 from service.engine.batcher import BatchLimits
 from service.engine.bulk import Bulk, Outcomes
+from service.engine.bulk_rows import BulkRows, RowRequests
 from service.engine.events import NullObserver, Observer
 from service.engine.inputs import feed
 from service.engine.job import Job
 from service.engine.lanes import Lanes
 from service.engine.registry import LoadedModel, Registry
 from service.engine.requests import Observations, SessionRequest
-from service.engine.row_group import BulkRows, RowRequests
 from service.engine.runner import BatchResult
 from service.engine.session import Reply, require_live, session_not_found
+from service.engine.step_group import is_single
 from service.engine.turn import Turn
 from service.engine.turns import Turns
 from service.engine.watch import Watch
-from service.engine.worker import QueueBounds, Worker
+from service.engine.worker import Worker
 from service.errors import (
     CarryError,
     DeadlineError,
@@ -97,7 +99,8 @@ class Engine:
     async def close(self, grace_s: float = 10.0) -> None:
         """Refuse new work, finish what was accepted, stop the tasks. The store stays open."""
         self.is_draining = True
-        waiting = {turn.future for turn in self._lanes.turns()} | self._predictions
+        waiting = {future for turn in self._lanes.turns() for future in turn.futures}
+        waiting |= self._predictions
         if waiting:
             await asyncio.wait(waiting, timeout=grace_s)
         self._answer_all(
@@ -119,11 +122,16 @@ class Engine:
         To be awaited; cancelled, it is dropped if it has not begun. It raises CarryError, with
         nothing of the request applied, unless the error says that this is not known.
         """
-        future = self._loop.create_future()
+        future: asyncio.Future[Reply] = asyncio.Future(loop=self._loop)
         deadline = time.monotonic() + self.limits.request_timeout_s
         try:
-            self._refuse_if_draining()
-            self._turns.join(Turn(self._lanes.lane_of(key), request, future, deadline))
+            if self.is_draining:
+                self._refuse_if_draining()
+            lane = self._lanes.lane_of(key)
+            if not (
+                is_single(request, lane) and self._turns.gather(lane, request, future, deadline)
+            ):
+                self._turns.join(Turn(lane, request, future, deadline))
         except CarryError as error:
             future.set_exception(error)
         return future

@@ -35,6 +35,11 @@ class Turn(Job):
         self.expired: Record | None = None
         self.num_lost_races = 0
 
+    @property
+    def futures(self) -> "tuple[asyncio.Future[Any]]":
+        """Whoever waits for it."""
+        return (self.future,)
+
     def is_wanted(self) -> bool:
         """False when the client left, or its deadline passed, while it waited."""
         return not self.future.done()

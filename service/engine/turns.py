@@ -28,6 +28,7 @@ from service.engine.session import (
     may_apply,
     stepped_alike,
 )
+from service.engine.step_group import StepGroup
 from service.engine.turn import Turn
 from service.engine.worker import Worker
 from service.errors import (
@@ -63,6 +64,7 @@ class Turns:
         self.lanes = lanes
         self.observer = observer
         self.committer = Committer(store, observer)
+        self._open: dict[Worker, StepGroup] = {}
         self._loads: set[asyncio.Task[None]] = set()
 
     def join(self, turn: Turn) -> None:
@@ -73,6 +75,22 @@ class Turns:
         """
         if self.lanes.join(turn):
             self.begin(turn)
+
+    def gather(
+        self, lane: Lane, request: StepRequest, future: "asyncio.Future[Reply]", deadline: float
+    ) -> bool:
+        """Take up a single step (`is_single`) with others; False if it must go as a turn.
+
+        Raises:
+            QueueFullError: its model has too much to do.
+        """
+        worker = lane.worker
+        if worker is None:
+            return False
+        group = self._open.get(worker)
+        if group is None or not group.is_open:
+            group = self._open[worker] = StepGroup(self, worker)
+        return group.add(lane, request, future, deadline)
 
     # A turn begins: decide, from the cache if that may be enough, else from the store.
 

@@ -8,9 +8,8 @@ Rule 3: two batches are in the thread at most, and the second only if it is a fu
         the graph is never idle under load and nobody waits behind work that could have waited.
         Where none but rows of many steps are in it, single steps pass them by: on the loop if
         their batch is short, else as the second.
-Rule 4: the queue is bounded in jobs, in steps, and in the time that it is expected to take, so
-        that accepted work is answered soon however much is sent; what does not fit is refused at
-        once. A long job counts for a part of its steps, because it gives way to others.
+Rule 4: the queue is bounded (`backlog`), so that accepted work is answered soon however much is
+        sent; what does not fit is refused at once.
 Rule 5: a job is finished exactly once, with its outputs or with an error; a failed batch fails its
         own jobs and no others, and the worker goes on.
 Rule 6: a job that nobody waits for any more, or whose deadline passed, is dropped before its next
@@ -24,21 +23,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
+from service.engine.backlog import COUNTED_STEPS, Backlog, QueueBounds
 from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
 from service.engine.graph_thread import GraphThread
 from service.engine.job import Job
 from service.engine.registry import LoadedModel
 from service.engine.runner import Batch, BatchResult
-from service.errors import CarryError, DeadlineError, ModelFailedError, QueueFullError
+from service.errors import CarryError, DeadlineError, ModelFailedError
 
 INLINE_S = 0.0002
 """A batch that is expected to take no longer runs on the event loop."""
-
-_COUNTED_STEPS = 1024
-"""Of a long job in the expected time of the queue: it is fed in slices, in turn with others."""
 
 _FULL_ROWS = 64
 """As many rows make good use of the graph: more wait for the batch after."""
@@ -47,27 +44,25 @@ _FULL_ROWS = 64
 class Group(Protocol):
     """Rows that were put together by somebody else and are one batch."""
 
-    deadline: float
-
-    @property
-    def future(self) -> "asyncio.Future[Any]": ...
-
     @property
     def num_rows(self) -> int: ...
+
+    @property
+    def num_pieces(self) -> int:
+        """Of how many requests the rows are."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it may be the second batch in the thread."""
+
+    def drop_unwanted(self, now: float) -> int:
+        """Drop rows that nobody waits for, or whose time is up; how many."""
 
     def stage(self) -> Batch: ...
 
     def ran(self, result: BatchResult) -> None: ...
 
     def fail(self, error: CarryError) -> None: ...
-
-
-class QueueBounds(NamedTuple):
-    """What may wait for one model: pieces of work, steps, and seconds of the graph's time."""
-
-    max_jobs: int
-    max_steps: int
-    max_s: float
 
 
 OnDone = Callable[[list[Job], list[int], BatchResult], None]
@@ -89,20 +84,17 @@ class Worker:
     ) -> None:
         self.model = model
         self._limits = limits
-        self._full_rows = min(_FULL_ROWS, limits.max_rows)
-        self._bounds = bounds
+        self.full_rows = min(_FULL_ROWS, limits.max_rows)
+        self._backlog = Backlog(model, bounds)
         self._observer = observer
         self._on_done = on_done
         self._on_failed = on_failed
         self._on_defect = on_defect
         self._waiting: list[Job] = []
         self._groups: deque[Group] = deque()
+        self._num_grouped = 0
         self._was_group = False
         self._in_thread: dict[Batch, tuple[list[Job], list[int]] | Group] = {}
-        self._num_steps = 0
-        self._num_counted = 0
-        # Expected time of one cell of a batch that makes good use of the graph.
-        self._cell_s = 0.0
         self._is_pump_due = False
         self._has_stopped = False
         # Expected time of a batch, by the power-of-two class of its cells (rows × steps).
@@ -128,11 +120,9 @@ class Worker:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
         assert job.steps_left, "a job without steps would never end"
-        self._require_room(job.steps_left)
+        job.counted = min(job.steps_left, COUNTED_STEPS)
+        self._backlog.take_in(job.steps_left, job.counted, self._num_pieces())
         self._waiting.append(job)
-        self._num_steps += job.steps_left
-        job.counted = min(job.steps_left, _COUNTED_STEPS)
-        self._num_counted += job.counted
         self._pump_soon()
 
     def submit_group(self, group: Group) -> None:
@@ -141,11 +131,23 @@ class Worker:
         Raises:
             QueueFullError: they do not fit the queue; nothing of them was done.
         """
-        self._require_room(group.num_rows)
+        self._backlog.take_in(group.num_rows, group.num_rows, self._num_pieces())
         self._groups.append(group)
-        self._num_steps += group.num_rows
-        self._num_counted += group.num_rows
+        self._num_grouped += group.num_pieces
         self._pump_soon()
+
+    def row_joined(self, group: Group, *, is_first: bool) -> None:
+        """A row, by a request of its own, comes to a group that waits; with its first it joins.
+
+        Raises:
+            QueueFullError: it does not fit the queue; nothing of it was done.
+        """
+        self._backlog.take_in(1, 1, len(self._waiting) + self._num_grouped)
+        if is_first:
+            self._groups.append(group)
+        self._num_grouped += 1
+        if not self._is_pump_due:
+            self._pump_soon()
 
     def refuse_all(self, problem: CarryError) -> None:
         """End everything that waits or runs: the worker will not go on."""
@@ -156,31 +158,14 @@ class Worker:
         jobs += self._waiting
         self._waiting = []
         self._groups.clear()
+        self._num_grouped = 0
         self._finish(jobs, problem)
         for group in groups:
             self._finish_group(group, problem)
 
     def refuse_if_full(self) -> None:
         """Raise QueueFullError if no work at all would fit now."""
-        self._require_room(1)
-
-    def _require_room(self, num_steps: int) -> None:
-        # An empty queue takes a job of any size: request limits bound it before it comes here.
-        num_waiting, bounds = len(self._waiting) + len(self._groups), self._bounds
-        if num_waiting >= bounds.max_jobs or (
-            self._num_steps
-            and (
-                self._num_steps + num_steps > bounds.max_steps
-                or self._num_counted * self._cell_s > bounds.max_s
-            )
-        ):
-            raise QueueFullError(
-                f"model {self.model.name!r} has {num_waiting} pieces of work with"
-                f" {self._num_steps} steps waiting, about {self._num_counted * self._cell_s:.2g} s"
-                f" (at most {bounds.max_jobs}, {bounds.max_steps} and {bounds.max_s:g} s); nothing"
-                " was applied: try again later",
-                retry_after_s=1,
-            )
+        self._backlog.require_room(1, self._num_pieces())
 
     # Plan.
 
@@ -203,30 +188,32 @@ class Worker:
         if self._has_stopped or not (self._waiting or self._groups):
             return False
         num_running = len(self._in_thread)
-        has_full = bool(self._groups) or len(self._waiting) >= self._full_rows
+        has_full = len(self._waiting) >= self.full_rows or (
+            bool(self._groups) and self._groups[0].is_full
+        )
         return not num_running or (num_running == 1 and (has_full or self._may_pass()))
 
     def _may_pass(self) -> bool:
         """Whether single steps wait behind nothing but rows of many steps."""
-        return all(batch.num_cells > len(batch.lengths) for batch in self._in_thread) and any(
-            job.steps_left == 1 for job in self._waiting
+        return all(batch.num_cells > len(batch.lengths) for batch in self._in_thread) and (
+            bool(self._groups) or any(job.steps_left == 1 for job in self._waiting)
         )
 
     def _begin(self) -> bool:
         """Run or hand over the next batch; False if others should have their turn first."""
-        # In turns, where both wait: neither holds up the other.
-        if self._groups and not (self._waiting and self._was_group):
-            self._was_group = True
-            return self._begin_group(self._groups.popleft())
-        self._was_group = False
         waiting, is_passing = self._waiting, bool(self._in_thread) and self._may_pass()
         if is_passing:
             waiting = [job for job in waiting if job.steps_left == 1]
+        # In turns, where both wait: neither holds up the other.
+        if self._groups and not (waiting and self._was_group):
+            self._was_group = True
+            return self._begin_group(self._groups.popleft(), is_passing=is_passing)
+        self._was_group = False
         if self.model.constants:
             waiting = [job for job in waiting if job.constants == waiting[0].constants]
         # What waits is cut in two where it can be, so that one half runs while the other is
         # answered.
-        max_rows = min(self._limits.max_rows, max(self._full_rows, len(waiting) // 2))
+        max_rows = min(self._limits.max_rows, max(self.full_rows, len(waiting) // 2))
         limits = self._limits._replace(max_rows=max_rows)
         places, sizes = plan([job.remaining for job in waiting], limits)
         jobs = [waiting[place] for place in places]
@@ -235,11 +222,13 @@ class Worker:
         self._take_out(jobs)
         return self._run(self._stage(jobs, sizes), (jobs, sizes), is_passing=is_passing)
 
-    def _begin_group(self, group: Group) -> bool:
-        if group.future.done() or time.monotonic() > group.deadline:
-            self._finish_group(group, _too_late())
+    def _begin_group(self, group: Group, *, is_passing: bool) -> bool:
+        self._num_grouped -= group.num_pieces
+        num_dropped = group.drop_unwanted(time.monotonic())
+        self._backlog.let_out(num_dropped, num_dropped)
+        if not group.num_rows:
             return True
-        return self._run(group.stage(), group)
+        return self._run(group.stage(), group, is_passing=is_passing)
 
     def _run(
         self,
@@ -276,7 +265,7 @@ class Worker:
         late = [job for job in jobs if now > job.deadline or job.future.done()]
         if late:
             self._take_out(late)
-            self._finish(late, _too_late())
+            self._finish(late, too_late())
         return bool(late)
 
     def _take_out(self, jobs: list[Job]) -> None:
@@ -311,8 +300,7 @@ class Worker:
         elif batch.error is not None:
             self._finish_group(load, self._failed(batch.error))
         else:
-            self._num_steps -= num_rows
-            self._num_counted -= num_rows
+            self._backlog.let_out(num_rows, num_rows)
             load.ran(self.model.runner.take(batch))
 
     def _apply_jobs(self, batch: Batch, jobs: list[Job], sizes: list[int]) -> None:
@@ -321,7 +309,7 @@ class Worker:
             return
         runner = self.model.runner
         result = runner.take(batch)
-        self._num_steps -= sum(sizes)
+        self._backlog.num_steps -= sum(sizes)
         done: list[Job] = []
         rows: list[int] = []
         for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
@@ -330,8 +318,8 @@ class Worker:
                 if not job.advance(size, result, row, runner.outputs):
                     self._waiting.append(job)
                     continue
-                self._num_steps -= job.steps_left  # a writer may end early
-            self._num_counted -= job.counted
+                self._backlog.num_steps -= job.steps_left  # a writer may end early
+            self._backlog.num_counted -= job.counted
             done.append(job)
             rows.append(row)
         if done:
@@ -342,8 +330,7 @@ class Worker:
         before = self._cost_s.get(size_class, batch.ort_s)
         self._cost_s[size_class] = before + 0.1 * (batch.ort_s - before)
         if batch.num_cells >= _FULL_ROWS:
-            cell_s = batch.ort_s / batch.num_cells
-            self._cell_s += 0.1 * (cell_s - self._cell_s) if self._cell_s else cell_s
+            self._backlog.learn(batch.ort_s / batch.num_cells)
 
     def _failed(self, error: Exception) -> ModelFailedError:
         problem = ModelFailedError(
@@ -355,21 +342,23 @@ class Worker:
 
     def _finish(self, jobs: list[Job], problem: CarryError) -> None:
         for job in jobs:
-            self._num_steps -= job.steps_left
-            self._num_counted -= job.counted
+            self._backlog.let_out(job.steps_left, job.counted)
             self._on_failed(job, problem)
 
     def _finish_group(self, group: Group, problem: CarryError) -> None:
-        self._num_steps -= group.num_rows
-        self._num_counted -= group.num_rows
+        self._backlog.let_out(group.num_rows, group.num_rows)
         group.fail(problem)
+
+    def _num_pieces(self) -> int:
+        return len(self._waiting) + self._num_grouped
 
     def _num_jobs(self) -> int:
         running = sum([len(batch.lengths) for batch in self._in_thread])
         return len(self._waiting) + sum([group.num_rows for group in self._groups]) + running
 
 
-def _too_late() -> DeadlineError:
+def too_late() -> DeadlineError:
+    """What is answered to work whose time was up before it began."""
     return DeadlineError(
         "the request waited longer than its deadline; nothing was applied: try again",
         retry_after_s=1,

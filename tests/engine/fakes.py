@@ -10,6 +10,7 @@ from service.contract.outputs import OutputLayout
 from service.contract.tensors import OutputSpec
 from service.engine.job import Job, Segment
 from service.engine.runner import BatchResult
+from service.engine.worker import too_late
 
 AT_MOST_S = 5.0
 START = (0).to_bytes(8, "little")
@@ -149,13 +150,25 @@ def group_of(graph, *values):
     """Rows that travel together, and what became of them."""
     loop = asyncio.get_running_loop()
     future, outcome = loop.create_future(), loop.create_future()
-    return SimpleNamespace(
+
+    def drop_unwanted(now):
+        if not (future.done() or now > group.deadline):
+            return 0
+        group.fail(too_late())
+        group.num_rows = 0
+        return len(values)
+
+    group = SimpleNamespace(
         deadline=float("inf"),
         num_rows=len(values),
+        num_pieces=1,
+        is_full=True,
         future=future,
         outcome=outcome,
+        drop_unwanted=drop_unwanted,
         stage=lambda: graph.stage([[v] for v in values], [START] * len(values), [1] * len(values)),
         ran=lambda result: outcome.set_result([result.last_of(row) for row in range(len(values))]),
         fail=outcome.set_result,
         expected=[followed(0, [value])[-1].to_bytes(8, "little") for value in values],
     )
+    return group

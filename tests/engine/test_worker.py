@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from service.engine.backlog import QueueBounds
 from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
 from service.engine.events import NullObserver
 from service.engine.requests import Observations
-from service.engine.worker import QueueBounds, Worker
+from service.engine.worker import Worker
 from service.errors import DeadlineError, QueueFullError
 from tests.engine.fakes import AT_MOST_S, Asked, Desk, FakeGraph, group_of, settle
 from tests.engine.support import (
@@ -85,7 +86,7 @@ async def test_a_job_whose_client_leaves_in_between_is_dropped_before_its_next_s
         assert await waiting.outcome == waiting.expected
         slices = [int(batch.values[0][0]) for batch in worker.model.staged]
         assert slices == [1, 5, 6]
-        assert worker._num_steps == worker._num_counted == 0
+        assert worker._backlog.num_steps == worker._backlog.num_counted == 0
 
 
 async def test_the_steps_that_wait_are_bounded_and_counted_off_when_done():
@@ -197,7 +198,7 @@ async def test_a_group_that_nobody_waits_for_is_dropped_unrun():
         assert isinstance(await late.outcome, DeadlineError)
         assert await wanted.outcome == wanted.expected
         assert worker.model.num_rows == [2]
-        assert worker._num_steps == worker._num_counted == 0
+        assert worker._backlog.num_steps == worker._backlog.num_counted == 0
 
 
 async def test_a_request_past_its_deadline_is_answered_and_its_history_not_kept():
@@ -231,7 +232,11 @@ async def test_a_cancelled_prediction_leaves_nothing_waiting():
         left.cancel()
         await engine.predict(model, [(Observations(rows=rows(2)), 0)])
         worker = engine._workers[model.origin]
-        assert (worker._waiting, worker._num_steps, worker._num_counted) == ([], 0, 0)
+        assert (worker._waiting, worker._backlog.num_steps, worker._backlog.num_counted) == (
+            [],
+            0,
+            0,
+        )
 
 
 async def test_an_instance_that_finds_the_queue_full_takes_the_others_with_it():

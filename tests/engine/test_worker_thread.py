@@ -116,7 +116,7 @@ def test_every_job_is_answered_once_with_each_of_its_steps_in_order(
             for each in asked:
                 assert await each.outcome == each.expected  # a second outcome would be a defect
             assert sum(int(b.lengths.sum()) for b in worker.model.staged) == sum(num_steps)
-            assert worker._num_steps == worker._num_counted == 0
+            assert worker._backlog.num_steps == worker._backlog.num_counted == 0
 
     asyncio.run(check())
 
@@ -146,7 +146,7 @@ async def test_a_batch_that_fails_in_the_thread_fails_its_own_jobs_and_no_others
             assert "(RuntimeError); nothing was applied" in error.detail
         for asked in others:
             assert await asked.outcome == asked.expected
-        assert worker._num_steps == worker._num_counted == 0
+        assert worker._backlog.num_steps == worker._backlog.num_counted == 0
 
 
 async def test_a_later_slice_that_fails_fails_the_job_once():
@@ -156,7 +156,7 @@ async def test_a_later_slice_that_fails_fails_the_job_once():
         short, long = submit(worker, desk, Asked(7, 8), Asked(*range(9)))
         assert await short.outcome == short.expected
         assert isinstance(await long.outcome, ModelFailedError)
-        assert worker._num_steps == worker._num_counted == 0
+        assert worker._backlog.num_steps == worker._backlog.num_counted == 0
         [after] = submit(worker, desk, Asked(*range(5)))
         assert await after.outcome == after.expected
 
@@ -170,7 +170,7 @@ async def test_a_group_that_fails_is_told_once_and_the_next_is_served():
         worker.submit_group(other)
         assert isinstance(await failing.outcome, ModelFailedError)
         assert await other.outcome == other.expected
-        assert worker._num_steps == worker._num_counted == 0
+        assert worker._backlog.num_steps == worker._backlog.num_counted == 0
 
 
 async def test_refusing_all_ends_what_runs_and_what_waits_once():

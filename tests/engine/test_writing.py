@@ -158,7 +158,7 @@ async def test_work_that_ends_early_leaves_nothing_counted_behind():
         assert text.endswith(".")
         assert len(text) < 2000
         worker = engine._workers[VERSE.origin]
-        assert (worker._num_steps, worker._num_counted) == (0, 0)
+        assert (worker._backlog.num_steps, worker._backlog.num_counted) == (0, 0)
 
 
 async def test_what_was_written_is_kept_among_the_observations():
