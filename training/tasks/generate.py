@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -30,12 +30,12 @@ from training.tasks.base import (
     Batch,
     GraphParts,
     ManifestParts,
-    SequenceLoss,
     StreamNetwork,
     Task,
 )
 from training.tasks.generate_network import GenerateNetwork
 from training.tasks.generate_options import GenerateOptions
+from training.tasks.stack_network import EveryStepLoss
 
 
 class GenerateTask(Task):
@@ -74,8 +74,8 @@ class GenerateTask(Task):
     def loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
         return self.sequence_loss().part(network, batch, None)[0]
 
-    def sequence_loss(self) -> "NextCharacterLoss":
-        return NextCharacterLoss()
+    def sequence_loss(self) -> EveryStepLoss:
+        return EveryStepLoss()
 
     def graph_parts(self) -> GraphParts:
         recipe, size = self.recipe, len(self._codec.spec.characters)
@@ -151,25 +151,6 @@ class Passages(TorchDataset[tuple[Tensor, Tensor]]):
             start = min(start + int(torch.randint(self._num_steps, ())), last)
         passage = self._tokens[start : start + self._num_steps + 1]
         return passage[:-1], passage[1:]
-
-
-class NextCharacterLoss(SequenceLoss):
-    """Log loss of the next character, in nats."""
-
-    def num_steps(self, batch: Batch) -> int:
-        return int(batch[0].shape[1])
-
-    def cut(self, batch: Batch, steps: slice) -> Batch:
-        read, following = batch
-        return read[:, steps], following[:, steps]
-
-    def part(
-        self, network: StreamNetwork, batch: Batch, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        assert isinstance(network, GenerateNetwork)
-        read, following = batch
-        logits, state = network.read(read, None, state)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten()), state
 
 
 TASK = GenerateTask

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -29,10 +29,10 @@ from training.tasks.base import (
     Batch,
     GraphParts,
     ManifestParts,
-    SequenceLoss,
     StreamNetwork,
     Task,
 )
+from training.tasks.stack_network import EveryStepLoss
 from training.tasks.tag_network import TagNetwork
 from training.tasks.tag_options import TagOptions
 
@@ -109,8 +109,8 @@ class TagTask(Task):
     def validation_loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
         return self.sequence_loss().part(network, batch, None)[0]
 
-    def sequence_loss(self) -> "LabelLoss":
-        return LabelLoss()
+    def sequence_loss(self) -> EveryStepLoss:
+        return EveryStepLoss()
 
     def graph_parts(self) -> GraphParts:
         shape = ("batch", "time", len(self._columns))
@@ -171,25 +171,6 @@ class Stretches(TorchDataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         part = slice(self._starts[index], self._starts[index] + self._num_steps)
         return self._x[part], self._labels[part]
-
-
-class LabelLoss(SequenceLoss):
-    """Log loss of every row's label, in nats."""
-
-    def num_steps(self, batch: Batch) -> int:
-        return int(batch[0].shape[1])
-
-    def cut(self, batch: Batch, steps: slice) -> Batch:
-        x, labels = batch
-        return x[:, steps], labels[:, steps]
-
-    def part(
-        self, network: StreamNetwork, batch: Batch, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        assert isinstance(network, TagNetwork)
-        x, labels = batch
-        logits, state = network.logits(x, None, state)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), state
 
 
 TASK = TagTask
