@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import numpy as np
-
-from service.api.fields import Row
 from service.api.parse import parse_body
+from service.api.rows import read_rows, read_vector
 from service.api.schemas import Instance, Observed, PredictRequest, SessionCreate, StepBody
 from service.api.tensors import read_tensors
 from service.api.writing import decode_prompt, refuse_writing
@@ -24,14 +22,14 @@ _NANOSECOND_RANGE_S = 2**62 // 10**9
 """Times within about ±146 years of 1970: what every calendar in use here covers."""
 
 _DAY_S = 86_400
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
     """What of a model its bodies are read by: worked out once, and small enough to be sent along.
 
-    Without `columns` and `tensors` it reads text. A model that tags answers every row it reads.
+    Without `columns` and `tensors` it reads text; a model that writes reads text in any case, about
+    a row where it has columns. A model that tags answers every row it reads.
     """
 
     name: str
@@ -54,9 +52,12 @@ class Reads:
     def of(cls, manifest: Manifest) -> "Reads":
         forecast, graph = manifest.forecast, manifest.graph
         rows = forecast or manifest.tag
+        columns = None if manifest.generate is None else manifest.generate.columns
+        if rows is not None:
+            columns = tuple(column.name for column in rows.columns)
         return cls(
             manifest.name,
-            None if rows is None else tuple(column.name for column in rows.columns),
+            columns,
             graph.input_with("time") is not None,
             0 if forecast is None else forecast.frequency_s,
             OutputLayout(graph.outputs).step_bytes,
@@ -65,6 +66,8 @@ class Reads:
             tags=manifest.tag is not None,
         )
 
+
+_OF_VECTORS = (["text"], ["observations"], ["text", "observations"])
 
 Catalog = Mapping[tuple[str, str | None], Reads]
 """By name and version; None is the default version."""
@@ -202,7 +205,7 @@ def _decode_asked(
 ) -> tuple[Observations, int | None]:
     """An instance to be answered, where a history would only be read."""
     if model.writes:
-        return decode_prompt(instance, limits, where), None
+        return decode_prompt(model.columns, instance, limits, where), None
     return _decode_instance(model, instance, limits, where)
 
 
@@ -220,6 +223,9 @@ def _observations(
     rows, text = body.observations, body.text
     kinds = (("text", text), ("observations", rows), ("tensors", body.tensors))
     given = [name for name, value in kinds if value is not None]
+    if model.writes and model.columns is not None and given in _OF_VECTORS:
+        _bound(len(text or ""), limits.max_text_chars, f"{where}.text", "characters")
+        return read_vector(model.columns, rows, text, where)._replace(final=final)
     if given != [model.wanted]:
         raise InvalidInputError(
             f'{where}: model {model.name!r} reads "{model.wanted}": expected it alone, got'
@@ -238,37 +244,7 @@ def _observations(
     if not rows:
         raise InvalidInputError(f"{where}.observations is empty: expected at least one row")
     _bound(len(rows), limits.max_rows, f"{where}.observations", "rows")
-    return Observations(rows=_rows(model.columns, rows, where))
-
-
-def _rows(columns: tuple[str, ...], rows: list[Row], where: str) -> np.ndarray:
-    """Objects or lists → `[T, F]` float32, NaN where a value is missing."""
-    known = set(columns)
-    values: list[list[float | None]] = []
-    for index, row in enumerate(rows):
-        if isinstance(row, list):
-            if len(row) != len(columns):
-                raise InvalidInputError(
-                    f"{where}.observations[{index}] has {len(row)} values: expected"
-                    f" {len(columns)}, in the order {list(columns)}"
-                )
-            values.append(row)
-        elif known.issuperset(row):
-            values.append([row.get(name) for name in columns])
-        else:
-            raise InvalidInputError(
-                f"{where}.observations[{index}] names {sorted(set(row) - known)}: expected columns"
-                f" among {list(columns)}"
-            )
-    try:
-        with np.errstate(over="raise"):
-            return np.array(values, dtype=np.float32)  # None becomes NaN
-    except FloatingPointError:
-        is_beyond = np.abs(np.array(values, dtype=np.float64)) > _LARGEST
-        index = int(np.flatnonzero(is_beyond.any(axis=1))[0])
-        raise InvalidInputError(
-            f"{where}.observations[{index}] holds a value beyond 3.4e38: check its unit"
-        ) from None
+    return Observations(rows=read_rows(model.columns, rows, where))
 
 
 def _bound(size: int, limit: int, where: str, what: str) -> None:

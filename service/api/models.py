@@ -6,6 +6,7 @@ from service.api.context import Context, InContext
 from service.api.present import Json, json_response
 from service.api.problems import error_responses
 from service.api.schemas import ModelDetail, ModelList
+from service.contract.manifest import Manifest
 from service.engine.registry import LoadedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -56,7 +57,6 @@ async def get_model_version(model: str, version: str, context: InContext) -> Res
 def _detail(context: Context, model: LoadedModel) -> Json:
     manifest = model.manifest
     forecast, text, generate = manifest.forecast, manifest.text, manifest.generate
-    rows = forecast or manifest.tag
     versions = context.engine.registry.versions(model.name)
     return {
         "name": model.name,
@@ -68,7 +68,7 @@ def _detail(context: Context, model: LoadedModel) -> Json:
         "task": manifest.task,
         "provider": model.runner.provider,
         "state_bytes": model.layout.row_bytes,
-        "columns": [c.model_dump(mode="json") for c in rows.columns] if rows else None,
+        "columns": _columns(manifest),
         "frequency": forecast.frequency if forecast else None,
         "horizon": forecast.horizon if forecast else None,
         "quantiles": list(forecast.quantiles) if forecast else None,
@@ -83,6 +83,13 @@ def _detail(context: Context, model: LoadedModel) -> Json:
         "weights_note": manifest.training.weights_note,
         "live": _live(context, model),
     }
+
+
+def _columns(manifest: Manifest) -> list[Json] | None:
+    if manifest.generate is not None and manifest.generate.columns is not None:
+        return [{"name": name, "role": "vector"} for name in manifest.generate.columns]
+    rows = manifest.forecast or manifest.tag
+    return None if rows is None else [c.model_dump(mode="json") for c in rows.columns]
 
 
 def _live(context: Context, model: LoadedModel) -> Json:

@@ -1,7 +1,8 @@
 """How a loaded model looks in the Open Inference Protocol: tensors in the manifest's shapes.
 
 Rows of a graph are the axis that the protocol calls the batch, steps are one more variable axis. A
-model of text reads `text`, BYTES `[-1, 1]`, and answers after the whole of it, without steps.
+model of text reads `text`, BYTES `[-1, 1]`, and answers after the whole of it, without steps. One
+that writes about vectors reads a vector, `text` behind it, or either.
 """
 
 from dataclasses import dataclass
@@ -57,6 +58,9 @@ class Signature:
                 Tensor(spec.name, spec.dtype, tuple(axis for axis in spec.shape if axis != "time"))
                 for spec in graph.outputs
             )
+            if model.x is not None:
+                vector = Tensor(model.x.name, model.x.dtype, ("batch", model.num_values))
+                return cls((), (vector, text), answered)
             return cls((text,), (), answered)
         fed = graph.tensors or tuple(spec for spec in graph.inputs if spec.role == "x")
         optional = [spec for spec in graph.inputs if spec.role in ("time", "constant")]
@@ -114,8 +118,7 @@ def observations_of(
         InvalidInputError: rows or steps that do not belong together.
     """
     if model.codec is not None:
-        texts = arrays[TEXT].reshape(-1)
-        return [(Observations(text=_text(each)), None) for each in texts]
+        return [(each, None) for each in _texts(model, arrays)]
     if model.observations is not None:
         return [(each, None) for each in _tensors(model, arrays)]
     assert model.x is not None, "a model reads text, tensors or rows"
@@ -163,6 +166,23 @@ def _text(value: object) -> str:
         return value.decode()
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"input {TEXT!r} is no UTF-8 ({error.reason})") from None
+
+
+def _texts(model: LoadedModel, arrays: dict[str, np.ndarray]) -> list[Observations]:
+    given = arrays.get(TEXT)
+    texts = [] if given is None else [_text(each) for each in given.reshape(-1)]
+    vectors = None if model.x is None else arrays.get(model.x.name)
+    if vectors is None:
+        if not texts:
+            raise InvalidInputError(f"expected a vector, {TEXT!r}, or both; got no input")
+        return [Observations(text=text) for text in texts]
+    texts = texts or [""] * len(vectors)
+    if len(texts) != len(vectors):
+        raise InvalidInputError(f"{len(vectors)} vectors and {len(texts)} texts: expected as many")
+    return [
+        Observations(rows=vector[None], text=text)
+        for vector, text in zip(vectors, texts, strict=True)
+    ]
 
 
 def _tensors(model: LoadedModel, arrays: dict[str, np.ndarray]) -> list[Observations]:

@@ -136,6 +136,11 @@ class GenerateBody(Written):
         default=None, description="The count that the client believes is current, as for a step."
     )
     text: Text | None = Field(default=None, description="Read before anything is written.")
+    observations: list[Row] | None = Field(
+        default=None,
+        description="Of a model that writes about a vector: the one row of it, read before the"
+        " text. It begins anew, whatever the session has read.",
+    )
 
 
 class Forecast(BaseModel):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from service.api.rows import read_vector
 from service.api.schemas import GenerateBody, Instance, Written
 from service.contract.characters import GenerateSpec
 from service.contract.sampling import probabilities
@@ -21,14 +22,20 @@ DEFAULT_TOKENS = 100
 _SHOWN = 5
 
 
-def decode_prompt(instance: Instance, limits: Settings, where: str) -> Observations:
-    """An instance of `POST …/predict`: its prompt, which may be absent, is written on."""
-    others = instance.observations, instance.tensors, instance.text and instance.prompt
+def decode_prompt(
+    columns: tuple[str, ...] | None, instance: Instance, limits: Settings, where: str
+) -> Observations:
+    """An instance of `POST …/predict`: its prompt, which may be absent, is written on.
+
+    Models with `columns` write about a row of them, which stands before the prompt.
+    """
+    others = instance.tensors, instance.text and instance.prompt
     if any(each is not None and each != "" for each in others):
         raise InvalidInputError(f'{where}: a model that writes reads "prompt": expected it alone')
     text = instance.prompt or instance.text or ""
     _require_short(text, limits, f"{where}.prompt")
-    return Observations(text=text, sampling=_sampling(instance, limits, where))
+    sampling = _sampling(instance, limits, where)
+    return _about(columns, instance, text, where)._replace(sampling=sampling)
 
 
 def decode_generate(
@@ -39,7 +46,8 @@ def decode_generate(
     Raises:
         InvalidInputError: the session's model does not write.
     """
-    if model.manifest.generate is None:
+    spec = model.manifest.generate
+    if spec is None:
         raise InvalidInputError(
             f"model {model.name!r} does not write: expected a session of a model with the task"
             " 'generate' (see GET /v1/models)"
@@ -47,7 +55,18 @@ def decode_generate(
     text = body.text or ""
     _require_short(text, limits, "body.text")
     sampling = _sampling(body, limits, "body")._replace(listener=listener)
-    return StepRequest(Observations(text=text, sampling=sampling), body.step)
+    observed = _about(spec.columns, body, text, "body")._replace(sampling=sampling)
+    return StepRequest(observed, body.step)
+
+
+def _about(
+    columns: tuple[str, ...] | None, asked: Instance | GenerateBody, text: str, where: str
+) -> Observations:
+    if columns is None and asked.observations is not None:
+        raise InvalidInputError(
+            f'{where}: the model reads "prompt" or "text": expected no "observations"'
+        )
+    return read_vector(columns or (), asked.observations, text, where)
 
 
 def refuse_writing(model: str, instance: Instance, where: str) -> None:

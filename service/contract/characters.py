@@ -19,7 +19,9 @@ from service.contract.text import FedText, TextCodec, TextCursor
 class GenerateSpec(BaseModel):
     """How a model of characters reads and writes: token n is the n-th character of `characters`.
 
-    `start` is read where a text has no beginning of its own; writing ends behind `end`.
+    `start` is read where a text has no beginning of its own; writing ends behind `end`. A model
+    with `columns` writes about a vector of so many values, which it reads before any text: at a
+    step whose `x` is known it reads `x` in place of a token, and where `x` is NaN the token.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,6 +30,7 @@ class GenerateSpec(BaseModel):
     start: Annotated[str, Field(min_length=1, max_length=1024)]
     end: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     language: str = ""
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_alphabet(self) -> Self:
@@ -36,6 +39,8 @@ class GenerateSpec(BaseModel):
         strangers = sorted(set(self.start + (self.end or "")) - set(self.characters))
         if strangers:
             raise ValueError(f"start and end hold {strangers}, which are not in characters")
+        if self.columns is not None and len(set(self.columns)) != len(self.columns):
+            raise ValueError("two columns share a name")
         return self
 
 

@@ -180,6 +180,8 @@ class Manifest(_Part):
                 "an input with role 'tokens'": self.graph.input_with("tokens"),
                 "an output with role 'logits'": self.graph.output_with("logits"),
             }
+            if self.generate is not None and self.generate.columns is not None:
+                needed["an input with role 'x'"] = self.graph.input_with("x")
         if self.task == "tag":
             needed |= {
                 "tag": self.tag,
@@ -215,6 +217,8 @@ class Manifest(_Part):
         if self.generate is not None:
             expected["tokens"] = ("batch", "time")
             expected["logits"] = ("batch", "time", len(self.generate.characters))
+            if self.generate.columns is not None:
+                expected["x"] = ("batch", "time", len(self.generate.columns))
         if self.tag is not None:
             expected["x"] = ("batch", "time", len(self.tag.columns))
         if not self.graph.takes_rows:

@@ -10,10 +10,11 @@ import numpy as np
 
 from service.contract.characters import CharacterCodec, Codec
 from service.contract.errors import TextError
-from service.contract.text import FedText, TextCursor
+from service.contract.text import UNREAD, FedText, TextCursor
 from service.engine.job import Job, Segment
 from service.engine.registry import LoadedModel
 from service.engine.requests import Observations
+from service.engine.vector_runner import step_of_vector
 from service.engine.writer import Sampling, Writer
 from service.errors import InvalidInputError
 
@@ -36,13 +37,29 @@ def feed(
     The session has seen `step` observations, the first of them at `start_s`.
 
     Raises:
-        InvalidInputError: rows for a model of text or the reverse, or text that is no text.
+        InvalidInputError: rows for a model of text or the reverse, text that is no text, or no
+            vector for a model that writes about one.
     """
+    begun: list[Segment] = []
+    if model.reads_vectors:
+        if observations.rows is not None:
+            begun, cursor, state = (
+                [_vector_segment(model, observations.rows)],
+                UNREAD,
+                _start(model),
+            )
+        elif state == _start(model):
+            raise InvalidInputError(
+                f'model {model.name!r} writes about a vector: expected "observations" with one row'
+                f" of {model.num_values} numbers before any text"
+            )
     if observations.sampling is not None:
-        return _feed_writer(job, model, step, cursor, state, observations, observations.sampling)
+        writer, read, cursor = _writing(model, step, cursor, observations, observations.sampling)
+        job.feed([*begun, read], state, writer)
+        return cursor
     if model.codec is not None:
         segments, cursor = _text_segments(model, cursor, observations)
-        job.feed(segments, state)
+        job.feed([*begun, *segments], state)
         return cursor
     rows = observations.rows
     if rows is None or model.observations is not None:
@@ -102,15 +119,29 @@ def first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: 
     return first_s
 
 
-def _feed_writer(
-    job: Job,
+def _start(model: LoadedModel) -> bytes:
+    """A state that is still this has read nothing; a vector starts from it, whatever was before."""
+    return model.layout.initial_row
+
+
+def _vector_segment(model: LoadedModel, rows: np.ndarray) -> Segment:
+    if rows.shape != (1, model.num_values) or not np.isfinite(rows).all():
+        raise InvalidInputError(
+            f"model {model.name!r} writes about one vector at a time: expected one row of"
+            f" {model.num_values} numbers, none of them missing; got {len(rows)} of"
+            f" {rows.shape[1]}"
+        )
+    return Segment(step_of_vector(rows[0]), 1, "none")
+
+
+def _writing(
     model: LoadedModel,
     step: int,
     cursor: TextCursor,
-    state: bytes,
     observations: Observations,
     sampling: Sampling,
-) -> TextCursor:
+) -> tuple[Writer, Segment, TextCursor]:
+    """Who writes on, and what is read before."""
     if not isinstance(model.codec, CharacterCodec):
         raise InvalidInputError(
             f"model {model.name!r} does not write: expected a model with the task 'generate'"
@@ -118,12 +149,16 @@ def _feed_writer(
     fed = _read_text(model.codec, cursor, observations.text or "")
     layout, name = model.runner.outputs, model.manifest.graph.outputs[0].name
     writer = Writer(
-        model.codec, sampling, step, fed.cursor, lambda outputs: layout.unpack(outputs)[name][0]
+        model.codec,
+        sampling,
+        step,
+        fed.cursor,
+        lambda outputs: layout.unpack(outputs)[name][0],
+        model.steps_of,
     )
     # All of it is kept: something will be written behind it.
     read = _tokens_segment(model, fed.certain + fed.tail, "last", keeps_state=True)
-    job.feed([read], state, writer)
-    return fed.cursor
+    return writer, read, fed.cursor
 
 
 def _read_text(codec: Codec, cursor: TextCursor, text: str) -> FedText:
@@ -150,6 +185,4 @@ def _text_segments(
 def _tokens_segment(
     model: LoadedModel, tokens: list[int], emit: Literal["none", "last"], *, keeps_state: bool
 ) -> Segment:
-    spec = model.tokens
-    assert spec is not None, "the manifest of a model of text has an input with role 'tokens'"
-    return Segment(np.array(tokens, spec.dtype), len(tokens), emit, keeps_state=keeps_state)
+    return Segment(model.steps_of(tokens), len(tokens), emit, keeps_state=keeps_state)

@@ -148,8 +148,7 @@ class Job:
             self._emitted.append(following.text.encode())
             return False
         token, is_last = written
-        values = np.array([token], self.values.dtype)
-        self._turn_to(Segment(values, 1, keeps_state=not is_last))
+        self._turn_to(Segment(following.steps_of([token]), 1, keeps_state=not is_last))
         return True
 
 

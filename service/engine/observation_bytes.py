@@ -1,6 +1,7 @@
 """Observations as bytes, one by one: how a session keeps its last ones for a replay.
 
-The first byte says what an observation is, so that others can be added.
+The first byte says what an observation is, so that others can be added. A vector with the text
+behind it is one observation: the bytes of the vector are counted in front of it.
 """
 
 from collections.abc import Sequence
@@ -9,21 +10,37 @@ import numpy as np
 
 from service.engine.requests import Observations
 
-_ROW, _TEXT = b"r", b"t"
+_ROW, _TEXT, _VECTOR = b"r", b"t", b"v"
+_COUNT_BYTES = 4
 
 
 def pack_observations(observations: Observations) -> list[bytes]:
-    """The bytes of each row, float32, or of the one chunk of text."""
+    """The bytes of each row, float32, or of the one chunk of text, or of the vector before it."""
+    text = (observations.text or "").encode()
     if observations.rows is None:
-        return [_TEXT + (observations.text or "").encode()]
-    return [_ROW + row.tobytes() for row in np.ascontiguousarray(observations.rows, "<f4")]
+        return [_TEXT + text]
+    rows = np.ascontiguousarray(observations.rows, "<f4")
+    if observations.text is None:
+        return [_ROW + row.tobytes() for row in rows]
+    vector = rows.tobytes()
+    return [_VECTOR + len(vector).to_bytes(_COUNT_BYTES, "little") + vector + text]
 
 
 def unpack_observations(packed: Sequence[bytes]) -> Observations:
-    """What observations in a row are together: rows `[T, F]`, or a text."""
-    kinds = {each[:1] for each in packed}
-    if kinds == {_TEXT}:
-        return Observations(text="".join(each[1:].decode() for each in packed))
-    assert kinds == {_ROW}, "a session is of rows or of text, and an unknown kind is never packed"
-    data = b"".join(each[1:] for each in packed)
-    return Observations(rows=np.frombuffer(data, "<f4").reshape(len(packed), -1))
+    """What observations in a row are together: rows `[T, F]`, or a text, or the last vector and the
+    text behind it.
+    """
+    kinds = [each[:1] for each in packed]
+    if set(kinds) == {_ROW}:
+        data = b"".join(each[1:] for each in packed)
+        return Observations(rows=np.frombuffer(data, "<f4").reshape(len(packed), -1))
+    assert set(kinds) <= {_TEXT, _VECTOR}, "an unknown kind is never packed"
+    rows, text = None, ""
+    for each in packed:
+        if each[:1] == _VECTOR:
+            start = 1 + _COUNT_BYTES
+            end = start + int.from_bytes(each[1:start], "little")
+            rows, text = np.frombuffer(each[start:end], "<f4")[None], each[end:].decode()
+        else:
+            text += each[1:].decode()
+    return Observations(rows=rows, text=text)

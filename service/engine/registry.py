@@ -20,6 +20,7 @@ from service.contract.tensors import InputSpec
 from service.engine.batcher import BatchLimits
 from service.engine.runner import Runner, check_signature, open_ort_session, resolve_provider
 from service.engine.tensor_runner import TensorRunner
+from service.engine.vector_runner import VectorRunner, steps_of_tokens
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
 from service.stores.record import Opening, Origin
 
@@ -63,6 +64,18 @@ class LoadedModel:
             ("constants", graph.constants),
         ):
             object.__setattr__(self, name, value)
+
+    @property
+    def reads_vectors(self) -> bool:
+        """It writes about a vector, which it reads before any text."""
+        return self.x is not None and self.tokens is not None
+
+    def steps_of(self, tokens: list[int]) -> np.ndarray:
+        """What the runner is given for tokens."""
+        assert self.tokens is not None, "the manifest of a model of text names them"
+        if self.reads_vectors:
+            return steps_of_tokens(tokens, self.num_values)
+        return np.array(tokens, self.tokens.dtype)
 
     def bounded(self, limits: BatchLimits) -> BatchLimits:
         """What one call of this graph can take of `limits`."""
@@ -190,6 +203,8 @@ def load_model(bundle: Bundle, provider: str = "cpu", num_threads: int = 1) -> L
     runner: Runner
     if graph.tensors:
         runner = TensorRunner(ort_session, graph, layout, ObservationLayout(graph))
+    elif graph.input_with("x") and graph.input_with("tokens"):
+        runner = VectorRunner(ort_session, graph, layout)
     else:
         frequency_s = manifest.forecast.frequency_s if manifest.forecast else 0
         runner = Runner(ort_session, graph, layout, frequency_s)
@@ -210,8 +225,7 @@ def _reason(error: Exception) -> str:
 
 def _warm_up(model: LoadedModel) -> None:
     """Run batches of several sizes, each of rows of one step."""
-    main = model.x or model.tokens
-    values = np.zeros(main.concrete(1)[1:], main.numpy_dtype) if main else _no_tensors(model)
+    values = _nothing_much(model)
     for num_rows in _WARM_UP_ROWS if model.manifest.graph.takes_rows else (1,):
         states = [model.layout.initial_row] * num_rows
         ones, zeros = [1] * num_rows, [0] * num_rows
@@ -220,8 +234,12 @@ def _warm_up(model: LoadedModel) -> None:
         model.runner.take(batch)
 
 
-def _no_tensors(model: LoadedModel) -> np.ndarray:
+def _nothing_much(model: LoadedModel) -> np.ndarray:
     """One observation of nothing but zeros."""
+    if model.tokens is not None:
+        return model.steps_of([0])
+    if model.x is not None:
+        return np.zeros(model.x.concrete(1)[1:], model.x.numpy_dtype)
     assert model.observations is not None, "the manifest asks for x, tokens or tensors"
     return np.zeros((1, model.observations.observation.itemsize), np.uint8)
 

@@ -18,7 +18,8 @@ from service.stores.record import Key, Record
 
 
 class Observations(NamedTuple):
-    """Rows `[T, F]` (NaN = missing), tensors, or one chunk of text; the others are None.
+    """Rows `[T, F]` (NaN = missing), tensors, or one chunk of text; the others are None. A model
+    that writes about vectors reads one row and the text behind it, which may be empty.
 
     `tensors` are packed observations, bytes `[T, n]`; `constants` are what else the graph is fed
     with, packed, empty for those of the manifest. `final` ends the session after these; of a text,
@@ -55,7 +56,10 @@ class Observations(NamedTuple):
             how = f" written {self.sampling.described()}" if self.sampling else ""
             return f"text final={self.final}{how} bytes={len(content)}", content
         head = _rows_head(*self.rows.shape) + (" final" if self.final else "")
-        return head, self.rows.tobytes()
+        if self.text is None and self.sampling is None:
+            return head, self.rows.tobytes()
+        behind, content = self._replace(rows=None).described()
+        return f"{head} {behind}", self.rows.tobytes() + content
 
 
 class StepRequest(NamedTuple):
@@ -84,7 +88,7 @@ class StepRequest(NamedTuple):
 
     def as_written(self, text: str) -> "StepRequest":
         """The same request, with what was written behind the text as if it had been read."""
-        read = Observations(text=(self.observations.text or "") + text)
+        read = self.observations._replace(text=(self.observations.text or "") + text, sampling=None)
         return self._replace(observations=read, known_digest=self.digest)
 
 

@@ -97,7 +97,8 @@ class Runner:
         frequency_s: int = 0,
     ) -> None:
         self._ort_session = ort_session
-        self._main = graph.input_with("x") or graph.input_with("tokens")
+        self._x = graph.input_with("x")
+        self._tokens = graph.input_with("tokens")
         self._time = graph.input_with("time")
         self._length = graph.input_with("length")
         self._frequency_s = frequency_s
@@ -127,15 +128,9 @@ class Runner:
         `first_times`. Constants are for graphs that were brought along: see `TensorRunner`.
         """
         assert not constants, "the manifest lets only a graph of tensors have any"
-        assert self._main is not None, "the manifest asks for x or tokens"
         longest = max(num_steps)
         lengths = np.array(num_steps)
-        feeds = self._layout.gather(states)
-        feeds[self._main.name] = (
-            values.astype(self._main.numpy_dtype, copy=False)
-            if isinstance(values, np.ndarray)
-            else pad_rows(values, longest, self._main.numpy_dtype)
-        )
+        feeds = self._layout.gather(states) | self.observed(values, longest)
         if self._time is not None:
             firsts = np.array(first_times) + self._frequency_s * np.array(starts)
             times = firsts[:, None] + self._frequency_s * np.arange(longest)
@@ -143,6 +138,16 @@ class Runner:
         if self._length is not None:
             feeds[self._length.name] = lengths.astype(self._length.dtype, copy=False)
         return Batch(self._ort_session, self._fetches, feeds, lengths, longest * len(lengths))
+
+    def observed(
+        self, values: Sequence[np.ndarray] | np.ndarray, longest: int
+    ) -> dict[str, np.ndarray]:
+        """What rows observe, padded to the longest, by input name."""
+        main = self._x or self._tokens
+        assert main is not None, "the manifest asks for x or tokens"
+        if isinstance(values, np.ndarray):
+            return {main.name: values.astype(main.numpy_dtype, copy=False)}
+        return {main.name: pad_rows(values, longest, main.numpy_dtype)}
 
     def take(self, batch: Batch) -> BatchResult:
         """Scatter what the graph answered into packed rows."""

@@ -19,6 +19,8 @@ from service.contract.text import TextCursor
 
 LogitsOf = Callable[[bytes], np.ndarray]
 """Packed outputs of one step → `[V]`."""
+StepsOf = Callable[[list[int]], np.ndarray]
+"""Tokens → what the runner is given for them."""
 
 
 class Listener(Protocol):
@@ -51,6 +53,7 @@ class Writer:
         step: int,
         behind: TextCursor,
         logits_of: LogitsOf,
+        steps_of: StepsOf,
     ) -> None:
         """It writes on at `behind`, in a session at `step`."""
         self._codec = codec
@@ -58,6 +61,7 @@ class Writer:
         self._draws = Draws(sampling.seed, step)
         self._behind = behind
         self._logits_of = logits_of
+        self.steps_of = steps_of
         self._is_through = False
         self.text = ""
         if sampling.listener is not None:

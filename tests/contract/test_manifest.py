@@ -11,6 +11,7 @@ from service.contract.bundle import read_bundle
 from service.contract.errors import BundleError
 from service.contract.manifest import Manifest
 from tests.fakes.bundles import (
+    write_captioner,
     write_classifier,
     write_forecaster,
     write_generator,
@@ -21,7 +22,13 @@ from tests.fakes.bundles import (
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    writers = (write_forecaster, write_classifier, write_generator, write_tagger)
+    writers = (
+        write_forecaster,
+        write_classifier,
+        write_generator,
+        write_captioner,
+        write_tagger,
+    )
     return {manifest.name: manifest for manifest in (write(folder) for write in writers)}
 
 
@@ -122,6 +129,26 @@ CONTRADICTIONS = {
     "twice": ("verse", set_in("generate", "characters", to="abca ."), "one of them twice"),
     "start": ("verse", set_in("generate", "start", to="ax"), r"\['x'\], which are not in"),
     "end": ("verse", set_in("generate", "end", to="!"), r"\['!'\], which are not in"),
+    "no-vector": (
+        "label",
+        lambda fields: fields["graph"]["inputs"].pop(1),
+        "needs an input with role 'x'",
+    ),
+    "vector-size": (
+        "label",
+        lambda fields: fields["generate"]["columns"].pop(),
+        r"role 'x' means \[batch, time, 2\]",
+    ),
+    "vector-unnamed": (
+        "label",
+        set_in("generate", "columns", to=None),
+        "has role 'x', unknown to 'generate'",
+    ),
+    "vector-twice": (
+        "label",
+        set_in("generate", "columns", to=["red", "red", "blue"]),
+        "two columns share a name",
+    ),
     "no-tag": ("phase", set_in("tag", to=None), "needs tag"),
     "tagged-columns": (
         "phase",

@@ -1,5 +1,5 @@
 """Small real bundles, made with the onnx package: a forecaster, a classifier, a generator of
-texts and a tagger, each with a GRU inside.
+texts, one of texts about vectors, and a tagger, each with a GRU inside.
 
 They are as strict as the models that training exports (missing values, rows of length 0, one
 packed state or several named ones), but take milliseconds to make and to run.
@@ -23,6 +23,7 @@ HORIZON = 3
 QUANTILES = (0.1, 0.5, 0.9)
 COLUMNS = ("load", "temp")
 CHARACTERS = "abc .é"
+VECTOR_COLUMNS = ("red", "green", "blue")
 DAY_S = 86_400
 TEXTS = ("a wonderful film", "a waste of time", "정말 최고다", "재미없다", "don't miss it!!")
 
@@ -166,6 +167,42 @@ def write_tagger(folder: Path, version: str = "1", seed: int = 0) -> Manifest:
     golden = {"x": rng.normal(0, 1, (3, 6, len(COLUMNS))).astype(np.float32)}
     length = np.array([6, 0, 3])
     return _write(folder, "phase", version, nodes, weights, inputs, outputs, golden, length, task)
+
+
+def write_captioner(folder: Path, version: str = "1", seed: int = 7) -> Manifest:
+    """`<folder>/label/<version>/`: writes about a vector of three; a full stop ends it."""
+    rng = np.random.default_rng(seed)
+    size, num_values = len(CHARACTERS), len(VECTOR_COLUMNS)
+    weights = _gru_weights(rng, H) | {
+        "embedding": rng.normal(0, 0.3, (size, H)).astype(np.float32),
+        "reader": rng.normal(0, 4, (num_values, H)).astype(np.float32),
+        "head": rng.normal(0, 4, (H, size)).astype(np.float32),
+        "zero": np.zeros((), np.float32),
+        "first": np.array([0], np.int64),
+        "one": np.array([1], np.int64),
+        "two": np.array([2], np.int64),
+    }
+    nodes = [
+        helper.make_node("IsNaN", ["x"], ["is_missing"]),
+        helper.make_node("Where", ["is_missing", "zero", "x"], ["filled"]),
+        helper.make_node("MatMul", ["filled", "reader"], ["seen"]),
+        helper.make_node("Gather", ["embedding", "tokens"], ["read"]),
+        helper.make_node("Slice", ["is_missing", "first", "one", "two"], ["is_text"]),
+        helper.make_node("Where", ["is_text", "read", "seen"], ["features"]),
+    ]
+    nodes += [*_gru_nodes(), helper.make_node("MatMul", ["hidden", "head"], ["logits"])]
+    x = rng.normal(0, 1, (3, 6, num_values)).astype(np.float32)
+    x[:, 1:] = np.nan
+    golden = {"tokens": rng.integers(0, size, (3, 6)), "x": x}
+    generate = {"characters": CHARACTERS, "start": "a", "end": ".", "columns": VECTOR_COLUMNS}
+    task = {"task": "generate", "generate": generate}
+    inputs = [
+        ("tokens", "int64", ("batch", "time"), "tokens"),
+        ("x", "float32", ("batch", "time", num_values), "x"),
+    ]
+    outputs = [("logits", "float32", ("batch", "time", size), "logits")]
+    length = np.array([6, 0, 3])
+    return _write(folder, "label", version, nodes, weights, inputs, outputs, golden, length, task)
 
 
 def small_tokenizer() -> Tokenizer:
