@@ -301,6 +301,7 @@ class Engine:
     async def _sweep(self) -> list[Swept]:
         swept = await self.store.sweep(_SWEEP_AT_ONCE)
         for each in swept:
+            self._lanes.forget(each.key)
             if not each.closed:
                 self._observer.session_ended(each.model, each.version, "expired")
         return swept

@@ -140,6 +140,12 @@ class Lanes:
         if self.watchers:
             self._show(lane.key, record)
 
+    def forget(self, key: Key) -> None:
+        """Keep nothing of a session that is gone, unless somebody asks for it just now."""
+        lane = self._lanes.get(key)
+        if lane is not None and lane.head is None:
+            self._drop(lane)
+
     def turns(self) -> "list[Turn | RowGroup]":
         """Every turn that has not ended. Called now and then: it forgets which lanes came to rest.
 

@@ -153,6 +153,7 @@ async def test_one_round_of_the_sweeper_takes_all_that_ended_and_tells_what_expi
         assert sorted(witness.ended) == ["deleted"] + ["expired"] * 4
         assert [r.opening.name for r in await engine.list_live("t", None, "", 9)] == ["z"]
         assert await store.load(Key("t", "e")) is None
+        assert list(engine._lanes._lanes) == [Key("t", "z")]
 
 
 async def test_the_sweeper_outlives_a_store_that_fails(monkeypatch):
