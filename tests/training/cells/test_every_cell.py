@@ -128,14 +128,24 @@ def test_a_full_ring_stays_full():
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 8, 9])
-def test_the_parallel_scan_is_the_loop(num_steps):
+def test_the_parallel_scan_is_the_loop_and_so_are_its_gradients(num_steps):
     torch.manual_seed(num_steps)
     a, b = torch.rand(2, num_steps, 3).double(), torch.randn(2, num_steps, 3).double()
-    h = start = torch.randn(2, 3).double()
-    got = parallel_scan(a, b, start)
+    given = [value.requires_grad_() for value in (a, b, torch.randn(2, 3).double())]
+    h, steps = given[2], []
     for t in range(num_steps):
         h = a[:, t] * h + b[:, t]
-        torch.testing.assert_close(got[:, t], h)
+        steps.append(h)
+    loop = torch.stack(steps, dim=1)
+    scan = parallel_scan(*given)
+    torch.testing.assert_close(scan, loop)
+    reading = torch.randn_like(loop)
+    for got, expected in zip(
+        torch.autograd.grad((scan * reading).sum(), given),
+        torch.autograd.grad((loop * reading).sum(), given),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
 
 
 def test_attention_stays_exact_over_a_long_stream_with_rising_scores():
