@@ -1,4 +1,4 @@
-"""Every cell, trained for a few steps, exported to a bundle and served by the real engine."""
+"""Every cell, trained for a few steps, exported to a bundle and served over HTTP."""
 
 import asyncio
 from functools import cache
@@ -8,12 +8,10 @@ from tempfile import mkdtemp
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from service.contract.bundle import read_bundle, write_bundle
-from service.engine.registry import load_registry
-from service.engine.requests import CreateRequest, Observations, StepRequest
-from service.stores.record import Key
-from tests.engine.support import running_engine
+from tests.api.support import listening
 from tests.training.cells.equations import CASES
 from tests.training.cells.tiny_task import NUM_COLUMNS, tiny_task
 from training.evaluate.served_model import ServedModel
@@ -82,29 +80,28 @@ def test_the_graph_holds_one_operator_for_each_recurrence(case):
 
 
 @every_cell
-def test_served_row_by_row_among_neighbours_it_answers_as_the_whole_sequence(case):
-    """Through the engine: sessions, lanes, batches, the store."""
-    task, _, models = trained(case)
-    name = task.recipe.name
-    registry = load_registry(models, "cpu", 1)
-    assert not registry.refused
+async def test_streamed_over_http_it_answers_as_torch_does_over_the_whole_sequence(case):
+    """Over a socket: three sessions at once, a row at a time, in pieces, and in one request."""
+    task, network, models = trained(case)
     x = task.example_inputs(3, 13)["x"]
-    whole, _ = ServedModel.from_bundle(bundle_of(case)).answer({"x": x}, np.full(3, 13))
-
-    async def stream(engine, row):
-        key = Key("t", f"session-{row}")
-        await engine.submit(key, CreateRequest(name, None, ttl_s=60, start_s=0))
-        answers, step = [], 0
-        for t in range(13):
-            observed = Observations(rows=x[row, t : t + 1])
-            reply = await engine.submit(key, StepRequest(observed, step))
-            step = reply.step
-            answers.append(registry.get(name).runner.outputs.unpack(reply.outputs)["mean"][0])
-        return np.array(answers)
-
-    async def serve():
-        async with running_engine(registry=registry) as engine:
-            return await asyncio.gather(*(stream(engine, row) for row in range(3)))
-
     assert x.shape[2] == NUM_COLUMNS
-    np.testing.assert_allclose(np.array(asyncio.run(serve())), whole["mean"], atol=1e-5)
+    with torch.no_grad():
+        start = network.initial_state().expand(3, -1)
+        whole = network(torch.from_numpy(x), torch.full((3,), 13), start)[0][:, :, 0]
+
+    async def stream(client, row, cuts):
+        session = {"session": f"row-{row}-in-{len(cuts) + 1}", "start": "2016-08-22"}
+        opened = await client.post("/v1/sessions", json={"model": task.recipe.name} | session)
+        assert opened.status_code == 201, opened.text
+        means = []
+        for rows in np.split(x[row], cuts):
+            body = {"step": len(means), "observations": rows.tolist(), "emit": "all"}
+            answer = await client.post(f"/v1/sessions/{session['session']}/steps", json=body)
+            assert answer.status_code == 200, answer.text
+            means += [prediction["mean"][0] for prediction in answer.json()["predictions"]]
+        return means
+
+    async with listening(models=models) as client:
+        for cuts in (range(1, 13), (1, 6), ()):
+            streams = (stream(client, row, cuts) for row in range(3))
+            np.testing.assert_allclose(await asyncio.gather(*streams), whole, atol=1e-5)
