@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from training.diagnose.gradient_flow import GradientFlow
 from training.diagnose.watch import Watched
@@ -17,6 +18,7 @@ _DASHES = ("-", "--", "-.")
 _LOOKS = [(colour, dash) for dash in _DASHES for colour in _COLOURS]
 """Told apart by dashes where there are more lines than colours."""
 _FLOOR, _CEILING = 1e-12, 1e12
+_FAR_LARGER = 20
 
 
 def plot_flows(flows: Sequence[tuple[str, GradientFlow]], title: str, file: str) -> Plot:
@@ -33,7 +35,16 @@ def plot_flows(flows: Sequence[tuple[str, GradientFlow]], title: str, file: str)
         panel.set_xlabel("k: steps back in time")
         panel.set_ylabel("‖∂L/∂h(t−k)‖ / ‖∂L/∂h(t)‖")
         panel.set_title(title)
-        figure.legend(loc="outside right upper", fontsize=9)
+        # Named from the top down, as the lines end.
+        ends = [float(np.nan_to_num(flow.norms[-1], nan=np.inf)) for _, flow in flows]
+        handles, names = panel.get_legend_handles_labels()
+        order = sorted(range(len(flows)), key=lambda place: -ends[place])
+        figure.legend(
+            [handles[place] for place in order],
+            [names[place] for place in order],
+            loc="outside right upper",
+            fontsize=9,
+        )
         png = to_png(figure)
     return Plot(file, "Below the dotted line gradients shrink, above it they grow.", png)
 
@@ -100,15 +111,13 @@ def plot_activations(watched: Sequence[Watched]) -> Plot:
         figure = Figure(figsize=(9, 1.8 * rows + 0.4), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for panel, one in zip(panels, watched, strict=False):
-            values = np.concatenate(one.activations)
-            low, high = np.quantile(values[np.isfinite(values)], [0.002, 0.998])
-            bins = np.linspace(low, high if high > low else low + 1, 41)
+            low, high, bins = _bins(panel, one.activations)
             looks = ((GREY, "at the start"), (BLUE, "after training"))
             for part, (colour, label) in zip(one.activations, looks, strict=False):
                 share = np.full(len(part), 1 / len(part))
                 panel.hist(
                     np.clip(part, low, high),
-                    bins=bins.tolist(),
+                    bins=bins,
                     weights=share,
                     color=colour,
                     alpha=0.6,
@@ -124,6 +133,23 @@ def plot_activations(watched: Sequence[Watched]) -> Plot:
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
         png = to_png(figure)
     return Plot("activations.png", "Share of all outputs of a batch, by value.", png)
+
+
+def _bins(panel: Axes, parts: Sequence[np.ndarray]) -> tuple[float, float, list[float]]:
+    """Bins that hold nearly all values; where one part is far larger, they widen outwards."""
+    spans = [np.quantile(part[np.isfinite(part)], [0.002, 0.998]) for part in parts]
+    low, high = float(min(span[0] for span in spans)), float(max(span[1] for span in spans))
+    high = high if high > low else low + 1
+    sizes = sorted(float(np.abs(span).max()) for span in spans)
+    if sizes[-1] <= _FAR_LARGER * sizes[0]:
+        return low, high, np.linspace(low, high, 41).tolist()
+    width = max(sizes[0], sizes[-1] / 1000)
+    panel.set_xscale("asinh", linear_width=width)
+    decades = np.arange(np.ceil(np.log10(3 * width)), np.floor(np.log10(sizes[-1])) + 1)
+    panel.set_xticks([0, *10 ** decades[:: -(-len(decades) // 3) or 1]])
+    panel.xaxis.set_minor_locator(NullLocator())
+    edges = np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), 41)
+    return low, high, (width * np.sinh(edges)).tolist()
 
 
 def _name(one: Watched) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from training.diagnose.cases import Case
 from training.diagnose.gradient_flow import GradientFlow
+from training.diagnose.numbers import RESULTS_FILE, write_numbers
 from training.diagnose.pictures import plot_activations, plot_clipping, plot_flows, plot_radii
 from training.diagnose.watch import Watched, WatchPlan, watch
 from training.evaluate.report import Plot
@@ -23,43 +24,49 @@ img { max-width: 100%; } figcaption { color: #666; font-size: .9rem; }
 figure { margin: 1rem 0; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #e3e3e3; }
+td:first-child { white-space: nowrap; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code { background: #f4f4f4; padding: .1rem .3rem; }
 """
 
 
 def diagnose(cases: Sequence[Case], plan: WatchPlan, folder: Path, command: str) -> list[Watched]:
-    """Train every case briefly, draw, and write `folder/index.html` with its pictures."""
+    """Train every case briefly, draw; write `folder/index.html`, its pictures and its numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     watched = [watch(case, plan) for case in cases]
-    clipping = [watch(_EXPLODING, raw_or_clipped) for raw_or_clipped in (_RAW, _CLIPPED)]
+    raw, clipped = watch(_EXPLODING, _RAW), watch(_EXPLODING, _CLIPPED)
     starts = [(one.case.name, one.flows[0]) for one in watched]
     ends = [(one.case.name, one.flows[-1]) for one in watched if not one.has_diverged]
     plots = {
         "start": plot_flows(starts, "Before training", "flow-start.png"),
         "end": plot_flows(
             ends, f"After {plan.num_updates} updates on the adding problem", "flow-end.png"
-        ),
-        "clipping": plot_clipping(clipping),
+        )
+        if ends
+        else None,
+        "clipping": plot_clipping([raw, clipped]),
         "radius": plot_radii(watched) if any(one.radii for one in watched) else None,
         "activations": plot_activations(watched),
     }
     for plot in plots.values():
         if plot is not None:
             (folder / plot.file).write_bytes(plot.png)
-    page = _page(watched, clipping, plots, plan, command)
+    page = _page(watched, raw, clipped, plots, plan, command)
     (folder / "index.html").write_text(page, encoding="utf-8")
+    numbers = write_numbers(watched, raw, clipped, command)
+    (folder / RESULTS_FILE).write_text(numbers, encoding="utf-8")
     return watched
 
 
 def _page(
     watched: Sequence[Watched],
-    clipping: Sequence[Watched],
+    raw: Watched,
+    clipped: Watched,
     plots: dict[str, Plot | None],
     plan: WatchPlan,
     command: str,
 ) -> str:
-    raw, clipped = clipping
+    trained = [one for one in watched if not one.has_diverged]
     parts = [
         "<h1>What becomes of a gradient on its way back in time</h1>",
         _text(
@@ -71,13 +78,14 @@ def _page(
         ),
         "<h2>Before training</h2>",
         _picture(plots["start"]),
-        _flow_table(watched),
+        _flow_table([(one.case, one.flows[0]) for one in watched], says_why=True),
         _text(
             "<b>Why IRNN's start helps.</b> Its recurrent matrix starts as the identity and its"
             " biases at 0, so a ReLU network begins by copying its state: one step back multiplies"
             " a gradient by 1. Gates do the same in another way: an LSTM whose forget gate, or a"
             " GRU whose update gate, starts open hands its state on almost untouched. Started half"
-            " open, both let a gradient leak away at every step, until training opens them."
+            " open, both let a gradient leak away at every step, until training opens them, which"
+            " takes some longer than others."
         ),
         _text(
             "<b>Why a ReLU needs such care.</b> tanh and sigmoid cannot leave their range; a ReLU"
@@ -92,6 +100,9 @@ def _page(
             " its end."
         ),
         _picture(plots["end"]),
+        _flow_table([(one.case, one.flows[1]) for one in trained], says_why=False)
+        if trained
+        else "",
         _picture(plots["radius"]),
         "<h2>What clipping does</h2>",
         _text(
@@ -118,6 +129,7 @@ def _page(
         _picture(plots["activations"]),
         "<h2>Made by</h2>",
         f"<p><code>{html.escape(command)}</code></p>",
+        f'<p>All numbers: <a href="{RESULTS_FILE}">{RESULTS_FILE}</a>.</p>',
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -128,20 +140,20 @@ def _page(
     )
 
 
-def _flow_table(watched: Sequence[Watched]) -> str:
+def _flow_table(flows: Sequence[tuple[Case, GradientFlow]], *, says_why: bool) -> str:
     rows = []
-    for one in watched:
-        flow = one.flows[0]
+    for case, flow in flows:
         radius = "" if flow.radius is None else f"{flow.radius:.2f}"
+        why = f": {html.escape(case.shows)}" if says_why else ""
         cells = [
-            f"<td>{html.escape(one.case.name)}</td>",
+            f"<td>{html.escape(case.name)}</td>",
             f'<td class="n">{radius}</td>',
             f'<td class="n">{flow.factor:.3f}</td>',
             f'<td class="n">{_far(flow)}</td>',
-            f"<td>{flow.verdict}: {html.escape(one.case.shows)}</td>",
+            f"<td>{flow.verdict}{why}</td>",
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    far = len(watched[0].flows[0].norms) - 1
+    far = len(flows[0][1].norms) - 1
     header = ("cell", "radius of W_hh", "one step back", f"{far} steps back", "the gradient")
     head = "".join(f"<th>{name}</th>" for name in header)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'

@@ -36,7 +36,7 @@ _METHODS: Final[dict[str, tuple[str, dict[str, object], float]]] = {
     "LSTM": ("lstm", {"forget_bias": 4.0}, 5e-3),
     "GRU": ("gru", {}, 5e-3),
 }
-_UPDATES: Final = {"T100": 10_000, "T150": 15_000, "T200": 20_000}
+_UPDATES: Final = {"T100": 10_000, "T150": 15_000, "T200": 15_000}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class AddingExperiment(Experiment):
                 },
             )
             for seed in range(1, num_seeds + 1)
-            for method, (kind, options, rate) in _METHODS.items()
+            for method, (kind, options, rate) in reversed(_METHODS.items())  # soon done first
         ]
 
     @property
@@ -125,11 +125,9 @@ class AddingExperiment(Experiment):
                 "The weights reported are those with the least error on 1,000 sequences;"
                 f" the figure is measured on {_TESTED:,} others. Training stops at 0.005.",
                 "The paper shows curves and no table: beside ours stands what it concludes.",
-                "The Gaussian start of the ReLU RNN is scaled to a spectral radius of 1. With 100"
-                " steps it solves the task from there too, with Adam, clipping and batches that are"
-                " always new, so the order of the paper, IRNN before other ReLU networks, does not"
-                " come out; with 150 steps, tried with one seed, it diverged, and the order"
-                " does.",
+                "The Gaussian start of the ReLU RNN is scaled to a spectral radius of 1. Where it"
+                " solves the task from there too, with Adam, clipping and batches that are always"
+                " new, the order of the paper, IRNN before other ReLU networks, does not come out.",
             ),
         )
 

@@ -66,6 +66,7 @@ class _Size:
 _SIZES: Final = {
     "digits8": _Size(8, 32, 3000, 200),
     "mnist14": _Size(14, 64, 3000, 250, ("tanh RNN", "IRNN", "IRNN with wider inputs")),
+    "mnist14-long": _Size(14, 32, 12_000, 1000, ("tanh RNN", "IRNN", "IRNN with wider inputs")),
     "mnist28": _Size(28, 64, 40_000, 1000),
 }
 
@@ -79,6 +80,7 @@ class PixelsExperiment(Experiment):
     variants: ClassVar[dict[str, str]] = {
         "digits8": "REDUCED to digits of 8 × 8, 64 steps; about ten minutes on one core",
         "mnist14": "REDUCED to MNIST of 14 × 14, 196 steps; --data, about an hour on one core",
+        "mnist14-long": "REDUCED to MNIST of 14 × 14, four times the updates; --data, two hours",
         "mnist28": "full MNIST of 28 × 28, 784 steps; --data, a day on one core",
     }
 

@@ -1,5 +1,6 @@
 """What the diagnosis claims, as numbers: what vanishes, what explodes, and what mends it."""
 
+import json
 import math
 from pathlib import Path
 
@@ -41,6 +42,21 @@ def test_gradients_of_a_relu_explode_above_its_radius(name: str) -> None:
     assert flow.verdict == "explodes"
 
 
+@pytest.mark.parametrize(
+    ("radius", "verdict"),
+    [(1.0, "vanishes"), (1.4, "is kept"), (1.8, "explodes"), (2.5, "explodes")],
+)
+def test_a_gaussian_relu_explodes_from_about_the_root_of_two_on(
+    radius: float, verdict: str
+) -> None:
+    """Half of its units are off, so a step back multiplies by about radius / √2."""
+    torch.manual_seed(3)
+    layer = RNNLayer(2, 256, RNNOptions(activation="relu", radius=radius))
+    flow = gradient_flow(layer, STEPS)
+    assert flow.verdict == verdict
+    assert flow.factor == pytest.approx(radius / math.sqrt(2), rel=0.1)
+
+
 @pytest.mark.parametrize("name", ["IRNN", "LSTM, forget bias 5", "GRU, update bias 5"])
 def test_identity_and_open_gates_keep_them(name: str) -> None:
     flow = flow_of(name)
@@ -51,6 +67,16 @@ def test_identity_and_open_gates_keep_them(name: str) -> None:
 @pytest.mark.parametrize("half_open", ["LSTM, forget bias 0", "GRU"])
 def test_gates_that_start_half_open_lose_them(half_open: str) -> None:
     assert flow_of(half_open).norms[-1] < 1e-3
+
+
+def test_training_opens_gates_that_started_half_open_and_mends_no_tanh() -> None:
+    """On the adding problem, whose first half must be remembered."""
+    plan = WatchPlan(num_steps=20, hidden_size=24, num_updates=200, learning_rate=5e-3)
+    verdicts = {
+        name: [flow.verdict for flow in watch(CASES[name], plan).flows]
+        for name in ("GRU", "tanh RNN")
+    }
+    assert verdicts == {"GRU": ["vanishes", "is kept"], "tanh RNN": ["vanishes", "vanishes"]}
 
 
 def test_the_flow_is_the_product_of_jacobians() -> None:
@@ -122,4 +148,12 @@ def test_the_command_writes_a_page_with_its_pictures(tmp_path: Path) -> None:
         "activations.png",
     }
     assert all(f'src="{name}"' in page for name in pictures)
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert set(numbers["cases"]) == {"tanh RNN", "lstm"}
+    for case in numbers["cases"].values():
+        assert f'<td class="n">{case["at_start"]["one_step_back"]:.3f}</td>' in page
+    assert numbers["clipping"]["diverges_without"]
+    assert not numbers["clipping"]["diverges_with"]
+    assert numbers["clipping"]["largest_norm_before"] > 1000
+    assert numbers["clipping"]["largest_norm_after"] == 1
     assert "python -m training diagnose --steps 12 --updates 12 --cell &#x27;tanh RNN&#x27;" in page

@@ -42,7 +42,7 @@ def test_the_adding_problem_asks_for_the_sum_of_one_number_from_each_half() -> N
 
 def test_a_gru_learns_to_add_over_a_short_distance() -> None:
     torch.manual_seed(1)
-    job = adding.AddingExperiment("T100").jobs(1)[-1]
+    job = adding.AddingExperiment("T100").jobs(1)[0]
     short = adding.AddingExperiment("T10")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(adding._UPDATES, "T10", 600)
