@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +23,36 @@ START_S = 1_471_824_000  # of `careful_client.START`
 class Progress:
     """How many steps have been answered, of all clients and of each; who waits for how many."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, num_clients: int, num_steps: int) -> None:
+        self.total = num_clients * num_steps
         self.count = 0
         self.counts: dict[str, int] = {}
-        self._waiting: list[tuple[int, int, asyncio.Event]] = []
+        self._num_clients = num_clients
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Event]] = []
 
     def answered(self, client: CarefulClient) -> None:
         self.count += 1
         self.counts[client.session] = client.step
-        while self._waiting and self._waiting[0][0] <= self.count:
-            heappop(self._waiting)[2].set()
+        for holds, event in self._waiting:
+            if holds():
+                event.set()
 
     async def reaches(self, count: int) -> None:
         """Return when `count` steps were answered."""
-        if self.count < count:
-            event = asyncio.Event()
-            heappush(self._waiting, (count, id(event), event))
-            await event.wait()
+        await self._until(lambda: self.count >= count)
+
+    async def everyone_reaches(self, step: int) -> None:
+        """Return when each client has been answered `step` steps."""
+        await self._until(
+            lambda: len(self.counts) == self._num_clients and min(self.counts.values()) >= step
+        )
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        if not holds():
+            waiting = holds, asyncio.Event()
+            self._waiting.append(waiting)
+            await waiting[1].wait()
+            self._waiting.remove(waiting)
 
 
 Chaos = Callable[[Progress, random.Random], Awaitable[None]]
@@ -60,19 +71,21 @@ async def run_clients(
     chaos: Chaos,
     *,
     seed: int | None = None,
+    name: str = "client",
     **of_clients: float,
 ) -> list[CarefulClient]:
     """Run clients and chaos to their ends; then every session must stand at its count.
 
-    Fails with the seed, which makes rows, retries and chaos again (not the timing).
+    Their sessions are `name`-0 and so on. Fails with the seed, which makes rows, retries and chaos
+    again (not the timing).
     """
     seed = new_seed() if seed is None else seed
     steps = reference_steps(models, num_clients, num_steps, seed)
     clients = [
-        CarefulClient(urls, f"client-{place}", each, random.Random(f"{seed} {place}"), **of_clients)
+        CarefulClient(urls, f"{name}-{place}", each, random.Random(f"{seed} {place}"), **of_clients)
         for place, each in enumerate(steps)
     ]
-    progress = Progress(num_clients * num_steps)
+    progress = Progress(num_clients, num_steps)
     try:
         async with asyncio.TaskGroup() as tasks:
             for client in clients:

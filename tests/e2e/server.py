@@ -32,7 +32,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.log = log
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{settings.get('CARRY_HOST', '127.0.0.1')}:{self.port}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CARRY_")}
         # The service reads its port from the environment, other modules from their first argument.
         self._command = [*prefix, sys.executable, "-m", module]

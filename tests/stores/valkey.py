@@ -24,16 +24,20 @@ def free_port():
 
 
 class Valkey:
-    """One server in a folder of its own; `settings` are lines of its configuration."""
+    """One server in a folder of its own; `settings` are lines of its configuration.
 
-    def __init__(self, **settings):
+    `prefix` runs the command, on whose `host` it listens.
+    """
+
+    def __init__(self, *, host="127.0.0.1", prefix=(), **settings):
+        self.host, self._prefix = host, prefix
         self.folder = Path(mkdtemp(prefix="valkey-"))
         self.port = settings.pop("port", None) or free_port()
         self.bus_port = settings.get("cluster_port")
         self._is_sentinel = settings.pop("sentinel", None)
         # A sentinel writes into its file.
         self._file = self.folder / "valkey.conf"
-        lines = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": '""'}
+        lines = {"port": self.port, "bind": host, "dir": self.folder, "save": '""'}
         lines |= {name.replace("_", "-"): value for name, value in settings.items()}
         if self._is_sentinel:
             lines.pop("save")
@@ -50,17 +54,22 @@ class Valkey:
 
     @property
     def url(self):
-        return f"redis://127.0.0.1:{self.port}"
+        return f"redis://{self.host}:{self.port}"
 
     def client(self, **fields):
-        return Redis(port=self.port, host="127.0.0.1", **fields)
+        return Redis(port=self.port, host=self.host, **fields)
 
     def ask(self, *words, **fields):
         with self.client(**fields) as client:
             return client.execute_command(*words)
 
     def start(self):
-        command = [PROGRAM, self._file, *(["--sentinel"] if self._is_sentinel else [])]
+        command = [
+            *self._prefix,
+            PROGRAM,
+            self._file,
+            *(["--sentinel"] if self._is_sentinel else []),
+        ]
         log = (self.folder / "log").open("ab")
         with log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -68,7 +77,7 @@ class Valkey:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             try:
-                with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                with socket.create_connection((self.host, self.port), 1) as connection:
                     connection.sendall(b"PING\r\n")
                     answer = connection.recv(100)
                 if answer.startswith((b"+PONG", b"-NOAUTH", b"-DENIED")):
