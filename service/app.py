@@ -23,6 +23,7 @@ from service.api import (
     session_operations,
     sessions,
     snapshots,
+    timeseries,
 )
 from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
@@ -117,8 +118,8 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(Observe, on_answered=metrics.request_answered)
     install_error_handlers(app)
     parts = (
-        models, predict, sessions, generate, session_operations, bulk, events, snapshots,
-        open_inference, open_inference_infer, health
+        models, predict, timeseries, sessions, generate, session_operations, bulk, events,
+        snapshots, open_inference, open_inference_infer, health
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

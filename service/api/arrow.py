@@ -3,6 +3,7 @@
 In: `session` (string), `step` (integer, may be absent or null), and the observation as one column
 for each of the model's, or as `observations`, a fixed-size list in the manifest's order. A null is
 a missing value. Out: `session`, `step`, `status`, `error`, and a fixed-size list for each output.
+What is bounded, and how, is in `arrow_bounds.py`.
 
 pyarrow comes with the extra `bulk`; this module is imported by its first request.
 """
@@ -13,6 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it brings no types
 
+from service.api.arrow_bounds import (
+    names_of,
+    refuse_long_views,
+    refuse_unbounded,
+    require_bounded,
+)
 from service.engine.registry import LoadedModel
 from service.errors import InvalidInputError, MalformedError, TooLargeError
 
@@ -30,8 +37,13 @@ def read_rows(data: bytes, max_rows: int) -> Rows:
         CarryError: it is no Arrow stream, too long, or lacks what every row needs.
     """
     try:
+        refuse_unbounded(data)
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+            require_bounded(reader.schema)
             table = reader.read_all()
+        table.validate()
+        for column in table.columns:
+            refuse_long_views(column)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MalformedError(
@@ -44,7 +56,7 @@ def read_rows(data: bytes, max_rows: int) -> Rows:
     names = table.column_names
     if len(set(names)) != len(names) or "session" not in names:
         raise InvalidInputError(f"columns {names}: expected each once, and 'session' among them")
-    sessions = _column(table, "session", pa.string(), "names")
+    sessions = names_of(table.column("session"))
     if sessions.null_count:
         raise InvalidInputError("column 'session' holds nulls: expected a name in each row")
     steps: list[int | None] = [None] * table.num_rows

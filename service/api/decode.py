@@ -136,7 +136,7 @@ def decode_predict(model: Reads, body: PredictRequest, limits: Settings) -> Aske
 
 def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> CreateRequest:
     """What a `POST /v1/sessions` asks for."""
-    history, start_s = None, _decode_time(model, body.start, "body")
+    history, start_s = None, decode_time(model, body.start, "body")
     if body.history is not None:
         history, history_start_s = _decode_instance(model, body.history, limits, "history")
         if start_s is not None and history_start_s not in (None, start_s):
@@ -184,7 +184,7 @@ def decode_step(model: Reads, body: Observed, limits: Settings) -> StepRequest:
     return StepRequest(observations, body.step, emit, not isinstance(body, StepBody))
 
 
-def _decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
+def decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
     """RFC 3339 → whole seconds since the epoch; a time without a zone is UTC."""
     if time is None:
         return None
@@ -214,7 +214,7 @@ def _decode_instance(
 ) -> tuple[Observations, int | None]:
     refuse_writing(model.name, instance, where)
     observations = _observations(model, instance, False, limits, where)
-    return observations, _decode_time(model, instance.start, where)
+    return observations, decode_time(model, instance.start, where)
 
 
 def _observations(

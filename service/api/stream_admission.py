@@ -79,8 +79,15 @@ def authorization_of(headers: Headers) -> bytes | None:
 def _require_same_origin(headers: Mapping[str, str]) -> None:
     """Browsers let any page open a WebSocket to any host: only pages of this one are served."""
     origin = headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("Host"):
+    if origin is not None and _host_of(origin) != headers.get("Host", ""):
         raise OriginRefusedError(
             f"a page of {origin[:200]} may not open a stream of this server: expected a page that"
             " this server itself gave out, or a client that is no browser"
         )
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:  # no address at all
+        return None

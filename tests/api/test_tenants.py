@@ -29,6 +29,7 @@ OTHERS = {
     ("get", "/v1/models/{model}/versions/{version}"): SHARED,
     ("post", "/v1/models/{model}/predict"): SHARED,
     ("post", "/v1/models/{model}/versions/{version}/predict"): SHARED,
+    ("post", "/v1/timeseries/forecast"): SHARED,
     ("get", "/v1/sessions"): "test_lists_show_ones_own_only",
     ("post", "/v1/sessions"): "test_equal_names_of_two_tenants_never_meet",
     ("post", "/v1/steps"): "test_a_bulk_steps_ones_own_only",
