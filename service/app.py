@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI
@@ -29,7 +29,8 @@ from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
 from service.api.hot_path import HotPath
 from service.api.keys import KeyRing
-from service.api.middleware import LimitBody, Observe, RequireJson, SecureHeaders
+from service.api.middleware import LimitBody, RequireJson, SecureHeaders
+from service.api.observe import Observe
 from service.api.open_inference_errors import OpenInferenceErrors
 from service.api.problems import install_error_handlers, problem_schema
 from service.api.rates import Rates
@@ -38,9 +39,13 @@ from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
 from service.engine.registry import load_registry
 from service.engine.snapshot import SnapshotKeys
+from service.errors import StartUpError
 from service.settings import Settings
 from service.stores.base import StoreOptions, open_store
 from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -75,7 +80,8 @@ def create_app(settings: Settings) -> HotPath:
     engine = Engine(registry, store, _engine_limits(settings), metrics)
     keys = KeyRing(settings.api_keys_file)
     rates = Rates(settings.store)
-    context = Context(engine, settings, metrics, keys, snapshot_keys, rates)
+    tracing = _tracing(settings)
+    context = Context(engine, settings, metrics, keys, snapshot_keys, rates, tracing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -89,6 +95,8 @@ def create_app(settings: Settings) -> HotPath:
             await store.close()
             await rates.close()
             context.reader.close()
+            if tracing is not None:
+                await tracing.close()
             log.info("stopped")
 
     app = FastAPIOffline(  # /docs works without a network, too
@@ -112,10 +120,18 @@ def create_app(settings: Settings) -> HotPath:
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(),
             allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                "idempotency-key",
+                "x-request-id",
+                "traceparent",
+                "tracestate",
+            ],
+            expose_headers=["x-request-id", "traceresponse"],
         )
     app.add_middleware(SecureHeaders)
-    app.add_middleware(Observe, on_answered=metrics.request_answered)
+    app.add_middleware(Observe, context=context)
     install_error_handlers(app)
     parts = (
         models, predict, timeseries, sessions, generate, session_operations, bulk, events,
@@ -131,6 +147,19 @@ def create_app(settings: Settings) -> HotPath:
 
 async def _to_docs() -> RedirectResponse:
     return RedirectResponse("/docs")
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    if not settings.otlp_endpoint:
+        return None
+    try:
+        from service.telemetry.tracing import Tracing
+    except ImportError as error:
+        raise StartUpError(
+            f"CARRY_OTLP_ENDPOINT is set, and {error.name} is not installed: install the extra"
+            " 'tracing', or unset it"
+        ) from None
+    return Tracing(settings.otlp_endpoint, settings.traces_ratio, service_version())
 
 
 def store_options(settings: Settings) -> StoreOptions:

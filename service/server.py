@@ -62,8 +62,10 @@ def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
         ws_per_message_deflate=False,  # costs more than a step, and numbers shrink little
         loop="asyncio",  # uvloop accepts one connection a turn: bursts of them wait for seconds
         lifespan="on",
+        log_config=None,  # `telemetry.logs` has set them up
         log_level="warning",
         access_log=False,
+        reset_contextvars=True,  # asyncio may hand those of an earlier request on
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         server_header=False,
         headers=[("x-content-type-options", "nosniff")],

@@ -155,6 +155,24 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(
         20.0, ge=0, le=600, description="Time to finish accepted requests after SIGTERM."
     )
+    slow_request_s: float = Field(
+        1.0,
+        ge=0,
+        le=3600,
+        description="A request that takes longer is logged, with where its time went; 0: none is.",
+    )
+    otlp_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="Where traces are sent, as OTLP over HTTP, such as http://collector:4318; none"
+        " where empty.",
+    )
+    traces_ratio: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Of requests that bring no traceparent: how many of them are traced.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
     )

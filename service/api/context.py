@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from fastapi import Depends, Request
 
@@ -18,6 +18,9 @@ from service.engine.snapshot import SnapshotKeys
 from service.settings import Settings
 from service.stores.record import Key
 from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:  # nothing of it is imported where there are no traces
+    from service.telemetry.tracing import Tracing
 
 
 class Face(NamedTuple):
@@ -37,6 +40,7 @@ class Context:
     keys: KeyRing
     snapshot_keys: SnapshotKeys
     rates: Rates
+    tracing: "Tracing | None" = None
     reader: BodyReader = field(default_factory=BodyReader)
     inference: InferenceFigures = field(default_factory=InferenceFigures)
     open_streams: set[object] = field(default_factory=set)

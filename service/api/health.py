@@ -57,7 +57,11 @@ async def why_not_ready(context: Context) -> list[str]:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request, context: InContext) -> Response:
-    """The text format of Prometheus. With CARRY_METRICS_NEED_KEY it is for admins."""
+    """The text format of Prometheus, or OpenMetrics with exemplars for who accepts it.
+
+    With CARRY_METRICS_NEED_KEY it is for admins.
+    """
     if context.settings.metrics_need_key:
         get_admin(request)
-    return Response(context.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    body, media_type = context.metrics.render(request.headers.get("accept", ""))
+    return Response(body, media_type=media_type)

@@ -8,8 +8,7 @@ more than the step itself. `protocol.py` calls `begin` without ASGI in between.
 
 import asyncio
 import re
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,11 +21,14 @@ from service.api.auth import RequireKey
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.connections import Connections
 from service.api.context import Context
+from service.api.follow import begin_trail
 from service.api.idempotency import IDEMPOTENCY_KEY
 from service.api.keys import Caller
-from service.api.middleware import LimitBody, Observe, RequireJson
+from service.api.middleware import LimitBody, RequireJson
+from service.api.observe import Asked, Observe
 from service.api.parse import parse_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
+from service.api.request_ids import REQUEST_ID, headers_of, known_by, request_id_of
 from service.api.schemas import StepBody
 from service.api.steps import (
     STEPS_PATH,
@@ -36,6 +38,7 @@ from service.api.steps import (
     submit_cached,
 )
 from service.engine.session import Reply
+from service.engine.trail import on
 from service.errors import CarryError
 
 OnAnswer = Callable[[Response], None]
@@ -57,7 +60,7 @@ class HotPath:
         self._knows_origins = bool(settings.cors_origins)
         limited = LimitBody(self._answer_asgi, settings.max_body_bytes)
         guarded = RequireKey(RequireJson(limited), context.keys, context.rates)
-        self._observe = Observe(guarded, context.metrics.request_answered)
+        self._observe = Observe(guarded, context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
@@ -69,20 +72,27 @@ class HotPath:
         await self._observe(scope, receive, send)
 
     def begin(
-        self, caller: Caller, session: str, data: bytes, on_answer: OnAnswer
+        self,
+        caller: Caller,
+        session: str,
+        data: bytes,
+        headers: Mapping[bytes, bytes],
+        on_answer: OnAnswer,
     ) -> "asyncio.Future[Any] | None":
         """Answer a step whose body has come in whole, through `on_answer`.
 
         What it returns may be cancelled, if nobody waits for the answer any more; None: answered.
         """
-        started = time.perf_counter()
+        trail = begin_trail(self.context, headers)
+        request_id = request_id_of(headers.get(REQUEST_ID))
+        asked = Asked("POST", f"/v1/sessions/{session}/steps", request_id, trail, caller)
         try:
-            submitted = submit_cached(self.context, caller, session, data)
+            submitted = submit_cached(self.context, caller, session, data, trail)
         except Exception as error:  # the request's boundary
-            self._finish(session, _problem(error, session), on_answer, started)
+            self._finish(asked, error, on_answer)
             return None
         if submitted is None:
-            slowly = self._answer_slowly(caller, session, data, on_answer, started)
+            slowly = self._answer_slowly(asked, caller, session, data, on_answer)
             return asyncio.ensure_future(slowly)
         emit, future = submitted
 
@@ -90,27 +100,30 @@ class HotPath:
             if future.cancelled():
                 return
             try:
-                response = step_response(self.context, future.result(), emit)
+                response: Response | Exception = step_response(self.context, future.result(), emit)
             except Exception as error:  # the request's boundary
-                response = _problem(error, session)
-            self._finish(session, response, on_answer, started)
+                response = error
+            self._finish(asked, response, on_answer)
 
         future.add_done_callback(answer)
         return future
 
     async def _answer_slowly(
-        self, caller: Caller, session: str, data: bytes, on_answer: OnAnswer, started: float
+        self, asked: Asked, caller: Caller, session: str, data: bytes, on_answer: OnAnswer
     ) -> None:
         """The whole way: the model is asked of the store, the body may be big or wrong."""
-        response = await self._respond(caller, session, [data])
-        self._finish(session, response, on_answer, started)
+        with known_by(asked.request_id, asked.trail, asked.path), on(asked.trail):
+            response = await self._respond(caller, session, [data])
+        self._finish(asked, response, on_answer)
 
-    def _finish(
-        self, session: str, response: Response, on_answer: OnAnswer, started: float
-    ) -> None:
-        seconds = time.perf_counter() - started
-        path = f"/v1/sessions/{session}/steps"
-        self._observe.answered("POST", path, STEPS_PATH, response.status_code, seconds)
+    def _finish(self, asked: Asked, outcome: Response | Exception, on_answer: OnAnswer) -> None:
+        if isinstance(outcome, Response):
+            response = outcome
+        else:
+            with known_by(asked.request_id, asked.trail, asked.path):
+                response = _problem(outcome, asked.path)
+        self._observe.answered(asked, STEPS_PATH, response.status_code)
+        response.raw_headers += headers_of(asked.request_id, asked.trail)
         on_answer(response)
 
     async def _answer_asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,13 +146,13 @@ class HotPath:
             body = BigBody(StepBody, parts) if is_big else parse_body(StepBody, b"".join(parts))
             return await answer_step(self.context, caller, session, body, key)
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers
-            return _problem(error, session)
+            return _problem(error, f"/v1/sessions/{session}/steps")
 
 
-def _problem(error: Exception, session: str) -> Response:
+def _problem(error: Exception, path: str) -> Response:
     if isinstance(error, CarryError):
         return carry_problem(error)
-    return unexpected_problem(error, f"/v1/sessions/{session}/steps")
+    return unexpected_problem(error, path)
 
 
 def _has_origin(scope: Scope) -> bool:

@@ -1,72 +1,13 @@
 """Pure ASGI middleware: what every HTTP request passes, whatever its route."""
 
-import time
-from collections.abc import Callable
-
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.methods import methods_at
-from service.api.problems import carry_problem, unexpected_problem
+from service.api.problems import carry_problem
 from service.errors import TooLargeError, UnsupportedMediaTypeError
 
-log = structlog.get_logger()
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
 _OTHER_BODIES = frozenset({("/v1/steps", b"application/vnd.apache.arrow.stream")})
-
-OnAnswered = Callable[[str, str, int, float], None]
-"""Method, route template, status, seconds."""
-
-
-class Observe:
-    """Times every request, answers our own defects, and logs what took long or failed."""
-
-    def __init__(self, app: ASGIApp, on_answered: OnAnswered, slow_s: float = 1.0) -> None:
-        self._app = app
-        self._on_answered = on_answered
-        self._slow_s = slow_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 0
-        started = time.perf_counter()
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watch)
-        except Exception as error:  # the request's boundary: raised on, it would cut the connection
-            if status:
-                raise
-            await unexpected_problem(error, scope["path"])(scope, receive, watch)
-        if not status:  # the client left before it had asked
-            return
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self.answered(scope["method"], scope["path"], route, status, time.perf_counter() - started)
-
-    def answered(self, method: str, path: str, route: str, status: int, seconds: float) -> None:
-        """Count an answer and log it."""
-        method = method if method in _METHODS else "other"
-        self._on_answered(method, route, status, seconds)
-        log.debug("request", method=method, path=path, status=status, seconds=seconds)
-        # A probe that is answered "not ready" is no failure, and comes every few seconds.
-        if seconds > self._slow_s or (status >= 500 and route != "/readyz"):
-            log.warning(
-                "slow or failed request",
-                method=method,
-                path=path,
-                status=status,
-                seconds=round(seconds, 4),
-            )
 
 
 class LimitBody:

@@ -11,6 +11,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from structlog.contextvars import get_contextvars
 
 from service.api.methods import methods_at
 from service.api.parse import invalid_request
@@ -61,7 +62,14 @@ def problem_response(
 ) -> Response:
     """One problem document."""
     problem = {"type": f"urn:carry:{code}", "title": title, "status": status, "detail": detail}
-    return Response(orjson.dumps(problem | members), status, headers, PROBLEM_MEDIA_TYPE)
+    problem |= members | ids_of_request()
+    return Response(orjson.dumps(problem), status, headers, PROBLEM_MEDIA_TYPE)
+
+
+def ids_of_request() -> dict[str, str]:
+    """What the logs call the request by that is being answered."""
+    bound = get_contextvars()
+    return {name: bound[name] for name in ("request_id", "trace_id") if name in bound}
 
 
 def install_error_handlers(app: FastAPI) -> None:

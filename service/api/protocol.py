@@ -23,10 +23,11 @@ from uvicorn.server import ServerState
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.hot_path import HotPath
 from service.api.keys import ANYBODY
-from service.api.problems import carry_problem
+from service.api.request_ids import early_problem
 from service.errors import (
     CarryError,
     HeadTooLargeError,
+    MalformedError,
     SlowRequestError,
     TooManyConnectionsError,
 )
@@ -80,6 +81,7 @@ class StepProtocol(HttpToolsProtocol):
         self._nobody_waits = asyncio.Event()
         self._session = ""
         self._caller = ANYBODY
+        self._said: dict[bytes, bytes] = {}  # the headers of a step
         self._num_requests = 0  # that have come in whole
         self._is_in_head = False
         self._head_bytes = 0  # of a head that does not come at once
@@ -166,12 +168,17 @@ class StepProtocol(HttpToolsProtocol):
         else:
             step, self._receiving = self._receiving, None
             answer = partial(self._answer, step)
-            self._work = self._begin_step(self._caller, self._session, step.body, answer)
+            self._work = self._begin_step(
+                self._caller, self._session, step.body, self._said, answer
+            )
 
     def shutdown(self) -> None:
         assert isinstance(self.app, HotPath), "checked when it was made"
         self.app.context.stopping.set()
         super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        self._close_with(MalformedError("this is no HTTP/1.1 request: see RFC 9112"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._work is not None:
@@ -201,7 +208,7 @@ class StepProtocol(HttpToolsProtocol):
         caller = self._find_caller(headers.get(b"authorization"))
         if caller is None or caller.limits:  # refused or counted on the ordinary way
             return None
-        self._caller = caller
+        self._caller, self._said = caller, headers
         return match[1].decode()
 
     def _go_the_ordinary_way(self) -> None:
@@ -223,7 +230,7 @@ class StepProtocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def _close_with(self, error: CarryError) -> None:
-        self.transport.write(self._wire(carry_problem(error), keep_alive=False))
+        self.transport.write(self._wire(early_problem(error), keep_alive=False))
         self.transport.close()
 
     def _wire(self, response: Response, keep_alive: bool) -> bytes:

@@ -320,3 +320,5 @@ class Problem(BaseModel):
     errors: list[dict[str, str]] | None = Field(
         default=None, description="For 422: each place in the request and its problem."
     )
+    request_id: str | None = Field(default=None, description="As in X-Request-ID and in the logs.")
+    trace_id: str | None = Field(default=None, description="Of its trace, where there are any.")

@@ -40,21 +40,22 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, context: Context, events: AsyncIterator[bytes]) -> None:
-        super().__init__(_kept_alive(events, context.stopping), headers=_HEADERS)
+        super().__init__(_kept_alive(events, context), headers=_HEADERS)
         require_room(context, 1)
         self._context = context
         context.open_streams.add(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._context.metrics.stream_opened("events")
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._context.metrics.stream_closed("events")
             self._context.open_streams.discard(self)
 
 
-async def _kept_alive(
-    events: AsyncIterator[bytes], stopping: asyncio.Event
-) -> AsyncIterator[bytes]:
+async def _kept_alive(events: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    stopping = context.stopping
     stop = asyncio.ensure_future(stopping.wait())
     upcoming: asyncio.Future[bytes] | None = None
     try:
@@ -68,6 +69,7 @@ async def _kept_alive(
                     yield told.result()
                 except StopAsyncIteration:
                     return
+                context.metrics.stream_sent("events", 1)
             elif not stop.done():
                 yield KEEPALIVE_COMMENT
     finally:

@@ -16,6 +16,7 @@ from service.api.schemas import Observed, StepBody
 from service.engine.registry import LoadedModel
 from service.engine.requests import StepRequest
 from service.engine.session import Reply
+from service.engine.trail import Trail
 from service.errors import CarryError
 
 STEPS_PATH = "/v1/sessions/{session}/steps"
@@ -65,7 +66,7 @@ async def reply_to_step(
 
 
 def submit_cached(
-    context: Context, caller: Caller, session: str, data: bytes
+    context: Context, caller: Caller, session: str, data: bytes, trail: Trail | None
 ) -> "tuple[Literal['last', 'all'], asyncio.Future[Reply]] | None":
     """Submit a step of a session whose model is known here, from a body that is as it should be.
 
@@ -84,7 +85,7 @@ def submit_cached(
         request = decode_step(context.face(model).reads, body, context.settings)
     except CarryError:  # said again, better, on the whole way
         return None
-    return request.emit, context.engine.submit(key, request)
+    return request.emit, context.engine.submit(key, request, trail)
 
 
 def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:

@@ -23,11 +23,12 @@ from service.api.context import Context
 from service.api.decode import decode_step
 from service.api.keys import Caller
 from service.api.parse import parse_body
-from service.api.problems import problem_of
 from service.api.schemas import StepBody
 from service.api.steps import reply_to_step, step_answer
+from service.api.stream_follow import StreamFollower
 from service.api.stream_schemas import StreamStep, StreamStepOfAny
 from service.engine.session import Reply
+from service.engine.trail import Trail, on
 from service.errors import CarryError
 from service.stores.record import Record
 
@@ -51,13 +52,14 @@ class Wire(Protocol):
 class _Message:
     """A message that has no answer yet, or whose answer waits for those before it."""
 
-    __slots__ = ("answer", "body", "echo", "num_bytes", "work")
+    __slots__ = ("answer", "body", "echo", "num_bytes", "trail", "work")
 
     def __init__(self, body: StepBody | None, echo: dict[str, Any], num_bytes: int) -> None:
         self.body = body
         self.echo = echo
         self.num_bytes = num_bytes
         self.answer: bytes | None = None
+        self.trail: Trail | None = None
         self.work: asyncio.Future[Any] | None = None
 
 
@@ -80,12 +82,18 @@ class Stream:
     """
 
     def __init__(
-        self, context: Context, caller: Caller, wire: Wire, session: str | None = None
+        self,
+        context: Context,
+        caller: Caller,
+        wire: Wire,
+        follower: StreamFollower,
+        session: str | None = None,
     ) -> None:
         self.is_idle = True
         self._context = context
         self._caller = caller
         self._wire = wire
+        self._follower = follower
         self._session = session
         self._schema: type[StepBody] = StreamStepOfAny if session is None else StreamStep
         self._channels: dict[str, _Channel] = {}
@@ -114,7 +122,7 @@ class Stream:
             echo = _echo_of_any(data)
             session = session or echo.get("session")
             message = _Message(None, echo, len(data))
-            message.answer = _problem(error, echo)
+            message.answer = self._follower.problem(error, echo)
         else:
             assert isinstance(body, StreamStep), "both schemas are"
             echo = {} if body.id is None else {"id": body.id}
@@ -192,7 +200,8 @@ class Stream:
             request = decode_step(context.face(model).reads, body, context.settings)
         except CarryError:  # the cached model may be that of an earlier session of this name
             return False
-        message.work = future = context.engine.submit(key, request)
+        message.trail = trail = self._follower.begin()
+        message.work = future = context.engine.submit(key, request, trail)
         future.add_done_callback(partial(self._on_reply, channel, message, request.emit))
         return True
 
@@ -200,7 +209,9 @@ class Stream:
         """The same by a task; the others of this session wait for its answer."""
         channel.is_asking = True
         reply = reply_to_step(self._context, self._caller, channel.session, body)
-        message.work = task = asyncio.ensure_future(reply)
+        message.trail = self._follower.begin()
+        with on(message.trail):
+            message.work = task = asyncio.ensure_future(reply)
         task.add_done_callback(partial(self._on_reply, channel, message, body.emit))
 
     def _on_reply(
@@ -212,6 +223,7 @@ class Stream:
     ) -> None:
         if work.cancelled():
             return
+        failure: Exception | None = None
         try:
             reply = work.result()
             if not isinstance(reply, Reply):  # of a task
@@ -219,13 +231,17 @@ class Stream:
             answer = step_answer(self._context, reply, emit) | message.echo
             if reply.is_replay:
                 answer["replayed"] = True
+                self._follower.resumed()
             message.answer = orjson.dumps(answer, option=_AS_JSON)
         except Exception as error:  # the message's boundary
+            failure = error
             echo = message.echo | {"session": channel.session}
             if message.body is not None and message.body.step is not None:
                 echo["step"] = message.body.step
-            message.answer = _problem(error, echo)
+            message.answer = self._follower.problem(error, echo, message.trail)
         message.work = None
+        if message.trail is not None:
+            self._follower.answered(channel.session, message.trail, failure)
         channel.is_asking = False
         self._answer_in_order(channel)
         if channel.waiting:
@@ -267,10 +283,6 @@ class Stream:
     def _close_if_drained(self) -> None:
         if self._num_open == 0:
             self._wire.close(CloseCode.RESTART, "the server shuts down: connect again")
-
-
-def _problem(error: Exception, echo: dict[str, Any]) -> bytes:
-    return orjson.dumps(problem_of(error, "a stream") | echo)
 
 
 def _echo_of_any(data: bytes) -> dict[str, Any]:

@@ -23,10 +23,14 @@ from websockets.protocol import State
 from service.api.close_codes import CloseCode
 from service.api.hot_path import HotPath
 from service.api.problems import carry_problem, http_problem, unexpected_problem
+from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream import Stream
 from service.api.stream_admission import SUBPROTOCOL, admit, authorization_of, offered
+from service.api.stream_follow import StreamFollower
 from service.errors import CarryError
 
+_REQUEST_ID = REQUEST_ID.decode()
+_TRACED = ("traceparent", "tracestate")
 _STREAMS = re.compile(r"/v1(?:/sessions/([A-Za-z0-9._~-]{1,128}))?/stream")
 _KEY_EVERY_S = 5.0
 _SLOW_READER_S = 20.0
@@ -45,11 +49,19 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     _is_flush_due = False
     _is_reading_held = False
     _num_fragments = 0
+    _num_unsent = 0
+    _request_id = ""
 
     # A client asks for a stream: it gets one, or an HTTP answer that says why not.
 
     def handle_connect(self, event: Request) -> None:
-        match = _STREAMS.fullmatch(event.path.partition("?")[0])
+        path = event.path.partition("?")[0]
+        match = _STREAMS.fullmatch(path)
+        self._request_id = request_id_of(_first(event.headers, _REQUEST_ID))
+        with known_by(self._request_id, path=path):
+            self._connect(event, match)
+
+    def _connect(self, event: Request, match: re.Match[str] | None) -> None:
         assert isinstance(self.app, HotPath), "service.app makes nothing else"
         self.context = self.app.context
         self.response = self.conn.accept(event)
@@ -77,9 +89,13 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             response.headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
         if SUBPROTOCOL in offered(headers):
             response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
+        response.headers[_REQUEST_ID] = self._request_id
         self.conn.send_response(response)
         self.handshake_complete = True
-        self.stream = stream = Stream(self.context, caller, self, session)
+        traced = {name.encode(): _first(headers, name) for name in _TRACED}
+        follower = StreamFollower(self.context, caller, self._request_id, traced)
+        self.stream = stream = Stream(self.context, caller, self, follower, session)
+        self.context.metrics.stream_opened("websocket")
         if record is not None:
             self.send(Stream.hello(record))
         self._flush()
@@ -109,6 +125,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._respond(Response(answer.status_code, phrase, headers, bytes(answer.body)))
 
     def _respond(self, response: Response) -> None:
+        response.headers[_REQUEST_ID] = self._request_id
         self.conn.send_response(response)
         self.handshake_complete = self.close_sent = True
         self.transport.write(b"".join(self.conn.data_to_send()))
@@ -153,6 +170,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self.close_sent or self.conn.state is not State.OPEN or self.transport.is_closing():
             return
         self.conn.send_text(data)
+        self._num_unsent += 1
         if not self._is_flush_due:
             self._is_flush_due = True
             self.loop.call_soon(self._flush)
@@ -178,8 +196,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def _flush(self) -> None:
         self._is_flush_due = False
+        num_sent, self._num_unsent = self._num_unsent, 0
         if self.transport.is_closing():
             return
+        if num_sent:
+            self.context.metrics.stream_sent("websocket", num_sent)
         self.transport.write(b"".join(self.conn.data_to_send()))
         if self.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self.transport.abort()
@@ -212,6 +233,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             if timer is not None:
                 timer.cancel()
         if self.stream is not None:
+            self.context.metrics.stream_closed("websocket")
             self.stream.lost()
         if self._opening is not None:
             self.context.open_streams.discard(self)
@@ -254,3 +276,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._slow_timer is not None:
             self._slow_timer.cancel()
             self._slow_timer = None
+
+
+def _first(headers: Headers, name: str) -> bytes:
+    """The value of the first header of this name; empty where there is none."""
+    return next(iter(headers.get_all(name)), "").encode("latin-1", "replace")

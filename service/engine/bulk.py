@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from service.engine.requests import SessionRequest
 from service.engine.session import Reply
+from service.engine.trail import CURRENT
 from service.engine.turn import Turn
 from service.errors import CarryError, SkippedError
 from service.stores.record import Key, PackedOutputs, Record
@@ -51,6 +52,7 @@ class Bulk:
         self.future = future
         self.deadline = deadline
         self.failed: set[Key] = set()
+        self.trail = CURRENT.get()
         self._requests = requests
         self._lanes = lanes
         self._turns = turns
@@ -98,7 +100,8 @@ class Bulk:
 
     def _begin_one(self, place: int) -> None:
         key, request = self._requests[place]
-        turn = BulkTurn(self._lanes.lane_of(key), request, self.future, self.deadline)
+        lane = self._lanes.lane_of(key)
+        turn = BulkTurn(lane, request, self.future, self.deadline, self.trail)
         turn.bulk, turn.place = self, place
         try:
             self._turns.join(turn)

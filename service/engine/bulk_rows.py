@@ -1,7 +1,7 @@
 """A bulk of single rows, in which those travel as groups that can."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from service.engine.lanes import Lane
 from service.engine.requests import Observations, StepRequest
 from service.engine.row_group import RowGroup
 from service.engine.session import Reply
+from service.engine.trail import Trail
 from service.engine.worker import Worker, too_late
 from service.errors import CarryError, QueueFullError
 from service.stores.record import Key, Record
@@ -83,7 +84,7 @@ class BulkRows(Bulk):
     def alone(self, lane: Lane, place: int) -> None:
         """Begin again, alone and at the head of its lane, a row that could not go with others."""
         _, request = self._requests[place]
-        turn = BulkTurn(lane, request, self.future, self.deadline)
+        turn = BulkTurn(lane, request, self.future, self.deadline, self.trail)
         turn.bulk, turn.place = self, place
         lane.head = turn
         self._turns.begin(turn)
@@ -104,6 +105,8 @@ class BulkGroup(RowGroup):
     def submit(self) -> None:
         try:
             self.worker.submit_group(self)
+            for trail in self.trails:
+                trail.queued(self.worker.model)
         except QueueFullError as error:
             self.fail(error)
 
@@ -114,6 +117,10 @@ class BulkGroup(RowGroup):
     @property
     def num_pieces(self) -> int:
         return 1
+
+    @property
+    def trails(self) -> Collection[Trail]:
+        return () if self._bulk.trail is None else (self._bulk.trail,)
 
     @property
     def is_full(self) -> bool:
@@ -136,6 +143,8 @@ class BulkGroup(RowGroup):
     def answer_committed(self, places: list[int], records: list[Record], steps: list[int]) -> None:
         num_bytes = self.worker.model.runner.outputs.step_bytes
         outputs = [record.data[-num_bytes:] for record in records]
+        for trail in self.trails:
+            trail.committed()
         self._bulk.took_group([self.places[place] for place in places], steps, outputs)
 
     def alone(self, place: int) -> None:

@@ -27,6 +27,7 @@ from service.engine.requests import Observations, SessionRequest
 from service.engine.runner import BatchResult
 from service.engine.session import Reply, require_live, session_not_found
 from service.engine.step_group import is_single
+from service.engine.trail import CURRENT, Trail
 from service.engine.turn import Turn
 from service.engine.turns import Turns
 from service.engine.watch import Watch
@@ -116,7 +117,9 @@ class Engine:
         for worker in self._workers.values():
             worker.close()
 
-    def submit(self, key: Key, request: SessionRequest) -> "asyncio.Future[Reply]":
+    def submit(
+        self, key: Key, request: SessionRequest, trail: Trail | None = None
+    ) -> "asyncio.Future[Reply]":
         """Open, step, preview or close a session, after whatever came for it before.
 
         To be awaited; cancelled, it is dropped if it has not begun. It raises CarryError, with
@@ -128,10 +131,12 @@ class Engine:
             if self.is_draining:
                 self._refuse_if_draining()
             lane = self._lanes.lane_of(key)
+            trail = trail or CURRENT.get()
             if not (
-                is_single(request, lane) and self._turns.gather(lane, request, future, deadline)
+                is_single(request, lane)
+                and self._turns.gather(lane, request, future, deadline, trail)
             ):
-                self._turns.join(Turn(lane, request, future, deadline))
+                self._turns.join(Turn(lane, request, future, deadline, trail))
         except CarryError as error:
             future.set_exception(error)
         return future
@@ -250,7 +255,8 @@ class Engine:
         start_s: int | None,
         emit: Literal["last", "all"] | None,
     ) -> Job:
-        job = Job(self._loop.create_future(), time.monotonic() + self.limits.request_timeout_s)
+        deadline = time.monotonic() + self.limits.request_timeout_s
+        job = Job(self._loop.create_future(), deadline, CURRENT.get())
         initial = model.layout.initial_row
         try:
             default: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"

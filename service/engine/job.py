@@ -14,6 +14,7 @@ import numpy as np
 
 from service.contract.outputs import OutputLayout
 from service.engine.runner import BatchResult
+from service.engine.trail import Trail
 from service.engine.writer import Writer
 from service.errors import CarryError
 from service.stores.record import PackedOutputs
@@ -59,6 +60,7 @@ class Job:
         "running_state",
         "state",
         "steps_left",
+        "trail",
         "values",
         "writer",
     )
@@ -68,9 +70,12 @@ class Job:
     counted: int  # the worker's own
     writer: Writer | None  # of a job of text only
 
-    def __init__(self, future: "asyncio.Future[Any]", deadline: float) -> None:
+    def __init__(
+        self, future: "asyncio.Future[Any]", deadline: float, trail: Trail | None = None
+    ) -> None:
         self.future = future
         self.deadline = deadline
+        self.trail = trail
 
     def feed(self, segments: list[Segment], state: bytes, writer: Writer | None = None) -> None:
         """Set what is to be run, from which state. No segment is empty."""

@@ -11,7 +11,7 @@ Where the rows come from, and who waits for them, is said by `bulk_rows` and `st
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from service.engine.lanes import Lane
 from service.engine.requests import digests_of_rows
 from service.engine.runner import Batch, BatchResult
 from service.engine.session import Reply, stepped_alike
+from service.engine.trail import Trail
 from service.engine.worker import Worker
 from service.errors import CarryError, InvalidInputError
 from service.stores.base import Write
@@ -54,6 +55,10 @@ class RowGroup:
 
     @property
     def num_pieces(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def trails(self) -> Collection[Trail]:
         raise NotImplementedError
 
     @property

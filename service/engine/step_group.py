@@ -7,6 +7,7 @@ Rule 2: each step has its own client and deadline. One whose client left, or who
 """
 
 import asyncio
+from collections.abc import Collection
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
@@ -16,6 +17,7 @@ from service.engine.requests import StepRequest
 from service.engine.row_group import RowGroup
 from service.engine.runner import Batch
 from service.engine.session import Reply
+from service.engine.trail import Trail
 from service.engine.turn import Turn
 from service.engine.worker import Worker, too_late
 from service.errors import CarryError, QueueFullError
@@ -44,7 +46,7 @@ def is_single(request: object, lane: Lane) -> TypeGuard[StepRequest]:
 class StepGroup(RowGroup):
     """Steps that wait for their batch, as many as make good use of the graph."""
 
-    __slots__ = ("_deadlines", "_requests", "_values", "futures", "is_open")
+    __slots__ = ("_deadlines", "_requests", "_trails", "_values", "futures", "is_open")
 
     def __init__(self, turns: "Turns", worker: Worker) -> None:
         super().__init__(turns, worker)
@@ -52,10 +54,16 @@ class StepGroup(RowGroup):
         self.futures: list[asyncio.Future[Reply]] = []
         self._requests: list[StepRequest] = []
         self._deadlines: list[float] = []
+        self._trails: dict[asyncio.Future[Reply], Trail] = {}
         self._values: np.ndarray | None = None
 
     def add(
-        self, lane: Lane, request: StepRequest, future: "asyncio.Future[Reply]", deadline: float
+        self,
+        lane: Lane,
+        request: StepRequest,
+        future: "asyncio.Future[Reply]",
+        deadline: float,
+        trail: Trail | None = None,
     ) -> bool:
         """Take a step up; False, with nothing done, if it does not fit the model.
 
@@ -76,6 +84,9 @@ class StepGroup(RowGroup):
         self.futures.append(future)
         self._requests.append(request)
         self._deadlines.append(deadline)
+        if trail is not None:
+            self._trails[future] = trail
+            trail.queued(self.worker.model)
         if num_rows == self.worker.full_rows:
             self.is_open = False
         return True
@@ -83,6 +94,10 @@ class StepGroup(RowGroup):
     @property
     def num_pieces(self) -> int:
         return len(self.lanes)
+
+    @property
+    def trails(self) -> Collection[Trail]:
+        return self._trails.values()
 
     @property
     def is_full(self) -> bool:
@@ -125,12 +140,16 @@ class StepGroup(RowGroup):
         num_bytes = self.worker.model.runner.outputs.step_bytes
         for place, record, step in zip(places, records, steps, strict=True):
             future = self.futures[place]
+            if self._trails and future in self._trails:
+                self._trails[future].committed()
             if not future.done():  # else the client left; what was committed stays committed
                 future.set_result(Reply(record, step, record.data[-num_bytes:]))
 
     def alone(self, place: int) -> None:
         lane = self.lanes[place]
-        turn = Turn(lane, self._requests[place], self.futures[place], self._deadlines[place])
+        future = self.futures[place]
+        trail = self._trails.get(future)
+        turn = Turn(lane, self._requests[place], future, self._deadlines[place], trail)
         turn.num_lost_races = 1
         lane.head = turn
         self.turns.observer.commit_conflicted()
@@ -138,5 +157,6 @@ class StepGroup(RowGroup):
 
     def forget(self, place: int) -> None:
         super().forget(place)
+        self._trails.pop(self.futures[place], None)
         for column in (self.futures, self._requests, self._deadlines):
             del column[place]

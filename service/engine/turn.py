@@ -8,6 +8,7 @@ from service.engine.job import Job
 from service.engine.lanes import Lane
 from service.engine.requests import SessionRequest
 from service.engine.session import Reply
+from service.engine.trail import Trail
 from service.errors import CarryError
 from service.stores.record import Record
 
@@ -26,12 +27,18 @@ class Turn(Job):
     cursor: TextCursor
 
     def __init__(
-        self, lane: Lane, request: SessionRequest, future: "asyncio.Future[Any]", deadline: float
+        self,
+        lane: Lane,
+        request: SessionRequest,
+        future: "asyncio.Future[Any]",
+        deadline: float,
+        trail: Trail | None = None,
     ) -> None:
         self.lane = lane
         self.request = request
         self.future = future
         self.deadline = deadline
+        self.trail = trail
         self.expired: Record | None = None
         self.num_lost_races = 0
 

@@ -29,6 +29,7 @@ from service.engine.session import (
     stepped_alike,
 )
 from service.engine.step_group import StepGroup
+from service.engine.trail import Trail
 from service.engine.turn import Turn
 from service.engine.worker import Worker
 from service.errors import (
@@ -77,7 +78,12 @@ class Turns:
             self.begin(turn)
 
     def gather(
-        self, lane: Lane, request: StepRequest, future: "asyncio.Future[Reply]", deadline: float
+        self,
+        lane: Lane,
+        request: StepRequest,
+        future: "asyncio.Future[Reply]",
+        deadline: float,
+        trail: Trail | None,
     ) -> bool:
         """Take up a single step (`is_single`) with others; False if it must go as a turn.
 
@@ -90,7 +96,7 @@ class Turns:
         group = self._open.get(worker)
         if group is None or not group.is_open:
             group = self._open[worker] = StepGroup(self, worker)
-        return group.add(lane, request, future, deadline)
+        return group.add(lane, request, future, deadline, trail)
 
     # A turn begins: decide, from the cache if that may be enough, else from the store.
 
@@ -228,6 +234,8 @@ class Turns:
         origin, count = None, 0
         for turn, outcome in zip(turns, outcomes, strict=True):
             if isinstance(outcome, Record):
+                if turn.trail is not None:
+                    turn.trail.committed()
                 if outcome.opening.origin is not origin:  # sessions of one model come together
                     if origin is not None:
                         num_steps[origin] += count

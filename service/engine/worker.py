@@ -22,7 +22,7 @@ are through go to `on_done`, those of a batch together; a failed one to `on_fail
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from service.engine.backlog import COUNTED_STEPS, Backlog, QueueBounds
@@ -32,6 +32,7 @@ from service.engine.graph_thread import GraphThread
 from service.engine.job import Job
 from service.engine.registry import LoadedModel
 from service.engine.runner import Batch, BatchResult
+from service.engine.trail import Trail, mark_batch
 from service.errors import CarryError, DeadlineError, ModelFailedError
 
 INLINE_S = 0.0002
@@ -50,6 +51,10 @@ class Group(Protocol):
     @property
     def num_pieces(self) -> int:
         """Of how many requests the rows are."""
+
+    @property
+    def trails(self) -> Collection[Trail]:
+        """Of its requests, those that have one."""
 
     @property
     def is_full(self) -> bool:
@@ -97,6 +102,7 @@ class Worker:
         self._in_thread: dict[Batch, tuple[list[Job], list[int]] | Group] = {}
         self._is_pump_due = False
         self._has_stopped = False
+        self._has_trails = False  # whether jobs have any
         # Expected time of a batch, by the power-of-two class of its cells (rows × steps).
         self._cost_s: dict[int, float] = {}
         self._loop: asyncio.AbstractEventLoop
@@ -123,6 +129,9 @@ class Worker:
         job.counted = min(job.steps_left, COUNTED_STEPS)
         self._backlog.take_in(job.steps_left, job.counted, self._num_pieces())
         self._waiting.append(job)
+        if job.trail is not None:
+            self._has_trails = True
+            job.trail.queued(self.model)
         self._pump_soon()
 
     def submit_group(self, group: Group) -> None:
@@ -296,8 +305,13 @@ class Worker:
             self._learn_cost(batch)
             self._observer.batch_ran(self.model.name, self.model.version, num_rows, batch.ort_s)
         if isinstance(load, tuple):
+            if self._has_trails:
+                mark_batch([job.trail for job in load[0]], self.model, batch)
             self._apply_jobs(batch, *load)
-        elif batch.error is not None:
+            return
+        if load.trails:
+            mark_batch(load.trails, self.model, batch)
+        if batch.error is not None:
             self._finish_group(load, self._failed(batch.error))
         else:
             self._backlog.let_out(num_rows, num_rows)

@@ -5,6 +5,7 @@ Each application has its own registry, so several can live in one process (tests
 
 import os
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,7 +15,9 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unread
 
@@ -25,6 +28,9 @@ _LATENCY_S = (
 _SHORT_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _MODEL = ("model", "version")
+_OPEN_METRICS = "application/openmetrics-text"
+
+StreamKind = Literal["websocket", "events"]
 
 
 @dataclass(slots=True)
@@ -103,6 +109,24 @@ class Metrics:
         self._store_errors = Counter(
             "carry_store_errors", "Group commits that the store failed.", registry=reg
         )
+        kind = ("kind",)
+        self._streams_open = Gauge(
+            "carry_streams_open", "Streams that are open.", kind, registry=reg,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self._streams = Counter("carry_streams", "Streams opened.", kind, registry=reg)
+        self._messages = Counter(
+            "carry_stream_messages", "Answers and events sent over streams.", kind, registry=reg
+        )
+        self._resumes = Counter(
+            "carry_stream_resumes",
+            "Streams that went on from an earlier one: something was asked for again.",
+            kind, registry=reg,
+        )  # fmt: skip
+        self._sent = {each: self._messages.labels(each) for each in get_args(StreamKind)}
+        for each in get_args(StreamKind):
+            for metric in (self._streams_open, self._streams, self._resumes):
+                metric.labels(each)
         self._loaded = Gauge(
             "carry_model_loaded", "1 for each loaded model.", (*_MODEL, "provider"), registry=reg,
             multiprocess_mode="livemax",
@@ -117,13 +141,20 @@ class Metrics:
         )  # fmt: skip
         build.labels(service_version).set(1)
 
-    def render(self) -> bytes:
-        """The text format of Prometheus: of all workers, where there are several."""
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics and their media type: of all workers, where there are several.
+
+        OpenMetrics, with exemplars, for who accepts it, as Prometheus does; else its older text.
+        Where there are several workers their figures are added, and exemplars are not kept.
+        """
         registry = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        if _OPEN_METRICS in accept:
+            body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+            return body, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def live(self, model: str, version: str) -> LiveFigures:
         return self._live.setdefault((model, version), LiveFigures())
@@ -138,14 +169,36 @@ class Metrics:
                 histogram.labels(model, version)
         self._refused.set(num_refused)
 
-    def request_answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def request_answered(
+        self,
+        method: str,
+        route: str,
+        status: int,
+        seconds: float,
+        exemplar: dict[str, str] | None = None,
+    ) -> None:
+        """`exemplar` says where more is to be found of this one."""
         key = (method, route, status)
         children = self._answered.get(key)
         if children is None:
             counter = self._requests.labels(method, route, status)
             children = self._answered[key] = (counter, self._request_s.labels(method, route))
         children[0].inc()
-        children[1].observe(seconds)
+        children[1].observe(seconds, exemplar)
+
+    def stream_opened(self, kind: StreamKind) -> None:
+        self._streams.labels(kind).inc()
+        self._streams_open.labels(kind).inc()
+
+    def stream_closed(self, kind: StreamKind) -> None:
+        self._streams_open.labels(kind).dec()
+
+    def stream_resumed(self, kind: StreamKind) -> None:
+        """Once for each stream."""
+        self._resumes.labels(kind).inc()
+
+    def stream_sent(self, kind: StreamKind, num_messages: int) -> None:
+        self._sent[kind].inc(num_messages)
 
     def batch_ran(self, model: str, version: str, num_rows: int, ort_s: float) -> None:
         self._batch_rows.labels(model, version).observe(num_rows)

@@ -44,7 +44,7 @@ async def test_every_wrong_key_gets_the_same_answer(tmp_path):
     path.write_text(line_of(path, "ada", revoked=True))
     async with serving(api_keys_file=path) as client:
         told = {
-            (await client.get("/v1/models", headers=said)).text
+            (await client.get("/v1/models", headers=said | {"X-Request-ID": "r"})).text
             for said in (
                 {},
                 headers("wrong"),

@@ -51,9 +51,9 @@ def short_way_taken(monkeypatch):
     taken = []
     ordinary = HotPath.begin
 
-    def note(self, caller, session, data, on_answer):
+    def note(self, caller, session, data, headers, on_answer):
         taken.append(session)
-        return ordinary(self, caller, session, data, on_answer)
+        return ordinary(self, caller, session, data, headers, on_answer)
 
     monkeypatch.setattr(HotPath, "begin", note)
     return taken
@@ -138,7 +138,7 @@ async def test_both_ways_answer_a_mistake_alike(client, data, status):
     async with connected(client) as (reader, writer):
         told = []
         for unusual in (b"", b"Accept: a\r\nAccept: b\r\n"):
-            head = PATH + JSON + unusual
+            head = PATH + JSON + b"X-Request-ID: r\r\n" + unusual
             writer.write(head + b"Content-Length: %d\r\n\r\n" % len(data) + data)
             told.append(await answer(reader))
     assert told[0] == told[1]

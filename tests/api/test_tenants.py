@@ -86,10 +86,11 @@ def test_every_operation_is_kept_apart_in_a_way_that_is_tried():
     ("method", "path", "operation"), ON_SESSIONS, ids=[f"{m} {p}" for m, p, _ in ON_SESSIONS]
 )
 async def test_the_session_of_another_tenant_is_not_found(world, method, path, operation):
+    said = world.bob | {"X-Request-ID": "r"}
     url = path.replace("{session}", "s")
-    told = await world.request(method, url, json=body_of(operation), headers=world.bob)
+    told = await world.request(method, url, json=body_of(operation), headers=said)
     nobody = await world.request(
-        method, path.replace("{session}", "none"), json=body_of(operation), headers=world.bob
+        method, path.replace("{session}", "none"), json=body_of(operation), headers=said
     )
     assert (told.status_code, told.json()["type"]) == (404, "urn:carry:session-not-found")
     assert told.json() | {"detail": ""} == nobody.json() | {"detail": ""}

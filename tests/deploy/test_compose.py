@@ -144,6 +144,14 @@ def test_profiles_add_what_they_name_and_are_guarded() -> None:
         assert int(added[name]["mem_limit"]) > 0
 
 
+def test_traces_are_off_unless_asked_for_and_reach_their_collector() -> None:
+    assert resolve()["services"]["service"]["environment"]["CARRY_OTLP_ENDPOINT"] == ""
+    traced = resolve(COMPOSE_PROFILES="tracing", CARRY_OTLP_ENDPOINT="http://jaeger:4318")
+    replica, collector = traced["services"]["service"], traced["services"]["jaeger"]
+    assert replica["environment"]["CARRY_OTLP_ENDPOINT"] == "http://jaeger:4318"
+    assert set(replica["networks"]) & set(collector["networks"]) == {"back"}
+
+
 def test_replicas_on_a_gpu_are_found_by_the_same_name() -> None:
     gpu = resolve(COMPOSE_PROFILES="gpu", CARRY_REPLICAS="0")["services"]["service-gpu"]
     assert gpu["networks"]["back"]["aliases"] == ["service"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.e2e.server import running_server
 from tests.engine.support import rows
@@ -53,6 +54,15 @@ def counted(server, name):
     return sum(float(n) for n in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
 
+def in_open_metrics(server, name):
+    """The same, as OpenMetrics says it."""
+    text = httpx.get(
+        f"{server.url}/metrics", headers={"accept": "application/openmetrics-text"}
+    ).text
+    families = text_string_to_metric_families(text)
+    return sum(s.value for family in families for s in family.samples if s.name == name)
+
+
 @pytest.mark.parametrize("settings", ["sqlite", "valkey"], indirect=True)
 def test_a_session_stepped_by_all_workers_ends_exact_and_is_counted(tmp_path, settings):
     values = [[0.0 if v != v else float(v) for v in row] for row in rows(NUM_STEPS)]
@@ -70,6 +80,8 @@ def test_a_session_stepped_by_all_workers_ends_exact_and_is_counted(tmp_path, se
         assert counted(server, "carry_steps_total") == NUM_STEPS
         assert counted(server, "carry_model_loaded") == 1
         assert counted(server, "carry_build_info") == 1
+        assert in_open_metrics(server, "carry_steps_total") == NUM_STEPS
+        assert in_open_metrics(server, "carry_streams_open") == 0
         assert len(workers_of(server)) == 2
         assert server.stop() == 0
     assert server.log.read_text().count('"ready"') == 1

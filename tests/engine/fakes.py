@@ -31,7 +31,7 @@ class FakeBatch:
         self.values, self.states = list(values), list(states)
         self.lengths = np.array(num_steps)
         self.num_cells = len(num_steps) * max(num_steps)
-        self.answers, self.error, self.ort_s = [], None, 0.0
+        self.answers, self.error, self.began_s, self.ort_s = [], None, 0.0, 0.0
         self.thread = None
 
     def run(self):
@@ -160,6 +160,7 @@ def group_of(graph, *values):
 
     group = SimpleNamespace(
         deadline=float("inf"),
+        trails=(),
         num_rows=len(values),
         num_pieces=1,
         is_full=True,

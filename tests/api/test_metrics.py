@@ -1,0 +1,124 @@
+"""What `/metrics` says, in both of its forms."""
+
+import json
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from websockets.asyncio.client import connect
+
+from tests.api.support import listening, until
+from tests.api.test_protocol import OPEN
+from tests.e2e.collector import collecting
+
+STEP = {"observations": [[1, 2]]}
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+)
+
+
+@pytest.fixture
+async def client():
+    async with listening() as client:
+        (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
+        yield client
+
+
+async def families(client):
+    """Of the OpenMetrics form, by name."""
+    answer = await client.get("/metrics", headers={"accept": PROMETHEUS})
+    kind = answer.headers["content-type"]
+    assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    return {family.name: family for family in parse_open(answer.text)}
+
+
+async def value(client, name, **labels):
+    family = (await families(client))[name.removesuffix("_total")]
+    [found] = [
+        sample.value
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    return found
+
+
+def exemplars(family, route):
+    return [
+        sample.exemplar.labels
+        for sample in family.samples
+        if sample.exemplar and sample.labels["route"] == route
+    ]
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/plain", "text/html;q=1, x", "version=a"])
+async def test_whoever_does_not_ask_for_open_metrics_gets_text(client, accept):
+    headers = {} if accept is None else {"accept": accept}
+    answer = await client.get("/metrics", headers=headers)
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert {family.name for family in parse_text(answer.text)} >= {"carry_steps", "carry_streams"}
+
+
+async def test_both_forms_say_the_same(client):
+    await client.post("/v1/sessions/s/steps", json=STEP)
+    found = await families(client)
+    text = (await client.get("/metrics")).text
+    assert {family.name for family in parse_text(text)} == found.keys()
+
+
+async def test_a_traced_request_leaves_its_trace_as_an_exemplar():
+    with collecting() as (_, endpoint):
+        async with listening(otlp_endpoint=endpoint, traces_ratio=1) as client:
+            (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
+            answer = await client.post("/v1/sessions/s/steps", json=STEP)
+            family = (await families(client))["carry_http_request_seconds"]
+    trace = answer.headers["traceresponse"].split("-")[1]
+    assert exemplars(family, "/v1/sessions/{session}/steps") == [{"trace_id": trace}]
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions/s/steps", "/v1/sessions/s/steps?x=1"])
+async def test_a_slow_request_leaves_its_id_as_an_exemplar(path):
+    async with listening(slow_request_s=1e-9) as client:
+        (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
+        headers = {"X-Request-ID": "i" * 100}
+        await client.post(path, json=STEP, headers=headers)
+        family = (await families(client))["carry_http_request_seconds"]
+    assert exemplars(family, "/v1/sessions/{session}/steps") == [{"request_id": "i" * 100}]
+
+
+async def test_an_ordinary_request_leaves_none(client):
+    await client.post("/v1/sessions/s/steps", json=STEP)
+    family = (await families(client))["carry_http_request_seconds"]
+    assert exemplars(family, "/v1/sessions/{session}/steps") == []
+
+
+async def test_websockets_are_counted_while_they_are_open(client):
+    url = f"ws://127.0.0.1:{client.port}/v1/stream"
+    metrics = client.app.context.metrics
+    async with connect(url) as socket:
+        for step in (0, 1, 1):  # the last one again
+            await socket.send(json.dumps(STEP | {"session": "s", "step": step}))
+            await socket.recv()
+        assert await value(client, "carry_streams_open", kind="websocket") == 1
+        assert await value(client, "carry_streams_total", kind="websocket") == 1
+        assert await value(client, "carry_stream_messages_total", kind="websocket") == 3
+        assert await value(client, "carry_stream_resumes_total", kind="websocket") == 1
+    gauge = metrics._streams_open.labels("websocket")
+    await until(lambda: gauge._value.get() == 0)
+
+
+async def test_event_streams_are_counted_while_they_are_open(client):
+    (await client.post("/v1/sessions/s/steps", json=STEP)).raise_for_status()
+    metrics = client.app.context.metrics
+    headers = {"Last-Event-ID": "0"}
+    async with client.stream("GET", "/v1/sessions/s/events", headers=headers) as events:
+        lines = events.aiter_lines()
+        while not (await anext(lines)).startswith("event: step"):
+            pass
+        assert await value(client, "carry_streams_open", kind="events") == 1
+        assert await value(client, "carry_streams_total", kind="events") == 1
+        assert await value(client, "carry_stream_resumes_total", kind="events") == 1
+    gauge = metrics._streams_open.labels("events")
+    await until(lambda: gauge._value.get() == 0)
+    assert await value(client, "carry_stream_messages_total", kind="events") >= 1
+    assert await value(client, "carry_streams_open", kind="websocket") == 0
