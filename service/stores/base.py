@@ -9,7 +9,9 @@ Rule 3: a call either did all it says or raises StoreUnavailableError; one lost 
         was lost: the engine reads back (`engine/read_back.py`).
 Rule 4: records that expired or were closed stay readable for `TOMBSTONE_S`, then `sweep` takes
         them away.
-Rule 5: a record that cannot be read raises RecordUnreadableError by itself, and is left out of
+Rule 5: beside the sessions lie a few small named values, for what all processes on a store must
+        agree on. They do not expire.
+Rule 6: a record that cannot be read raises RecordUnreadableError by itself, and is left out of
         lists.
 """
 
@@ -75,6 +77,12 @@ class Store(Protocol):
 
     async def sweep(self, limit: int) -> list[Swept]:
         """Remove and return records whose tombstone time is over."""
+
+    async def read_value(self, name: str) -> bytes:
+        """A named value; empty where it was never set."""
+
+    async def swap_value(self, name: str, old: bytes, new: bytes) -> bool:
+        """Set a named value where it is `old`; False, with nothing done, where it is not."""
 
     async def now(self) -> float:
         """The store's clock."""

@@ -39,6 +39,7 @@ class MemoryStore:
         self._tenants: dict[str, dict[str, _Kept]] = {}
         self._origins: list[Origin] = []
         self._due = _DueMinutes()
+        self._values: dict[str, bytes] = {}
 
     async def load(self, key: Key) -> Record | None:
         kept = self._tenants.get(key.tenant, {}).get(key.name)
@@ -99,6 +100,15 @@ class MemoryStore:
             swept.append(Swept(key, record.opening.model, record.opening.version, record.closed))
             del self._tenants[key.tenant][key.name]
         return swept
+
+    async def read_value(self, name: str) -> bytes:
+        return self._values.get(name, b"")
+
+    async def swap_value(self, name: str, old: bytes, new: bytes) -> bool:
+        if self._values.get(name, b"") != old:
+            return False
+        self._values[name] = new
+        return True
 
     async def now(self) -> float:
         return self._clock()

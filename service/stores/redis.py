@@ -36,8 +36,9 @@ from service.stores.redis_keys import (
     member_of,
     session_key,
     shard_of,
+    value_key,
 )
-from service.stores.redis_scripts import ANNOUNCE, CREATE, STEP, Call, run_scripts
+from service.stores.redis_scripts import ANNOUNCE, CREATE, STEP, SWAP, Call, run_scripts
 from service.stores.redis_server import NOT_ASKED, look_at_servers
 from service.stores.redis_topology import Command, topology_of
 from service.stores.redis_url import RedisAddress, read_redis_url
@@ -168,6 +169,18 @@ class RedisStore:
     async def sweep(self, limit: int) -> list[Swept]:
         before = await self.now() - TOMBSTONE_S
         return await redis_index.sweep(self._servers, before, limit, self._given_time)
+
+    async def read_value(self, name: str) -> bytes:
+        key = value_key(name)
+        [found] = unavailable_if_failed(await self._servers.send([Command(key, ("GET", key))]))
+        return found or b""
+
+    async def swap_value(self, name: str, old: bytes, new: bytes) -> bool:
+        call = Call(SWAP, [value_key(name)], old, new, self._given_time)
+        [reply] = await run_scripts(self._servers, [call])
+        if (error := failure_of(reply)) is not None:
+            raise error
+        return reply == 1
 
     async def now(self) -> float:
         """The server's clock, as it was read off a recent write, or asked for."""

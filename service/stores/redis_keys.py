@@ -1,7 +1,7 @@
 """The names of everything that lies in a Redis store, all under one prefix.
 
 `carry:1:` is the layout; one that cannot be read by this service would get another number. None of
-these keys expires by the server: sessions end by the sweeper, which counts them.
+these keys expires by the server: sessions end by the sweeper, which counts them; values never do.
 """
 
 from typing import Final
@@ -37,6 +37,10 @@ def index_keys(shard: int) -> list[bytes]:
     # In braces: what servers of a cluster choose the slot by.
     head = _PREFIX + b"{index-%d}:" % shard
     return [head + b"names", head + b"due"]
+
+
+def value_key(name: str) -> bytes:
+    return _PREFIX + b"value:" + name.encode()
 
 
 def check_key(shard: int) -> bytes:

@@ -9,7 +9,7 @@ A session is one hash at one key:
     d  data           o  opening, each sealed: a checksum of 4 bytes and what it covers
     m  model          v  version (of the model), for the sweeper
 
-Beside the sessions lie indexes, in shards: `names`, for lists, and `due`, the time before which a
+A named value is a string at a key of its own. Beside the sessions lie indexes, in shards: `names`, for lists, and `due`, the time before which a
 session cannot be over. They share a slot. An entry is written before its session and may outlive
 it; it is taken away only if nobody has touched its time since it was looked at.
 """
@@ -136,3 +136,11 @@ redis.call('DEL', KEYS[1])
 return 1
 """)
 """→ 1 if it was this call that took the session away."""
+
+SWAP: Final = Script("""
+-- KEYS: a named value. ARGV: the value that it must have, "" for none; the new one.
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+""")
+"""→ 1 if the new value was set."""

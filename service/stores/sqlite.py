@@ -101,6 +101,16 @@ class SqliteStore:
     async def sweep(self, limit: int) -> list[Swept]:
         return await self._call(lambda: self._there.sweep(limit))
 
+    async def read_value(self, name: str) -> bytes:
+        return await self._call(lambda: self._there.read_value(name))
+
+    async def swap_value(self, name: str, old: bytes, new: bytes) -> bool:
+        is_swapped = await self._call(lambda: self._there.swap_value(name, old, new))
+        if self.durability == "power":
+            await self._sync()
+        self._log.wrote(len(new))
+        return is_swapped
+
     async def now(self) -> float:
         return self._clock()
 

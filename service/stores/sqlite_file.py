@@ -44,6 +44,7 @@ _SCHEMA: Final = (
         checksum INTEGER NOT NULL,
         data BLOB NOT NULL
     )""",
+    "CREATE TABLE IF NOT EXISTS named_values (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
 )
 
 _STEP: Final = """
@@ -168,6 +169,17 @@ class SqliteFile:
             if len(due) < wanted:
                 break
         return swept
+
+    def read_value(self, name: str) -> bytes:
+        row = self._db.execute("SELECT value FROM named_values WHERE name = ?", (name,)).fetchone()
+        return bytes(row[0]) if row else b""
+
+    def swap_value(self, name: str, old: bytes, new: bytes) -> bool:
+        with _Transaction(self._db):
+            if self.read_value(name) != old:
+                return False
+            self._db.execute("INSERT OR REPLACE INTO named_values VALUES (?, ?)", (name, new))
+        return True
 
     def check(self) -> int:
         """Write a page as it is, which a full disk refuses, too; how many bytes that is."""
