@@ -19,6 +19,7 @@ from service.api import (
     models,
     open_inference,
     open_inference_infer,
+    open_inference_repository,
     predict,
     session_operations,
     sessions,
@@ -37,7 +38,9 @@ from service.api.rates import Rates
 from service.engine.batcher import BatchLimits
 from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
+from service.engine.models_folder import ModelsFolder
 from service.engine.registry import load_registry
+from service.engine.repository import Repository
 from service.engine.snapshot import SnapshotKeys
 from service.errors import StartUpError
 from service.settings import Settings
@@ -74,23 +77,28 @@ def create_app(settings: Settings) -> HotPath:
     snapshot_keys = SnapshotKeys.read(settings.snapshot_key_file)
     store = open_store(settings.store, store_options(settings))
     registry = load_registry(settings.models, settings.provider, settings.ort_threads)
-    metrics.models_loaded(
-        [(m.name, m.version, m.runner.provider) for m in registry.all()], len(registry.refused)
-    )
     engine = Engine(registry, store, _engine_limits(settings), metrics)
+    repository = Repository(
+        engine,
+        ModelsFolder(settings.models, registry.provider, settings.ort_threads),
+        grace_s=settings.unload_grace_s,
+        poll_s=settings.models_poll_s,
+    )
     keys = KeyRing(settings.api_keys_file)
     rates = Rates(settings.store)
     tracing = _tracing(settings)
-    context = Context(engine, settings, metrics, keys, snapshot_keys, rates, tracing)
+    context = Context(engine, settings, metrics, keys, snapshot_keys, rates, repository, tracing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
+        await repository.start()
         settle_collector()
         log.info("serving", provider=registry.provider, store=settings.store.split("@")[-1])
         try:
             yield
         finally:
+            await repository.close()
             await engine.close(settings.shutdown_grace_s)
             await store.close()
             await rates.close()
@@ -135,7 +143,7 @@ def create_app(settings: Settings) -> HotPath:
     install_error_handlers(app)
     parts = (
         models, predict, timeseries, sessions, generate, session_operations, bulk, events,
-        snapshots, open_inference, open_inference_infer, health
+        snapshots, open_inference, open_inference_infer, open_inference_repository, health
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

@@ -25,6 +25,19 @@ class Settings(BaseSettings):
         1, ge=1, le=256, description="Processes that serve; with more than one, not memory://."
     )
     models: Path = Field(Path("models"), description="Folder of bundles, NAME/VERSION/ each.")
+    models_poll_s: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="How often new bundles, and loads and unloads of other processes, are looked"
+        " for; 0: never.",
+    )
+    unload_grace_s: float = Field(
+        60.0,
+        ge=0,
+        le=30 * 86400,
+        description="How long sessions of a model that is unloaded may still be stepped.",
+    )
     store: str = Field(
         "sqlite:///var/carry.db",
         description="Where sessions live: memory://, sqlite:///PATH (sqlite:////PATH: absolute),"

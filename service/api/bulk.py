@@ -23,7 +23,7 @@ from service.api.keys import Caller
 from service.api.present import Json, json_response
 from service.api.problems import error_responses, problem_of
 from service.api.steps import step_answer
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.requests import StepRequest
 from service.engine.session import Reply
 from service.errors import (

@@ -1,6 +1,7 @@
 """What every route needs, handed in by `service.app` and reached through the request."""
 
 import asyncio
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -13,7 +14,8 @@ from service.api.open_inference_figures import InferenceFigures
 from service.api.present import ForecastOptions
 from service.api.rates import Rates
 from service.engine.engine import Engine
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
+from service.engine.repository import Repository
 from service.engine.snapshot import SnapshotKeys
 from service.settings import Settings
 from service.stores.record import Key
@@ -40,6 +42,7 @@ class Context:
     keys: KeyRing
     snapshot_keys: SnapshotKeys
     rates: Rates
+    repository: Repository
     tracing: "Tracing | None" = None
     reader: BodyReader = field(default_factory=BodyReader)
     inference: InferenceFigures = field(default_factory=InferenceFigures)
@@ -47,18 +50,19 @@ class Context:
     """WebSockets and event streams, each from when it is open until it ends."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is told to stop: what never ends by itself ends now."""
-    _faces: dict[tuple[str, str], Face] = field(default_factory=dict)
+    _faces: dict[int, Face] = field(default_factory=dict)
+    """By the `id` of a model, for as long as it lives."""
 
     def key(self, caller: Caller, session: str) -> Key:
         """Where a session of this name is kept, if the caller's tenant has one."""
         return Key(caller.tenant, session)
 
     def face(self, model: LoadedModel) -> Face:
-        name = model.name, model.version
-        face = self._faces.get(name)
+        face = self._faces.get(id(model))
         if face is None:
             options = ForecastOptions.of(model, None, None)
-            face = self._faces[name] = Face(Reads.of(model.manifest), options)
+            face = self._faces[id(model)] = Face(Reads.of(model.manifest), options)
+            weakref.finalize(model, self._faces.pop, id(model)).atexit = False
         return face
 
     def catalog(self) -> Catalog:

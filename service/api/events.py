@@ -13,6 +13,7 @@ from service.api.sse import EventStream, event
 from service.api.steps import step_answer
 from service.engine.session import Reply
 from service.engine.watch import Gap, Watch
+from service.errors import VersionGoneError
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
@@ -47,7 +48,8 @@ async def listen(
 
     `open` says where the session stands, `step` is the answer of a step, `gap` tells of steps whose
     replies are not kept any more (or, with `to_step` below `from_step`, that the session went
-    back), and `end` that the session is closed or expired. With `Last-Event-ID` it goes on from
+    back), and `end` that the session is closed or expired, or its model unloaded here. With
+    `Last-Event-ID` it goes on from
     the replies that the session keeps (`replay`). Steps that other replicas commit show within
     CARRY_EVENTS_POLL_S; more of them in that time than the session keeps leave a gap.
     """
@@ -68,7 +70,12 @@ async def _events(context: Context, watch: Watch, opening: bytes) -> AsyncIterat
     with watch:
         async for each in watch:
             if isinstance(each, Reply):
-                yield event(step_answer(context, each, "last"), "step", each.step)
+                try:
+                    answer = step_answer(context, each, "last")
+                except VersionGoneError as error:  # it was unloaded here, and stepped elsewhere
+                    yield event({"reason": error.code}, "end")
+                    return
+                yield event(answer, "step", each.step)
             elif isinstance(each, Gap):
                 yield event(each._asdict(), "gap", each.to_step)
             else:

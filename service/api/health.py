@@ -46,7 +46,7 @@ async def why_not_ready(context: Context) -> list[str]:
     problems = []
     if engine.is_draining:
         problems.append("shutting down")
-    if not engine.registry.all():
+    if not engine.registry.all() and not engine.registry.retiring:
         problems.append("no model is loaded (GET /v1/models says which bundles were refused)")
     try:
         await engine.store.check()

@@ -7,14 +7,14 @@ from service.api.present import Json, json_response
 from service.api.problems import error_responses
 from service.api.schemas import ModelDetail, ModelList
 from service.contract.manifest import Manifest
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("", summary="List the models", response_model=ModelList)
 async def list_models(context: InContext) -> Response:
-    """Every loaded model with its versions, and every bundle that was refused, with the reason."""
+    """Every loaded model with its versions, and every other bundle, with the reason."""
     registry = context.engine.registry
     by_name: dict[str, list[LoadedModel]] = {}
     for model in registry.all():
@@ -29,7 +29,13 @@ async def list_models(context: InContext) -> Response:
         }
         for name, versions in by_name.items()
     ]
-    return json_response({"models": models, "refused": registry.refused})
+    index = context.repository.index()
+    others = {
+        told: [f"{each.name}/{each.version}" for each in index if each.state == state]
+        for told, state in (("unloading", "UNLOADING"), ("unloaded", "UNAVAILABLE"))
+    }
+    others["unloaded"] = [where for where in others["unloaded"] if where not in registry.refused]
+    return json_response({"models": models, "refused": registry.refused} | others)
 
 
 @router.get(

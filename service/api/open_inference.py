@@ -1,26 +1,27 @@
 """`/v2`: the Open Inference Protocol as its clients use it: health, what is served, how it does.
 
 The protocol's own specification documents its routes, so they are not in `/docs`. Inference is in
-`open_inference_infer.py`. Tracing, logging and shared memory are answered 501.
+`open_inference_infer.py`, loading in `open_inference_repository.py`. Tracing, logging and shared
+memory are answered 501.
 """
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.auth import InAdmin
 from service.api.context import Context, InContext
 from service.api.health import why_not_ready
 from service.api.open_inference_figures import statistics_of
 from service.api.open_inference_model import config_of, metadata_of
-from service.api.present import Json, json_response
-from service.engine.registry import LoadedModel
-from service.errors import InvalidInputError, NotReadyError, UnsupportedError
+from service.api.present import json_response
+from service.engine.loaded_model import LoadedModel
+from service.errors import NotReadyError, UnsupportedError
 
 router = APIRouter(prefix="/v2", include_in_schema=False)
 
 _EXTENSIONS = (
     "sequence", "model_configuration", "binary_tensor_data", "parameters", "statistics",
+    "model_repository",
 )  # fmt: skip
 _DOCUMENTED: dict[str, Any] = {
     "responses": {404: {"description": 'No such model: `{"error": "…"}`'}},
@@ -80,35 +81,6 @@ async def model_statistics(model: str, context: InContext, version: str | None =
     registry = context.engine.registry
     found = registry.versions(model) if version is None else [registry.get(model, version)]
     return _statistics(context, found)
-
-
-@router.post("/repository/index", summary="Every bundle, served or refused")
-async def repository_index(context: InContext) -> Response:
-    registry = context.engine.registry
-    index: list[Json] = [
-        {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
-        for model in registry.all()
-    ]
-    for where, reason in sorted(registry.refused.items()):
-        name, _, version = where.partition("/")
-        index.append({"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason})
-    return json_response(index)
-
-
-@router.post("/repository/models/{model}/load", summary="Load a model", **_DOCUMENTED)
-async def load(model: str, context: InContext, _: InAdmin) -> Response:
-    """Answers 200 for a model that is loaded. Bundles are read when the server starts."""
-    if not any(each.name == model for each in context.engine.registry.all()):
-        raise InvalidInputError(
-            f"failed to load '{model}': bundles are read when the server starts; put it into the"
-            " folder of models and restart"
-        )
-    return Response()
-
-
-@router.post("/repository/models/{model}/unload", summary="Not supported")
-async def unload(model: str, _: InAdmin) -> Response:
-    raise UnsupportedError(f"'{model}' cannot be unloaded: restart the server without its bundle")
 
 
 @router.api_route("/trace/{path:path}", methods=["GET", "POST"], include_in_schema=False)

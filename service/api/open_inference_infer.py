@@ -14,7 +14,7 @@ from service.api.keys import Caller
 from service.api.open_inference_body import HEADER, InferRequest, read_infer, write_infer
 from service.api.open_inference_model import Signature, observations_of, outputs_of
 from service.api.open_inference_sequence import Sequence, step_sequence
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.requests import Observations
 from service.errors import InvalidInputError, MalformedError, TooLargeError
 

@@ -13,7 +13,7 @@ import numpy as np
 from service.api.tensors import DATATYPE_OF
 from service.contract.calls import from_graph, into_graph
 from service.contract.tensors import Axis, InputSpec, OutputSpec
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.requests import Observations
 from service.errors import InvalidInputError
 

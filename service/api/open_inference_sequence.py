@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from service.engine.engine import Engine
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.requests import CreateRequest, DeleteRequest, Observations, StepRequest
 from service.engine.session import Reply
 from service.errors import (

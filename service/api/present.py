@@ -16,7 +16,7 @@ from service.api.tensors import tensor_json
 from service.api.writing import present_next, split_written
 from service.contract.manifest import ForecastSpec
 from service.engine.inputs import row_time_s
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.session import Reply
 from service.errors import InvalidInputError
 from service.stores.record import Record

@@ -267,6 +267,8 @@ class ModelSummary(BaseModel):
 class ModelList(BaseModel):
     models: list[ModelSummary]
     refused: dict[str, str] = Field(description="Bundles that failed a check, with the reason.")
+    unloading: list[str] = Field(description="Versions whose sessions may be stepped a while more.")
+    unloaded: list[str] = Field(description="Bundles that lie in the folder and are not loaded.")
 
 
 class LiveFigures(BaseModel):

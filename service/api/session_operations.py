@@ -102,10 +102,8 @@ def _upgrade_of(context: Context, reply: Reply, policy: str) -> Json:
     }
     if not reply.outputs:
         return told
-    after = registry.get_for_session(reply.record.opening)
-    old = registry.find(before.opening.model, before.opening.version)
-    if old is not None and old.origin != before.opening.origin:
-        old = None
+    after = registry.get_for_reply(reply.record.opening)
+    old = registry.find_for_session(before.opening)
     told["divergence"] = divergence(old, last_prediction(before), after, reply.outputs)
     return told | present_reply(after, reply, "last", context.face(after).whole_forecast)
 

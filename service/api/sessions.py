@@ -187,7 +187,6 @@ async def _create(
 
 def _detail(context: Context, record: Record, now: float) -> Json:
     opening = record.opening
-    loaded = context.engine.registry.find(opening.model, opening.version)
-    is_ours = loaded is not None and loaded.origin.graph_sha256 == opening.origin.graph_sha256
-    norms = loaded.layout.norms(record.state) if loaded and is_ours else {}
+    loaded = context.engine.registry.find_for_session(opening)
+    norms = loaded.layout.norms(record.state) if loaded else {}
     return present_session(record, norms, now)

@@ -13,7 +13,7 @@ from service.api.keys import Caller
 from service.api.parse import parse_body
 from service.api.present import Json, json_response, present_reply, rfc3339
 from service.api.schemas import Observed, StepBody
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.requests import StepRequest
 from service.engine.session import Reply
 from service.engine.trail import Trail
@@ -96,7 +96,7 @@ def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) 
 def step_answer(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Json:
     """The members that every answer to a step has."""
     record = reply.record
-    model = context.engine.registry.get_for_session(record.opening)
+    model = context.engine.registry.get_for_reply(record.opening)
     return {
         "session": record.opening.name,
         "step": reply.step,

@@ -29,7 +29,7 @@ from service.api.timeseries_schemas import (
     TimeSeriesRequest,
 )
 from service.contract.manifest import ForecastSpec
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.requests import Observations
 from service.errors import CarryError, InvalidInputError, TooLargeError
 from service.settings import Settings

@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.stores.record import PackedOutputs
 
 if TYPE_CHECKING:  # the process that reads big bodies imports no runtime for models
-    from service.engine.registry import LoadedModel
+    from service.engine.loaded_model import LoadedModel
 
 DEFAULT_TOKENS = 100
 """Characters that are written where a client does not say how many."""

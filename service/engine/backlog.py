@@ -9,7 +9,7 @@ The worker owns it. Steps that are in the graph still count.
 
 from typing import NamedTuple
 
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.errors import QueueFullError
 
 COUNTED_STEPS = 1024

@@ -48,21 +48,25 @@ class Committer:
         """Commit group after group, for as long as the task lives."""
         while True:
             await self._wake.wait()
-            group = self._next_group()
-            if not self._parcels:
-                self._wake.clear()
-            if not self._store.waits:
-                await self._commit_group(group)
-                continue
-            if group:
-                task = asyncio.create_task(self._commit_group(group))
-                task.add_done_callback(self._on_ended)
-                self._groups.add(task)
-            if len(self._groups) == _MAX_GROUPS:
-                await asyncio.wait(self._groups, return_when=asyncio.FIRST_COMPLETED)
-            for task in [task for task in self._groups if task.done()]:
-                self._groups.discard(task)
-                task.result()  # a defect of ours ends this task as well
+            await self._run_next_group()
+
+    async def _run_next_group(self) -> None:
+        """A call of its own, so that the last group, and its model, is not held on to by `run`."""
+        group = self._next_group()
+        if not self._parcels:
+            self._wake.clear()
+        if not self._store.waits:
+            await self._commit_group(group)
+            return
+        if group:
+            task = asyncio.create_task(self._commit_group(group))
+            task.add_done_callback(self._on_ended)
+            self._groups.add(task)
+        if len(self._groups) == _MAX_GROUPS:
+            await asyncio.wait(self._groups, return_when=asyncio.FIRST_COMPLETED)
+        for task in [task for task in self._groups if task.done()]:
+            self._groups.discard(task)
+            task.result()  # a defect of ours ends this task as well
 
     def _on_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

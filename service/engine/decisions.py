@@ -62,7 +62,7 @@ async def decide_turn(
         if found is None:
             raise session_not_found(key)
         opening = found.opening
-        old = registry.find(opening.model, opening.version)
+        old = registry.find_for_session(opening) or registry.find(opening.model, opening.version)
         new = registry.get(opening.model, request.version)
         return decide_upgrade(request, key, found, old, new, now)
     return decide(request, key, found, now)

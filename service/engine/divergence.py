@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.stores.record import PackedOutputs, Record
 
 

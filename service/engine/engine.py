@@ -8,21 +8,21 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import structlog
 
-from service.contract.text import UNREAD
 from service.engine.backlog import QueueBounds
 from service.engine.batcher import BatchLimits
 from service.engine.bulk import Bulk, Outcomes
 from service.engine.bulk_rows import BulkRows, RowRequests
 from service.engine.events import NullObserver, Observer
-from service.engine.inputs import feed
 from service.engine.job import Job
 from service.engine.lanes import Lanes
-from service.engine.registry import LoadedModel, Registry
+from service.engine.loaded_model import LoadedModel
+from service.engine.predictions import Predictions
+from service.engine.registry import Registry
 from service.engine.requests import Observations, SessionRequest
 from service.engine.runner import BatchResult
 from service.engine.session import Reply, require_live, session_not_found
@@ -32,11 +32,11 @@ from service.engine.turn import Turn
 from service.engine.turns import Turns
 from service.engine.watch import Watch
 from service.engine.worker import Worker
+from service.engine.workers import Workers
 from service.errors import (
     CarryError,
     DeadlineError,
     DrainingError,
-    InvalidInputError,
     ModelFailedError,
 )
 from service.stores.base import Store, Swept
@@ -78,20 +78,21 @@ class Engine:
         self.is_draining = False
         self.failure: BaseException | None = None
         self._observer = observer or NullObserver()
-        self._workers = {model.origin: self._new_worker(model) for model in registry.all()}
         self._lanes = Lanes(self.limits.cache_sessions)
-        self._turns = Turns(registry, self._workers, store, self._lanes, self._observer)
+        self.workers = Workers(
+            registry, self._observer, self._new_worker, self._forget_worker, self._wait_for_answers
+        )
+        self._turns = Turns(registry, self.workers, store, self._lanes, self._observer)
+        self._predictions = Predictions(self.workers, self._observer, self.limits.request_timeout_s)
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
         self._bulks: set[Bulk] = set()
-        self._predictions: set[asyncio.Future[PackedOutputs]] = set()
 
     async def start(self) -> None:
         """Begin to serve, on the loop that runs now."""
         # Kept, because asking for it takes a system call, which a step would feel.
         self._loop = asyncio.get_running_loop()
-        for worker in self._workers.values():
-            worker.start()
+        self.workers.start()
         endless = [self._turns.committer.run(), self._sweep_forever(), self._watch_deadlines()]
         self._tasks = [asyncio.create_task(coroutine) for coroutine in endless]
         for task in self._tasks:
@@ -100,9 +101,7 @@ class Engine:
     async def close(self, grace_s: float = 10.0) -> None:
         """Refuse new work, finish what was accepted, stop the tasks. The store stays open."""
         self.is_draining = True
-        waiting = {future for turn in self._lanes.turns() for future in turn.futures}
-        waiting |= self._predictions
-        if waiting:
+        if waiting := self._under_way():
             await asyncio.wait(waiting, timeout=grace_s)
         self._answer_all(
             DrainingError(
@@ -114,8 +113,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for worker in self._workers.values():
-            worker.close()
+        await self.workers.close()
 
     def submit(
         self, key: Key, request: SessionRequest, trail: Trail | None = None
@@ -179,24 +177,8 @@ class Engine:
 
         Without `emit` as the task has it: a tagger answers every step, the others the last.
         """
-        jobs = [
-            self._job_alone(model, f"instances[{index}]", *instance, emit)
-            for index, instance in enumerate(instances)
-        ]
         self._refuse_if_draining()
-        futures: list[asyncio.Future[PackedOutputs]] = []
-        try:
-            for job in jobs:
-                self._workers[model.origin].submit(job)
-                futures.append(job.future)  # those before a refusal are cancelled below
-                self._predictions.add(job.future)
-                job.future.add_done_callback(self._predictions.discard)
-            outputs = await asyncio.gather(*futures)
-        finally:
-            for future in futures:
-                future.cancel()  # those behind a failed one; their jobs are dropped
-        self._observer.predicted(model.name, model.version, len(instances))
-        return outputs
+        return await self._predictions.predict(model, instances, emit)
 
     async def read(self, key: Key) -> Record:
         """The session as the store holds it now.
@@ -239,31 +221,13 @@ class Engine:
 
     def refuse_if_full(self, model: LoadedModel) -> None:
         """Raise QueueFullError where work for this model would be refused, before it is decoded."""
-        self._workers[model.origin].refuse_if_full()
+        self.workers.of(model).refuse_if_full()
 
     async def list_live(
         self, tenant: str, model: str | None, after: str, limit: int
     ) -> list[Record]:
         """Live sessions by name, as the store holds them now."""
         return await self.store.list_live(tenant, model, after, limit)
-
-    def _job_alone(
-        self,
-        model: LoadedModel,
-        where: str,
-        observations: Observations,
-        start_s: int | None,
-        emit: Literal["last", "all"] | None,
-    ) -> Job:
-        deadline = time.monotonic() + self.limits.request_timeout_s
-        job = Job(self._loop.create_future(), deadline, CURRENT.get())
-        initial = model.layout.initial_row
-        try:
-            default: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"
-            feed(job, model, start_s, 0, UNREAD, initial, observations, emit or default)
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{where}: {error.detail}") from None
-        return job
 
     def _new_worker(self, model: LoadedModel) -> Worker:
         limits = self.limits
@@ -294,6 +258,18 @@ class Engine:
             self._turns.failed(job, error)
         else:
             job.fail(error)
+
+    def _under_way(self) -> set[asyncio.Future[Any]]:
+        turns = {future for turn in self._lanes.turns() for future in turn.futures}
+        return turns | self._predictions.under_way
+
+    async def _forget_worker(self, worker: Worker) -> None:
+        await self._turns.forget_worker(worker)
+
+    async def _wait_for_answers(self) -> None:
+        """Until everything that is under way now is answered, for as long as that may take."""
+        if waiting := self._under_way() | {bulk.future for bulk in self._bulks}:
+            await asyncio.wait(waiting, timeout=self.limits.request_timeout_s)
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -343,7 +319,7 @@ class Engine:
             turn.end(error)
         for bulk in list(self._bulks):
             bulk.refuse(error)
-        for worker in self._workers.values():
+        for worker in self.workers:
             worker.refuse_all(error)
 
     def _refuse_if_draining(self) -> None:

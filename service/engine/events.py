@@ -36,6 +36,9 @@ class Observer(Protocol):
 
     def cache_changed(self, num_sessions: int, state_bytes: int) -> None: ...
 
+    def models_changed(self, loaded: set[tuple[str, str, str]], num_refused: int) -> None:
+        """All models that are loaded now (name, version, provider), unloading ones too."""
+
 
 class NullObserver:
     """Watches nothing."""
@@ -74,4 +77,7 @@ class NullObserver:
         return None
 
     def cache_changed(self, num_sessions: int, state_bytes: int) -> None:
+        return None
+
+    def models_changed(self, loaded: set[tuple[str, str, str]], num_refused: int) -> None:
         return None

@@ -12,7 +12,7 @@ from service.contract.characters import CharacterCodec, Codec
 from service.contract.errors import TextError
 from service.contract.text import UNREAD, FedText, TextCursor
 from service.engine.job import Job, Segment
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.requests import Observations
 from service.engine.vector_runner import step_of_vector
 from service.engine.writer import Sampling, Writer

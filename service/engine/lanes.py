@@ -7,6 +7,7 @@ Rule 3: a lane with waiting turns is never dropped. Of the idle ones, those leav
         not used for a whole round: a step only marks its lane, nothing is moved.
 """
 
+import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,13 +16,14 @@ from service.errors import QueueFullError
 from service.stores.record import Key, Record
 
 if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns
-    from service.engine.registry import LoadedModel
+    from service.engine.loaded_model import LoadedModel
     from service.engine.row_group import RowGroup
     from service.engine.turn import Turn
     from service.engine.worker import Worker
 
 _MAX_WAITING_TURNS = 1024
 _LOOKS = 64
+_LOOKED_AT_ONCE = 5_000
 
 
 class Lane:
@@ -145,6 +147,15 @@ class Lanes:
         lane = self._lanes.get(key)
         if lane is not None and lane.head is None:
             self._drop(lane)
+
+    async def forget_worker(self, worker: "Worker") -> None:
+        """Let every lane find its worker anew; others go on between a few thousand of them."""
+        for number, lane in enumerate(list(self._lanes.values()), start=1):
+            if lane.worker is worker:
+                lane.worker = None
+                lane.is_plain = False
+            if number % _LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def turns(self) -> "list[Turn | RowGroup]":
         """Every turn that has not ended. Called now and then: it forgets which lanes came to rest.

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from service.contract.text import UNREAD, TextCursor
 from service.engine.keeping import kept_at
+from service.engine.loaded_model import LoadedModel
 from service.engine.observation_bytes import unpack_observations
-from service.engine.registry import LoadedModel
 from service.engine.requests import ForkRequest, RestoreRequest, RewindRequest, UpgradeRequest
 from service.engine.session import (
     Answer,

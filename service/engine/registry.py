@@ -3,7 +3,6 @@
 A bundle that fails any check is refused with its reason; the others go on serving.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,97 +10,67 @@ import structlog
 
 from service.contract.bundle import Bundle, read_bundle
 from service.contract.calls import ObservationLayout
-from service.contract.characters import Codec
 from service.contract.errors import ContractError
 from service.contract.golden import check_golden
-from service.contract.manifest import Manifest
-from service.contract.state import StateLayout
-from service.contract.tensors import InputSpec
-from service.engine.batcher import BatchLimits
+from service.engine.loaded_model import LoadedModel
 from service.engine.runner import Runner, check_signature, open_ort_session, resolve_provider
 from service.engine.tensor_runner import TensorRunner
-from service.engine.vector_runner import VectorRunner, steps_of_tokens
+from service.engine.vector_runner import VectorRunner
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
-from service.stores.record import Opening, Origin
+from service.stores.record import Opening
 
 log = structlog.get_logger()
 
 _WARM_UP_ROWS = (1, 8, 32, 128)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """One version of a model, ready to run, with what every step needs of its manifest."""
-
-    manifest: Manifest
-    layout: StateLayout
-    runner: Runner
-    codec: Codec | None
-    name: str = field(init=False)
-    version: str = field(init=False)
-    origin: Origin = field(init=False)
-    x: InputSpec | None = field(init=False)
-    time: InputSpec | None = field(init=False)
-    tokens: InputSpec | None = field(init=False)
-    num_values: int = field(init=False)
-    frequency_s: int = field(init=False)
-    observations: ObservationLayout | None = field(init=False)
-    constants: tuple[InputSpec, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        graph, forecast = self.manifest.graph, self.manifest.forecast
-        x = graph.input_with("x")
-        for name, value in (
-            ("name", self.manifest.name),
-            ("version", self.manifest.version),
-            ("origin", self._origin()),
-            ("x", x),
-            ("num_values", x.concrete(1)[-1] if x else 0),
-            ("time", graph.input_with("time")),
-            ("tokens", graph.input_with("tokens")),
-            ("frequency_s", forecast.frequency_s if forecast else 0),
-            ("observations", ObservationLayout(graph) if graph.tensors else None),
-            ("constants", graph.constants),
-        ):
-            object.__setattr__(self, name, value)
-
-    @property
-    def reads_vectors(self) -> bool:
-        """It writes about a vector, which it reads before any text."""
-        return self.x is not None and self.tokens is not None
-
-    def steps_of(self, tokens: list[int]) -> np.ndarray:
-        """What the runner is given for tokens."""
-        assert self.tokens is not None, "the manifest of a model of text names them"
-        if self.reads_vectors:
-            return steps_of_tokens(tokens, self.num_values)
-        return np.array(tokens, self.tokens.dtype)
-
-    def bounded(self, limits: BatchLimits) -> BatchLimits:
-        """What one call of this graph can take of `limits`."""
-        graph = self.manifest.graph
-        return BatchLimits(
-            limits.max_rows if graph.takes_rows else 1,
-            limits.max_slice_steps if graph.takes_steps else 1,
-            limits.max_cells,
-            is_ragged=graph.input_with("length") is not None,
-        )
-
-    def _origin(self) -> Origin:
-        manifest = self.manifest
-        graph_sha256 = manifest.files[manifest.graph.file]
-        return Origin(manifest.name, manifest.version, self.layout.schema_hash, graph_sha256)
-
-
 class Registry:
-    """The models that this process serves, and the bundles that it refused."""
+    """The models that this process serves, and the bundles that it refused.
+
+    A model that is being unloaded is *retiring*: sessions of it may be stepped, and nothing else
+    begins with it. When that time is over it is *leaving*, until what was begun is answered.
+    """
 
     def __init__(self, models: list[LoadedModel], refused: dict[str, str], provider: str) -> None:
         self.refused = refused
         self.provider = provider
         self._models: dict[str, dict[str, LoadedModel]] = {}
+        self._retiring: list[LoadedModel] = []
+        self._leaving: list[LoadedModel] = []
         for model in models:
-            self._models.setdefault(model.name, {})[model.version] = model
+            self.add(model)
+
+    def add(self, model: LoadedModel) -> LoadedModel | None:
+        """Serve a model, which may have been retiring; the one whose place it takes."""
+        if model in self._retiring:
+            self._retiring.remove(model)
+        versions = self._models.setdefault(model.name, {})
+        replaced = versions.get(model.version)
+        versions[model.version] = model
+        return replaced
+
+    def retire(self, model: LoadedModel) -> None:
+        """Let nothing but steps begin with a model."""
+        self._retiring.append(model)
+        versions = self._models[model.name]
+        if versions[model.version] is model:  # it may have been replaced
+            del versions[model.version]
+            if not versions:
+                del self._models[model.name]
+
+    def leave(self, model: LoadedModel) -> None:
+        """Let nothing begin with a retiring model."""
+        self._retiring.remove(model)
+        self._leaving.append(model)
+
+    def forget(self, model: LoadedModel) -> None:
+        """A leaving model is gone."""
+        self._leaving.remove(model)
+
+    @property
+    def retiring(self) -> list[LoadedModel]:
+        """By name and number, those that went first before those that have taken their place."""
+        return sorted(self._retiring, key=lambda model: (model.name, int(model.version)))
 
     def all(self) -> list[LoadedModel]:
         """Every loaded version, by name and then by number."""
@@ -142,17 +111,24 @@ class Registry:
     def find(self, name: str, version: str) -> LoadedModel | None:
         return self._models.get(name, {}).get(version)
 
+    def find_for_session(self, opening: Opening) -> LoadedModel | None:
+        """The version that a session was opened with, if it may be stepped."""
+        model = self.find(opening.model, opening.version)
+        if model is not None and model.origin.graph_sha256 == opening.origin.graph_sha256:
+            return model
+        return next((each for each in self._retiring if _is_of(opening, each)), None)
+
     def get_for_session(self, opening: Opening) -> LoadedModel:
-        """The version that a session was opened with.
+        """As `find_for_session`.
 
         Raises:
             VersionGoneError: it is not loaded any more, or is not the same any more.
         """
-        name, version = opening.model, opening.version
-        model = self.find(name, version)
-        if model is None or model.origin.graph_sha256 != opening.origin.graph_sha256:
+        model = self.find_for_session(opening)
+        if model is None:
+            name, version = opening.model, opening.version
             loaded = sorted(self._models.get(name, {}), key=int)
-            changed = ", with other weights" if model else ""
+            changed = ", with other weights" if version in loaded else ""
             raise VersionGoneError(
                 f"the session belongs to model {name!r} version {version}, which is not loaded as"
                 f" it was (loaded: {loaded}{changed}): a state means nothing to other weights; load"
@@ -160,6 +136,13 @@ class Registry:
                 " open a new one"
             )
         return model
+
+    def get_for_reply(self, opening: Opening) -> LoadedModel:
+        """As `get_for_session`, of a model that is leaving as well: it has made a reply."""
+        for model in self._leaving:
+            if _is_of(opening, model):
+                return model
+        return self.get_for_session(opening)
 
 
 def load_registry(folder: Path, provider: str, num_threads: int) -> Registry:
@@ -175,12 +158,12 @@ def load_registry(folder: Path, provider: str, num_threads: int) -> Registry:
     chosen = resolve_provider(provider)
     models: list[LoadedModel] = []
     refused: dict[str, str] = {}
-    for path in _bundle_folders(folder):
+    for path in bundle_folders(folder):
         where = f"{path.parent.name}/{path.name}"
         try:
             models.append(load_model(read_bundle(path), chosen, num_threads))
         except Exception as error:  # the boundary: no bundle may keep the others from being served
-            refused[where] = _reason(error)
+            refused[where] = reason_of(error)
             log.warning("bundle refused", bundle=where, reason=str(error))
         else:
             log.info("model loaded", bundle=where, provider=models[-1].runner.provider)
@@ -214,7 +197,13 @@ def load_model(bundle: Bundle, provider: str = "cpu", num_threads: int = 1) -> L
     return model
 
 
-def _reason(error: Exception) -> str:
+def _is_of(opening: Opening, model: LoadedModel) -> bool:
+    """Whether a session that was opened so can be stepped by this model."""
+    same_name = (opening.model, opening.version) == (model.name, model.version)
+    return same_name and opening.origin.graph_sha256 == model.origin.graph_sha256
+
+
+def reason_of(error: Exception) -> str:
     """Why a bundle was refused, without a path of the server."""
     if isinstance(error, ContractError):
         return str(error)
@@ -244,7 +233,8 @@ def _nothing_much(model: LoadedModel) -> np.ndarray:
     return np.zeros((1, model.observations.observation.itemsize), np.uint8)
 
 
-def _bundle_folders(folder: Path) -> list[Path]:
+def bundle_folders(folder: Path) -> list[Path]:
+    """Every `<folder>/<name>/<version>/`."""
     return [
         version
         for name in sorted(folder.iterdir())

@@ -98,6 +98,7 @@ class Runner:
         frequency_s: int = 0,
     ) -> None:
         self._ort_session = ort_session
+        self.provider = _short_name(ort_session.get_providers()[0])
         self._x = graph.input_with("x")
         self._tokens = graph.input_with("tokens")
         self._time = graph.input_with("time")
@@ -108,9 +109,9 @@ class Runner:
         self._layout = layout
         self.outputs = OutputLayout(graph.outputs)
 
-    @property
-    def provider(self) -> str:
-        return str(self._ort_session.get_providers()[0]).removesuffix("ExecutionProvider").lower()
+    def close(self) -> None:
+        """Free the graph, whoever holds the runner still. Nothing may be under way any more."""
+        del self._ort_session
 
     def stage(
         self,
@@ -237,6 +238,10 @@ def _shape_fits(found: Sequence[int | str | None], expected: Sequence[Axis]) -> 
         else have in (want, None) or isinstance(have, str)
         for have, want in zip(found, expected, strict=True)
     )
+
+
+def _short_name(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider").lower()
 
 
 def _provider_names(provider: str) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from service.contract.text import UNREAD, TextCursor
 from service.engine.keeping import kept_after_step, with_observations
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.requests import (
     CreateRequest,
     DeleteRequest,

@@ -8,7 +8,7 @@ Rule 3: each path from `begin` leads to exactly one `_end`.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,7 @@ from service.engine.step_group import StepGroup
 from service.engine.trail import Trail
 from service.engine.turn import Turn
 from service.engine.worker import Worker
+from service.engine.workers import Workers
 from service.errors import (
     CarryError,
     ContentionError,
@@ -44,8 +45,6 @@ from service.stores.record import STATE_AT, Origin, Record
 _MAX_LOST_RACES = 50
 _FEW = 6
 """Turns that are committed faster one by one than by columns."""
-
-Workers = Mapping[Origin, Worker]
 
 
 class Turns:
@@ -97,6 +96,11 @@ class Turns:
         if group is None or not group.is_open:
             group = self._open[worker] = StepGroup(self, worker)
         return group.add(lane, request, future, deadline, trail)
+
+    async def forget_worker(self, worker: Worker) -> None:
+        """Give a worker no more steps: every lane finds its own anew."""
+        await self.lanes.forget_worker(worker)
+        self._open.pop(worker, None)
 
     # A turn begins: decide, from the cache if that may be enough, else from the store.
 
@@ -170,7 +174,7 @@ class Turns:
 
     def _worker_for(self, turn: Turn, base: Record) -> Worker:
         """The worker of a record's model, remembered with the record."""
-        worker = self._workers[self._registry.get_for_session(base.opening).origin]
+        worker = self._workers.of(self._registry.get_for_session(base.opening))
         row_bytes = worker.model.layout.row_bytes
         if base.state_bytes != row_bytes:  # it would fail the whole batch that it is in
             raise RecordUnreadableError(

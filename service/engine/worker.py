@@ -30,7 +30,7 @@ from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
 from service.engine.graph_thread import GraphThread
 from service.engine.job import Job
-from service.engine.registry import LoadedModel
+from service.engine.loaded_model import LoadedModel
 from service.engine.runner import Batch, BatchResult
 from service.engine.trail import Trail, mark_batch
 from service.errors import CarryError, DeadlineError, ModelFailedError
@@ -118,6 +118,7 @@ class Worker:
         """Let go of the thread. Whatever waits must have been ended before."""
         self._has_stopped = True
         self._thread.close()
+        del self._thread  # which knows the worker: freed now, not when the collector comes by
 
     def submit(self, job: Job) -> None:
         """Queue a job.

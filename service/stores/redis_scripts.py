@@ -9,9 +9,10 @@ A session is one hash at one key:
     d  data           o  opening, each sealed: a checksum of 4 bytes and what it covers
     m  model          v  version (of the model), for the sweeper
 
-A named value is a string at a key of its own. Beside the sessions lie indexes, in shards: `names`, for lists, and `due`, the time before which a
-session cannot be over. They share a slot. An entry is written before its session and may outlive
-it; it is taken away only if nobody has touched its time since it was looked at.
+A named value is a string at a key of its own. Beside the sessions lie indexes, in shards: `names`,
+for lists, and `due`, the time before which a session cannot be over. They share a slot. An entry is
+written before its session and may outlive it; it is taken away only if nobody has touched its time
+since it was looked at.
 """
 
 from hashlib import sha1

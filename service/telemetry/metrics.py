@@ -28,6 +28,7 @@ _LATENCY_S = (
 _SHORT_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _MODEL = ("model", "version")
+_IS_MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # as prometheus_client has read it
 _OPEN_METRICS = "application/openmetrics-text"
 
 StreamKind = Literal["websocket", "events"]
@@ -140,6 +141,12 @@ class Metrics:
             multiprocess_mode="livemax",
         )  # fmt: skip
         build.labels(service_version).set(1)
+        self._models: set[tuple[str, str, str]] = set()
+        self._shown_at_once = (
+            self._queue, self._steps, self._predictions, self._created, self._batch_rows,
+            self._ort_s,
+        )  # fmt: skip
+        self._of_models = (*self._shown_at_once, self._ended, self._operated)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics and their media type: of all workers, where there are several.
@@ -148,7 +155,7 @@ class Metrics:
         Where there are several workers their figures are added, and exemplars are not kept.
         """
         registry = self.registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        if _IS_MULTIPROCESS:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         if _OPEN_METRICS in accept:
@@ -159,14 +166,24 @@ class Metrics:
     def live(self, model: str, version: str) -> LiveFigures:
         return self._live.setdefault((model, version), LiveFigures())
 
-    def models_loaded(self, loaded: list[tuple[str, str, str]], num_refused: int) -> None:
-        """`loaded` holds (model, version, provider). Series of a model exist from here on."""
-        for model, version, provider in loaded:
+    def models_changed(self, loaded: set[tuple[str, str, str]], num_refused: int) -> None:
+        """Series of a model exist from when it is loaded until it is unloaded.
+
+        Files of several processes cannot let go of a series: there it is 0.
+        """
+        for model, version, provider in self._models - loaded:
+            self._loaded.labels(model, version, provider).set(0)
+            self._queue.labels(model, version).set(0)
+            if not _IS_MULTIPROCESS:
+                self._loaded.remove(model, version, provider)
+                for metric in self._of_models:
+                    metric.remove_by_labels({"model": model, "version": version})
+            self._live.pop((model, version), None)
+        for model, version, provider in loaded - self._models:
             self._loaded.labels(model, version, provider).set(1)
-            for metric in (self._queue, self._steps, self._predictions, self._created):
+            for metric in self._shown_at_once:
                 metric.labels(model, version)
-            for histogram in (self._batch_rows, self._ort_s):
-                histogram.labels(model, version)
+        self._models = loaded
         self._refused.set(num_refused)
 
     def request_answered(

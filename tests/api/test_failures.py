@@ -18,7 +18,7 @@ async def test_a_dead_task_is_neither_alive_nor_ready(client, monkeypatch):
 
     await client.post("/v1/sessions", json=OPEN)
     engine = client.app.context.engine
-    worker = engine._workers[engine.registry.get("load", "1").origin]
+    worker = engine.workers.of(engine.registry.get("load", "1"))
     monkeypatch.setattr(worker, "_begin", explode)
     failed = await client.post("/v1/sessions/s/steps", json=STEP)
     assert (failed.status_code, failed.json()["type"]) == (500, "urn:carry:model-failed")

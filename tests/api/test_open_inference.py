@@ -237,14 +237,8 @@ async def test_statistics_count_what_was_inferred(models):
         }  # fmt: skip
 
 
-async def test_the_repository_lists_what_is_served_and_loads_nothing_new(models):
+async def test_what_is_not_supported_is_501(models):
     async with triton_client(models) as call:
-        index = await call("get_model_repository_index")
-        assert {"name": "leaky", "version": "1", "state": "READY", "reason": ""} in index
-        await call("load_model", "leaky")
-        for name, model in (("load_model", "nothing"), ("unload_model", "leaky")):
-            with pytest.raises(InferenceServerException):
-                await call(name, model)
         for name in ("get_trace_settings", "get_log_settings", "get_system_shared_memory_status"):
             with pytest.raises(InferenceServerException) as told:
                 await call(name)

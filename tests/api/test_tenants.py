@@ -124,6 +124,24 @@ async def test_equal_names_of_two_tenants_never_meet(world):
     assert (await world.get("/v1/sessions/s", headers=world.bob)).status_code == 409
 
 
+@pytest.mark.parametrize("what", ["load", "unload"])
+async def test_models_are_loaded_and_unloaded_by_admins_alone(tmp_path, what):
+    """They are of every tenant; whom else they belong to is asked of no other route."""
+    file, keys = keys_file(tmp_path, ada="user", root="admin")
+    url = f"/v2/repository/models/load/{what}"
+    async with serving(api_keys_file=file) as client:
+        for name in ("load", "nothing", "%2e%2e"):
+            told = await client.post(
+                url.replace("/load/", f"/{name}/", 1), headers=headers(keys["ada"])
+            )
+            assert (told.status_code, list(told.json())) == (403, ["error"])
+        for said in ({}, headers("x" * 43)):
+            assert (await client.post(url, headers=said)).status_code == 401
+        index = (await client.post("/v2/repository/index", headers=headers(keys["ada"]))).json()
+        assert {each["state"] for each in index} == {"READY"}
+        assert (await client.post(url, headers=headers(keys["root"]))).status_code == 200
+
+
 async def test_a_snapshot_restores_ones_own_only(world):
     kind = {"Content-Type": "application/vnd.carry.snapshot"}
     url = "/v1/sessions/s/snapshot"

@@ -8,7 +8,8 @@ import numpy as np
 
 from service.engine.collector import settle_collector
 from service.engine.engine import Engine
-from service.engine.registry import LoadedModel, Registry
+from service.engine.loaded_model import LoadedModel
+from service.engine.registry import Registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.stores.base import StoreOptions, open_store
 from service.stores.record import Key

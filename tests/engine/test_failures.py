@@ -98,7 +98,7 @@ async def test_a_defect_answers_every_client_at_once(monkeypatch):
         def explode(*_):
             raise RuntimeError("defect")
 
-        monkeypatch.setattr(engine._workers[load.origin], "_begin", explode)
+        monkeypatch.setattr(engine.workers.of(load), "_begin", explode)
         text, values = Observations(text="a"), Observations(rows=rows(2))
         waiting = (
             asyncio.create_task(engine.predict(mood, [(text, None)])),
@@ -178,7 +178,7 @@ async def test_a_batch_in_the_graph_when_the_engine_fails_is_answered_once(monke
         held.hold(mood)
         asked = engine.submit(A, step_text("a", 0))
         await held.has_entered()
-        monkeypatch.setattr(engine._workers[load.origin], "_apply", zero)
+        monkeypatch.setattr(engine.workers.of(load), "_apply", zero)
         for each in (engine.submit(B, step_rows(rows(1), 0)), asked):
             with pytest.raises(ModelFailedError):
                 await each

@@ -3,7 +3,8 @@
 import pytest
 
 from service.contract.text import TextCursor
-from service.engine.registry import LoadedModel, Registry
+from service.engine.loaded_model import LoadedModel
+from service.engine.registry import Registry
 from service.engine.requests import DeleteRequest, Observations
 from service.engine.session import (
     MAX_RING_BYTES,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.registry import LoadedModel, Registry
+from service.engine.loaded_model import LoadedModel
+from service.engine.registry import Registry
 from service.engine.requests import DeleteRequest, RestoreRequest
 from service.engine.snapshot import SnapshotKeys
 from service.errors import (

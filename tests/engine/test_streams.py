@@ -10,7 +10,8 @@ from tokenizers import normalizers
 from service.contract.text import TextCodec
 from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.registry import LoadedModel, Registry
+from service.engine.loaded_model import LoadedModel
+from service.engine.registry import Registry
 from service.engine.requests import Observations
 from service.stores.memory import MemoryStore
 from service.stores.record import Key

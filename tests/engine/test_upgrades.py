@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.registry import LoadedModel, Registry, load_registry
+from service.engine.loaded_model import LoadedModel
+from service.engine.registry import Registry, load_registry
 from service.engine.requests import DeleteRequest, Observations, RewindRequest, UpgradeRequest
 from service.errors import (
     ModelNotFoundError,

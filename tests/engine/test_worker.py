@@ -231,7 +231,7 @@ async def test_a_cancelled_prediction_leaves_nothing_waiting():
         await asyncio.sleep(0)
         left.cancel()
         await engine.predict(model, [(Observations(rows=rows(2)), 0)])
-        worker = engine._workers[model.origin]
+        worker = engine.workers.of(model)
         assert (worker._waiting, worker._backlog.num_steps, worker._backlog.num_counted) == (
             [],
             0,

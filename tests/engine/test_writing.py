@@ -157,7 +157,7 @@ async def test_work_that_ends_early_leaves_nothing_counted_behind():
         text = written(await engine.submit(A, write(Sampling(2000, 1.0, 3), 0)))
         assert text.endswith(".")
         assert len(text) < 2000
-        worker = engine._workers[VERSE.origin]
+        worker = engine.workers.of(VERSE)
         assert (worker._backlog.num_steps, worker._backlog.num_counted) == (0, 0)
 
 

@@ -1,0 +1,70 @@
+"""Predictions: jobs without a session, each from a fresh state. Nothing of them is kept."""
+
+import asyncio
+import time
+from typing import Literal
+
+from service.contract.text import UNREAD
+from service.engine.events import Observer
+from service.engine.inputs import feed
+from service.engine.job import Job
+from service.engine.loaded_model import LoadedModel
+from service.engine.requests import Observations
+from service.engine.trail import CURRENT
+from service.engine.workers import Workers
+from service.errors import InvalidInputError
+from service.stores.record import PackedOutputs
+
+
+class Predictions:
+    """`under_way` holds a future for each job that was submitted, until it is done."""
+
+    def __init__(self, workers: Workers, observer: Observer, request_timeout_s: float) -> None:
+        self.under_way: set[asyncio.Future[PackedOutputs]] = set()
+        self._workers = workers
+        self._observer = observer
+        self._request_timeout_s = request_timeout_s
+
+    async def predict(
+        self,
+        model: LoadedModel,
+        instances: list[tuple[Observations, int | None]],
+        emit: Literal["last", "all"] | None,
+    ) -> list[PackedOutputs]:
+        """As `Engine.predict`."""
+        jobs = [
+            self._job(model, f"instances[{index}]", *instance, emit)
+            for index, instance in enumerate(instances)
+        ]
+        worker = self._workers.of(model)
+        futures: list[asyncio.Future[PackedOutputs]] = []
+        try:
+            for job in jobs:
+                worker.submit(job)
+                futures.append(job.future)  # those before a refusal are cancelled below
+                self.under_way.add(job.future)
+                job.future.add_done_callback(self.under_way.discard)
+            outputs = await asyncio.gather(*futures)
+        finally:
+            for future in futures:
+                future.cancel()  # those behind a failed one; their jobs are dropped
+        self._observer.predicted(model.name, model.version, len(instances))
+        return outputs
+
+    def _job(
+        self,
+        model: LoadedModel,
+        where: str,
+        observations: Observations,
+        start_s: int | None,
+        emit: Literal["last", "all"] | None,
+    ) -> Job:
+        future = asyncio.get_running_loop().create_future()
+        job = Job(future, time.monotonic() + self._request_timeout_s, CURRENT.get())
+        initial = model.layout.initial_row
+        try:
+            default: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"
+            feed(job, model, start_s, 0, UNREAD, initial, observations, emit or default)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{where}: {error.detail}") from None
+        return job

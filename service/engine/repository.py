@@ -1,0 +1,284 @@
+"""What is served and what shall be, kept alike while the service runs, in every process.
+
+Rule 1: served is what lies in the folder, but for what was unloaded (`wanted`, in the store).
+Rule 2: a word of load or unload is kept in the store first and then carried out here; the watcher
+        of every other process carries it out within its period. One change is made at a time.
+Rule 3: the watcher itself only adds: names and versions that are new in the folder, once they lie
+        there unchanged for a period. What is served is replaced or taken away by a word alone.
+Rule 4: a bundle that cannot be loaded is tried once for each content that it has, is logged, and
+        is shown with its reason; whatever else is served is not touched.
+
+The application owns it, from `start` to `close`.
+"""
+
+import asyncio
+from typing import Final, NamedTuple
+
+import structlog
+
+from service.contract.manifest import Manifest
+from service.engine.engine import Engine
+from service.engine.loaded_model import LoadedModel
+from service.engine.models_folder import Content, Found, ModelsFolder
+from service.engine.registry import reason_of
+from service.engine.wanted import VALUE_NAME, Wanted
+from service.errors import (
+    CarryError,
+    ContentionError,
+    InvalidInputError,
+    ModelNotFoundError,
+    StoreUnavailableError,
+)
+
+log = structlog.get_logger()
+
+_MAX_LOST_RACES: Final = 50
+
+
+class Shown(NamedTuple):
+    """A bundle: READY, LOADING, UNLOADING or UNAVAILABLE, and why it is not READY."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class Repository:
+    def __init__(
+        self, engine: Engine, folder: ModelsFolder, *, grace_s: float, poll_s: float
+    ) -> None:
+        """`poll_s` 0: nothing is watched; what is said elsewhere is heard at the next start."""
+        self._engine = engine
+        self._registry = engine.registry
+        self._folder = folder
+        self._grace_s = grace_s
+        self._poll_s = poll_s
+        self._wanted = Wanted()
+        self._found: Found = {}
+        self._settled: dict[tuple[str, str], Content] = {}  # as the watcher saw them last
+        self._tried: dict[tuple[str, str], Content] = {}
+        self._carried_out: dict[str, int] = {}  # the revision of the last word, by name
+        self._loading: tuple[str, str] | None = None
+        self._lock = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Let go of what was unloaded before this process has started, and begin to watch.
+
+        The engine has been started with all bundles of the folder.
+        """
+        try:
+            self._found = await self._look()
+            self._tried = _contents(self._found)
+            await self._hear()
+        except CarryError as error:  # the watcher asks again
+            log.warning("it is not known which models were unloaded", reason=error.detail)
+        else:
+            words = self._wanted.models
+            self._carried_out = {name: word.revision for name, word in words.items()}
+            for name in words:
+                await self._converge(name, grace_s=0.0)
+        if self._poll_s:
+            self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Stop watching; a load that is under way is dropped."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        self._folder.close()
+
+    async def load(self, name: str, version: str | None = None) -> None:
+        """Serve what lies in the folder under a name: all versions of it, or one.
+
+        What was changed there is loaded anew, what is there no more is unloaded.
+
+        Raises:
+            ModelNotFoundError: there is no such bundle.
+            InvalidInputError: a bundle was refused, with its reason; the others are served.
+            StoreUnavailableError: nothing was done.
+        """
+        async with self._lock:
+            self._found = await self._look()
+            versions = self._found.get(name, {})
+            if not versions or (version is not None and version not in versions):
+                raise ModelNotFoundError(
+                    f"failed to load {name!r}{_of(version)}: there is no such bundle in the folder"
+                    f" of models, which has {sorted(versions) or sorted(self._found)}"
+                )
+            await self._say(name, version, is_wanted=True)
+            await self._converge(name, self._grace_s)
+            refused = [
+                reason
+                for where, reason in self._registry.refused.items()
+                if where in (f"{name}/{each}" for each in versions if version in (None, each))
+            ]
+        if refused:
+            raise InvalidInputError(f"failed to load {name!r}{_of(version)}: {'; '.join(refused)}")
+
+    async def unload(self, name: str, version: str | None = None) -> None:
+        """Begin nothing with a model, or with one version of it, any more.
+
+        Sessions of it may be stepped until the grace is over.
+
+        Raises:
+            ModelNotFoundError: there is no such bundle.
+            StoreUnavailableError: nothing was done.
+        """
+        async with self._lock:
+            self._found = await self._look()
+            loaded = [*self._registry.all(), *self._registry.retiring]
+            known = {each.version for each in loaded if each.name == name}
+            known |= set(self._found.get(name, {}))
+            if not known or (version is not None and version not in known):
+                raise ModelNotFoundError(
+                    f"failed to unload {name!r}{_of(version)}: it is neither loaded nor in the"
+                    " folder of models"
+                )
+            await self._say(name, version, is_wanted=False)
+            await self._converge(name, self._grace_s)
+
+    async def look_again(self) -> None:
+        """What the watcher does once in its period.
+
+        Raises:
+            CarryError: the folder or the store is away; nothing was done.
+        """
+        async with self._lock:
+            self._found = await self._look()
+            await self._hear()
+            models = {model.name for model in self._registry.all()}
+            for name in sorted({*self._found, *self._wanted.models, *models}):
+                await self._converge(name, self._grace_s)
+            self._settled = _contents(self._found)
+
+    def index(self) -> list[Shown]:
+        """Every bundle that is loaded or was last seen in the folder."""
+        refused, shown = self._registry.refused, dict[tuple[str, str], Shown]()
+        for name, version in _contents(self._found):
+            is_wanted = self._wanted.of(name).wants(version)
+            reason = "not loaded yet" if is_wanted else "unloaded"
+            shown[name, version] = Shown(name, version, "UNAVAILABLE", reason)
+        for where, reason in refused.items():
+            name, _, version = where.partition("/")
+            shown[name, version] = Shown(name, version, "UNAVAILABLE", reason)
+        for model in self._registry.retiring:
+            left_s = self._engine.workers.seconds_left(model)
+            reason = f"its sessions may be stepped for {left_s:.0f} s more"
+            shown[model.name, model.version] = Shown(*_place(model), "UNLOADING", reason)
+        if self._loading is not None:
+            shown[self._loading] = Shown(*self._loading, "LOADING", "")
+        for model in self._registry.all():
+            reason = refused.get(f"{model.name}/{model.version}", "")
+            told = f"what lies in the folder now is another one: {reason}" if reason else ""
+            shown[model.name, model.version] = Shown(*_place(model), "READY", told)
+        return [shown[place] for place in sorted(shown, key=_by_number)]
+
+    async def _watch(self) -> None:
+        trouble = ""
+        while True:
+            await asyncio.sleep(self._poll_s)
+            try:
+                await self.look_again()
+                trouble = ""
+            except Exception as error:  # the boundary: what is away now may be back later
+                if str(error) != trouble:
+                    trouble = str(error)
+                    log.warning("models are not watched, will try again", reason=trouble)
+
+    async def _converge(self, name: str, grace_s: float) -> None:
+        """Make what is served of a model what is wanted of it."""
+        word, versions = self._wanted.of(name), self._found.get(name, {})
+        is_told = self._carried_out.get(name, 0) != word.revision
+        for place in [each for each in self._tried if each[0] == name]:
+            if place[1] not in versions or not word.wants(place[1]):
+                del self._tried[place]
+                if self._registry.refused.pop("/".join(place), None):
+                    self._engine.workers.tell()
+        for version, content in versions.items():
+            place = name, version
+            is_new = self._registry.find(name, version) is None
+            is_other = self._tried.get(place) != content
+            is_due = (is_new or is_other) if is_told else (is_new and is_other)
+            if word.wants(version) and is_due and (is_told or self._settled.get(place) == content):
+                await self._load(name, version, content)
+        for model in self._registry.all():
+            is_gone = is_told and model.version not in versions
+            if model.name == name and (is_gone or not word.wants(model.version)):
+                self._engine.workers.retire(model, grace_s)
+        self._carried_out[name] = word.revision
+
+    async def _load(self, name: str, version: str, content: Content) -> None:
+        """Serve a bundle, or say why not."""
+        where = f"{name}/{version}"
+        self._loading = name, version
+        try:
+            bundle = await self._folder.read(name, version)
+            model = self._loaded_of(bundle.manifest) or await self._folder.load(bundle)
+        except Exception as error:  # the boundary: no bundle may keep the others from being served
+            self._registry.refused[where] = reason_of(error)
+            log.warning("bundle refused", bundle=where, reason=str(error))
+        else:
+            self._registry.refused.pop(where, None)
+            if self._registry.find(name, version) is not model:
+                self._engine.workers.serve(model, self._grace_s)
+                log.info("model loaded", bundle=where, provider=model.runner.provider)
+        finally:
+            self._loading = None
+        self._tried[name, version] = content
+        self._engine.workers.tell()
+
+    def _loaded_of(self, manifest: Manifest) -> LoadedModel | None:
+        """The very bundle, where it is served or retiring."""
+        for model in [*self._registry.all(), *self._registry.retiring]:
+            if model.manifest.manifest_sha256 == manifest.manifest_sha256:
+                return model
+        return None
+
+    async def _look(self) -> Found:
+        try:
+            return await self._folder.look()
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"the folder of models cannot be read ({error.strerror}); nothing was done",
+                retry_after_s=1,
+            ) from error
+
+    async def _hear(self) -> None:
+        self._wanted = Wanted.read(await self._engine.store.read_value(VALUE_NAME))
+
+    async def _say(self, name: str, version: str | None, *, is_wanted: bool) -> None:
+        store = self._engine.store
+        for _ in range(_MAX_LOST_RACES):
+            old = await store.read_value(VALUE_NAME)
+            wanted = Wanted.read(old).said(name, version, is_wanted=is_wanted)
+            if await store.swap_value(VALUE_NAME, old, wanted.to_bytes()):
+                self._wanted = wanted
+                return
+        raise ContentionError(
+            f"{_MAX_LOST_RACES} others loaded or unloaded models first; nothing was done: try"
+            " again",
+            retry_after_s=1,
+        )
+
+
+def _contents(found: Found) -> dict[tuple[str, str], Content]:
+    return {
+        (name, version): content
+        for name, versions in found.items()
+        for version, content in versions.items()
+    }
+
+
+def _place(model: LoadedModel) -> tuple[str, str]:
+    return model.name, model.version
+
+
+def _of(version: str | None) -> str:
+    return "" if version is None else f" version {version!r}"
+
+
+def _by_number(place: tuple[str, str]) -> tuple[str, int, str]:
+    name, version = place
+    return name, int(version) if version.isdecimal() else 0, version
