@@ -39,6 +39,7 @@ _OF_FRAMEWORK = {
     405: ("method-not-allowed", "Method not allowed"),
     413: (TooLargeError.code, TooLargeError.title),
 }
+_MAX_PATH_CHARS = 300
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
@@ -125,7 +126,7 @@ def unexpected_problem(error: Exception, path: str) -> Response:
 
 
 def _unexpected(error: Exception, path: str) -> tuple[str, str, int, str]:
-    log.error("unexpected error", path=path, exc_info=error)
+    log.error("unexpected error", path=path[:_MAX_PATH_CHARS], exc_info=error)
     return (
         "internal",
         "Internal error",

@@ -278,7 +278,8 @@ class Engine:
                 while len(await self._sweep()) == _SWEEP_AT_ONCE:
                     pass
             except Exception as error:  # the boundary: a store that is away now may be back later
-                log.warning("sweep failed, will try again", reason=str(error))
+                reason = error.detail if isinstance(error, CarryError) else type(error).__name__
+                log.warning("sweep failed, will try again", reason=reason)
 
     async def _sweep(self) -> list[Swept]:
         swept = await self.store.sweep(_SWEEP_AT_ONCE)

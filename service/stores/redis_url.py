@@ -52,6 +52,11 @@ def read_redis_url(
     topology = topology or "single"
     if topology not in _PORTS:
         raise _bad(parts, f"{topology!r} is no topology")
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise StartUpError(
+            "CARRY_STORE (its password is not shown): user or password has a '/', '?' or '#';"
+            " expected %2F, %3F or %23 in their place, or a CARRY_STORE_PASSWORD_FILE"
+        )
     user_and_password, _, hosts = parts.netloc.rpartition("@")
     username, _, password = user_and_password.partition(":")
     places = tuple(_place(parts, host, _PORTS[topology]) for host in hosts.split(","))

@@ -62,6 +62,14 @@ def test_a_bad_address_is_refused_naming_the_setting_and_never_the_password(url)
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mark", "/?#")
+def test_a_password_that_ends_the_host_is_refused_and_not_shown(mark):
+    with pytest.raises(StartUpError, match="CARRY_STORE_PASSWORD_FILE") as caught:
+        open_store(f"redis://user:hun{mark}ter2@host")
+    assert "hun" not in str(caught.value)
+    assert "ter2" not in str(caught.value)
+
+
 def test_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(StartUpError, match="CARRY_STORE_PASSWORD_FILE"):
         read_redis_url("redis://host", tmp_path / "nowhere")
