@@ -150,7 +150,9 @@ def evaluate(
 
 @app.command()
 def experiment(
-    name: Annotated[str, typer.Argument(help="adding, pixels, waveform or step-size.")],
+    name: Annotated[
+        str, typer.Argument(help="adding, cells, pixels, step-size, waveform or windows.")
+    ],
     variant: Annotated[
         str | None, typer.Option(help="Such as T200; a wrong one lists them.")
     ] = None,

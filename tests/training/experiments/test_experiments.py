@@ -8,13 +8,14 @@ import torch
 from typer.testing import CliRunner
 
 from training.__main__ import app
+from training.cells.base import cell_kinds
 from training.cells.clockwork import ClockworkLayer
 from training.data.digit_images import halve, packaged_digits, read_mnist
 from training.errors import DataError, RecipeError
-from training.experiments import adding, pixels, step_size, waveform
-from training.experiments.experiment import Job, Outcome, experiments, find_experiment
+from training.experiments import adding, every_cell, pixels, step_size, waveform, windows
+from training.experiments.experiment import Job, Outcome, Result, experiments, find_experiment
 from training.experiments.learning import LearningPlan, Reader, learn
-from training.experiments.runner import read_results, run_experiment
+from training.experiments.runner import read_results, run_alone, run_experiment
 
 
 def quiet(_: str) -> None:
@@ -22,7 +23,8 @@ def quiet(_: str) -> None:
 
 
 def test_every_experiment_is_found_by_name() -> None:
-    assert set(experiments()) == {"adding", "pixels", "waveform", "step-size"}
+    found = {"adding", "cells", "pixels", "waveform", "windows", "step-size"}
+    assert set(experiments()) == found
     assert find_experiment("adding", None, None).variant == "T100"
     with pytest.raises(RecipeError, match=r"no experiment 'mnist'; expected one of adding"):
         find_experiment("mnist", None, None)
@@ -51,6 +53,54 @@ def test_a_gru_learns_to_add_over_a_short_distance() -> None:
     assert job.method == "GRU"
     assert outcome.figure is not None
     assert outcome.figure < adding.SOLVED
+
+
+def test_every_cell_is_compared_and_a_new_one_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = every_cell.EveryCellExperiment("adding30")
+    assert {str(job.settings["cell"]) for job in experiment.jobs(1)} == set(cell_kinds())
+    monkeypatch.setattr(every_cell, "cell_kinds", lambda: [*cell_kinds(), "newest"])
+    assert "newest" in [job.method for job in experiment.jobs(1)]
+
+
+def test_a_compared_cell_says_what_it_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(every_cell, "_UPDATES", 2)
+    experiment = every_cell.EveryCellExperiment("adding30")
+    [job] = [job for job in experiment.jobs(1) if job.method == "lstm"]
+    outcome = experiment.run(job)
+    assert outcome.details["state_size"] == 2 * every_cell._HIDDEN
+    result = Result(method="lstm", seed=1, settings=job.settings, outcome=outcome)
+    [table] = experiment.find([result]).tables
+    assert [row[0] for row in table.rows] == ["lstm"]
+    assert table.rows[0][-1] == "64"
+
+
+def test_an_echo_is_the_bit_that_came_before() -> None:
+    x, y = windows.echoes(50, torch.Generator().manual_seed(1))
+    assert set(x.unique().tolist()) == {-1.0, 1.0}
+    assert not y[:, : windows._DELAY].any()
+    assert torch.equal(2 * y[:, windows._DELAY :] - 1, x[:, : -windows._DELAY])
+
+
+def test_windows_meet_their_bits_as_their_sizes_say() -> None:
+    met = {
+        name: windows.steps_that_meet_their_bit(*sizes) for name, sizes in windows._METHODS.items()
+    }
+    assert met["60 steps, full BPTT"] == met["10 steps, moved by 5"] == 1
+    assert met["10 steps, moved by 10"] == pytest.approx(30 / 55)
+    assert met["5 steps, moved by 5"] == met["1 step"] == 0
+
+
+def test_an_echo_is_learnt_only_in_windows_that_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_DELAY", 2)
+    monkeypatch.setattr(windows, "_UPDATES", 300)
+    experiment = windows.WindowsExperiment("echo5")
+    wrong = {
+        job.method: run_alone(experiment, job).figure
+        for job in experiment.jobs(1)
+        if job.method in ("5 steps, moved by 5", "1 step")
+    }
+    assert wrong["5 steps, moved by 5"] < 0.01
+    assert wrong["1 step"] > 0.05  # not half of them: an untrained GRU holds traces of its past
 
 
 def test_networks_of_the_waveform_have_equally_many_weights() -> None:
