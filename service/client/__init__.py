@@ -1,9 +1,11 @@
 """A client of the service: sessions that count their steps and repeat them safely.
 
-It needs httpx (`pip install 'carry-serving[client]'`) and nothing else of the service.
+It needs httpx and websockets (`pip install 'carry-serving[client]'`), and nothing else of the
+service.
 """
 
 from service.client.asynchronous import AsyncClient, AsyncSession
+from service.client.asynchronous_stream import AsyncSessionStream
 from service.client.exchange import Retries
 from service.client.problems import (
     ClientError,
@@ -19,12 +21,14 @@ from service.client.problems import (
     StepsLostError,
     UnansweredError,
 )
-from service.client.requests import Observed, Opening, StepReply
+from service.client.requests import Observed, Opening, StepReply, Writing
 from service.client.synchronous import Client, Session
+from service.client.synchronous_stream import SessionStream
 
 __all__ = [
     "AsyncClient",
     "AsyncSession",
+    "AsyncSessionStream",
     "Client",
     "ClientError",
     "ConflictError",
@@ -39,8 +43,10 @@ __all__ = [
     "Session",
     "SessionClosedError",
     "SessionExistsError",
+    "SessionStream",
     "StepReply",
     "SteppedElsewhereError",
     "StepsLostError",
     "UnansweredError",
+    "Writing",
 ]

@@ -1,18 +1,21 @@
 """The client for asyncio. A session belongs to one task at a time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
-from service.client import requests, stream
+from service.client import requests, stream, together
+from service.client.asynchronous_stream import AsyncSessionStream
 from service.client.exchange import Answer, Call, Lost, Retries
 from service.client.http import answer_of, lost, open_options, request_of
-from service.client.requests import Json, Observed, Opening, Options, Row, StepReply
+from service.client.requests import Json, Observed, Opening, Options, Row, StepReply, Writing
 from service.client.stream import RESEND_BYTES, Flow, Stream
+from service.client.together import Result
+from service.client.wire import Address
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class AsyncClient:
         self._retries = retries or Retries()
         self._resend_bytes = resend_bytes
         self._sleep = sleep
+        self._address = Address.of(url, key)
         self._http = httpx.AsyncClient(**open_options(url, key), transport=transport)
 
     async def open(self, model: str, **opening: Unpack[Opening]) -> "AsyncSession":
@@ -49,6 +53,42 @@ class AsyncClient:
     ) -> list[Json]:
         """One prediction for each instance, without a session."""
         return await self.run(requests.predicted(self._retries, model, instances, **options))
+
+    async def resume(self, session: str) -> "AsyncSession":
+        """A session that is open already, from where it stands now."""
+        flow = stream.resumed(self._retries, self._resend_bytes, session)
+        return AsyncSession(self, await self.run(flow))
+
+    async def restore(
+        self, session: str, snapshot: bytes, *, replace: bool = False
+    ) -> "AsyncSession":
+        """A session from a snapshot, here or elsewhere; `replace` also onto an open one."""
+        flow = stream.restored(self._retries, self._resend_bytes, session, snapshot, replace)
+        return AsyncSession(self, await self.run(flow))
+
+    async def sessions(self, model: str | None = None) -> AsyncIterator[Json]:
+        """Every open session, by name, as the service describes it."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await self.run(requests.listed(self._retries, model, cursor))
+            for each in page["sessions"]:
+                yield each
+            cursor = page["next_cursor"]
+
+    async def delete(self, session: str) -> None:
+        """Close a session by its name."""
+        await self.run(requests.closed(self._retries, session))
+
+    async def step_many(
+        self, asked: Sequence[tuple["AsyncSession", Sequence[Row]]]
+    ) -> list[Result]:
+        """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
+        rows = [(session.protocol, rows) for session, rows in asked]
+        return await self.run(together.stepped_together(self._retries, rows))
+
+    def stream_of(self, protocol: Stream) -> AsyncSessionStream:
+        """The WebSocket of one session, not open yet."""
+        return AsyncSessionStream(protocol, self._address, self.send, self._sleep)
 
     async def close(self) -> None:
         """Close the connections. Sessions stay."""
@@ -64,9 +104,10 @@ class AsyncClient:
                 except StopIteration as done:
                     result: T = done.value
                     return result
-                outcome = await self._send(call)
+                outcome = await self.send(call)
 
-    async def _send(self, call: Call) -> Answer | Lost:
+    async def send(self, call: Call) -> Answer | Lost:
+        """What came of one call."""
         if call.after_s:
             await self._sleep(call.after_s)
         try:
@@ -94,33 +135,57 @@ class AsyncSession:
 
     def __init__(self, client: AsyncClient, stream: Stream) -> None:
         self._client = client
-        self._stream = stream
+        self.protocol = stream
 
     @property
     def name(self) -> str:
-        return self._stream.name
+        return self.protocol.name
 
     @property
     def count(self) -> int:
         """How many observations it has consumed, by the last answer."""
-        return self._stream.count
+        return self.protocol.count
 
     @property
     def prediction(self) -> Json | None:
         """The last one that was answered."""
-        return self._stream.prediction
+        return self.protocol.prediction
 
     async def step(
         self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]
     ) -> StepReply:
         """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed."""
-        return await self._client.run(self._stream.step(rows, **observed))
+        return await self._client.run(self.protocol.step(rows, **observed))
 
     async def preview(
         self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]
     ) -> StepReply:
         """What `step` would answer. The session stays as it is."""
-        return await self._client.run(self._stream.preview(rows, **observed))
+        return await self._client.run(self.protocol.preview(rows, **observed))
+
+    def stream(self) -> AsyncSessionStream:
+        """Its WebSocket, for `async with`: many steps in flight, resumed by itself."""
+        return self._client.stream_of(self.protocol)
+
+    async def generate(self, **writing: Unpack[Writing]) -> StepReply:
+        """Have a model that writes go on; the reply's `text` is what it wrote, committed."""
+        return await self._client.run(self.protocol.generate(**writing))
+
+    async def rewind(self, step: int) -> None:
+        """Back to a kept state, as if what came after had not been; `detail` lists them."""
+        await self._client.run(self.protocol.rewind(step))
+
+    async def upgrade(self, version: str, policy: Literal["carry", "replay"] = "carry") -> Json:
+        """Go on with another version of the model; what the service tells of it."""
+        return await self._client.run(self.protocol.upgrade(version, policy))
+
+    async def detail(self) -> Json:
+        """The session as the service describes it: step, expiry, checkpoints and more."""
+        return (await self._client.run(self.protocol.read())).body()
+
+    async def snapshot(self) -> bytes:
+        """The session as signed bytes, for `restore`."""
+        return (await self._client.run(self.protocol.read("/snapshot"))).content
 
     async def fork(
         self,
@@ -130,9 +195,9 @@ class AsyncSession:
         metadata: Mapping[str, Any] | None = None,
     ) -> "AsyncSession":
         """A session of its own that goes on from here."""
-        forked = await self._client.run(self._stream.fork(session, ttl_s, metadata))
+        forked = await self._client.run(self.protocol.fork(session, ttl_s, metadata))
         return AsyncSession(self._client, forked)
 
     async def close(self) -> None:
         """End the session and drop its state."""
-        await self._client.run(self._stream.close())
+        await self._client.run(self.protocol.close())

@@ -26,6 +26,7 @@ class Call(NamedTuple):
     content: bytes = b""
     after_s: float = 0.0
     timeout_s: float = 0.0
+    content_type: str = "application/json"
 
 
 class Answer(NamedTuple):
@@ -53,9 +54,10 @@ class Answer(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """No answer came, or not all of it."""
+    """No answer came, or not all of it; `code` is that of a WebSocket that was closed."""
 
     why: str
+    code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Effort:
         self._retries = retries
         self._give_up = retries.clock() + retries.budget_s
         self._num_waits = 0
+        self._last = "it was not sent"
+        self._problem: ProblemError | None = None
 
     def answered(self, call: Call) -> Generator[Call, Answer | Lost, Answer]:
         """The answer that is not "later".
@@ -90,37 +94,52 @@ class Effort:
             ProblemError: it is a refusal.
             UnansweredError: time was up.
         """
-        after_s, last = call.after_s, "it was not sent"
-        problem: ProblemError | None = None
-        while True:
-            timeout_s = min(self._retries.timeout_s, self._left_s() - after_s)
-            if timeout_s <= 0:
-                raise UnansweredError(
-                    f"{call.method} {call.path} was not answered within"
-                    f" {self._retries.budget_s:g} s, the last time because: {last}. It may"
-                    " have been applied: repeat it as it was",
-                    problem,
-                )
-            self.num_tries += 1
+        after_s: float | None = call.after_s
+        while after_s is not None:
+            timeout_s = self.timeout_s(f"{call.method} {call.path}", after_s)
             outcome = yield call._replace(after_s=after_s, timeout_s=timeout_s)
-            if isinstance(outcome, Lost):
-                problem, last, after_s = None, outcome.why, self.wait_s()
-                continue
-            if 200 <= outcome.status < 300:
-                return outcome
-            problem = problem_of(outcome.status, outcome.content)
-            if outcome.status not in LATER:
-                raise problem
-            last, after_s = str(problem), self.wait_s() + _retry_after_s(outcome)
+            after_s = self.judged(outcome)
+        assert isinstance(outcome, Answer), "what is lost is tried again"
+        return outcome
+
+    def timeout_s(self, what: str, after_s: float = 0.0) -> float:
+        """How long the next try may take, if it begins in `after_s`.
+
+        Raises:
+            UnansweredError: there is no time for it.
+        """
+        left_s = self._give_up - self._retries.clock() - after_s
+        if left_s <= 0:
+            raise UnansweredError(
+                f"{what} was not answered within {self._retries.budget_s:g} s, the last time"
+                f" because: {self._last}. It may have been applied: repeat it as it was",
+                self._problem,
+            )
+        self.num_tries += 1
+        return min(self._retries.timeout_s, left_s)
+
+    def judged(self, outcome: Answer | Lost) -> float | None:
+        """How long to wait before the same is tried again; None where this is the answer.
+
+        Raises:
+            ProblemError: it is a refusal.
+        """
+        if isinstance(outcome, Lost):
+            self._problem, self._last = None, outcome.why
+            return self.wait_s()
+        if 200 <= outcome.status < 300:
+            return None
+        problem = problem_of(outcome.status, outcome.content)
+        if outcome.status not in LATER:
+            raise problem
+        self._problem, self._last = problem, str(problem)
+        return self.wait_s() + _retry_after_s(outcome)
 
     def wait_s(self) -> float:
         """How long to wait before the next try."""
         bound_s = self._retries.first_wait_s * 2.0 ** min(self._num_waits, 32)
         self._num_waits += 1
         return self._retries.dice(0.0, min(bound_s, self._retries.longest_wait_s))
-
-    def _left_s(self) -> float:
-        return self._give_up - self._retries.clock()
 
 
 def _retry_after_s(answer: Answer) -> float:

@@ -13,15 +13,17 @@ class Options(TypedDict):
 
 
 def open_options(url: str, key: str | None) -> Options:
-    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    headers = {"Accept": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     return {"base_url": url, "headers": headers}
 
 
 def request_of(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
+    headers = {"Content-Type": call.content_type}
+    content = call.content or None
     return http.build_request(
-        call.method, call.path, content=call.content or None, timeout=call.timeout_s
+        call.method, call.path, content=content, headers=headers, timeout=call.timeout_s
     )
 
 

@@ -4,9 +4,10 @@ import json
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from service.client.exchange import Answer, Call, Effort, Lost, Retries
+from service.client.problems import NotFoundError
 
 Row = Mapping[str, float | None] | Sequence[float | None]
 """By column name, or in the model's order; None is a missing value."""
@@ -20,6 +21,15 @@ class Observed(TypedDict, total=False):
     tensors: Mapping[str, Any]
     emit: Literal["last", "all"]
     final: bool
+
+
+class Writing(TypedDict, total=False):
+    """What a model that writes reads first, how much it writes, and how it chooses."""
+
+    text: str
+    max_tokens: int
+    temperature: float
+    seed: int
 
 
 class Opening(TypedDict, total=False):
@@ -49,20 +59,24 @@ class Options(TypedDict, total=False):
 class StepReply(NamedTuple):
     """`step` is the count after it; `is_replayed` if the service had applied it before.
 
-    `prediction` is the service's JSON; with `emit="all"` there are `predictions`, one each.
+    `prediction` is the service's JSON; with `emit="all"` there are `predictions`, one each; `text`
+    is what a model wrote.
     """
 
     step: int
     prediction: Json | None
     predictions: list[Json] | None
     is_replayed: bool
+    text: str | None = None
 
 
 def step_reply(answer: Answer) -> StepReply:
-    body = answer.body()
-    return StepReply(
-        body["step"], body.get("prediction"), body.get("predictions"), answer.is_replayed
-    )
+    return reply_of(answer.body(), is_replayed=answer.is_replayed)
+
+
+def reply_of(body: Json, *, is_replayed: bool) -> StepReply:
+    prediction, predictions = body.get("prediction"), body.get("predictions")
+    return StepReply(body["step"], prediction, predictions, is_replayed, body.get("text"))
 
 
 def call_for(method: str, path: str, body: Mapping[str, Any] | None = None) -> Call:
@@ -92,3 +106,23 @@ def predicted(
     answer = yield from Effort(retries).answered(call)
     predictions: list[Json] = answer.body()["predictions"]
     return predictions
+
+
+def closed(retries: Retries, session: str) -> Generator[Call, Answer | Lost, None]:
+    """The session is gone, whoever closed it."""
+    effort = Effort(retries)
+    try:
+        yield from effort.answered(Call("DELETE", session_path(session)))
+    except NotFoundError:
+        if effort.num_tries == 1:  # else an earlier try may have closed it
+            raise
+
+
+def listed(
+    retries: Retries, model: str | None, cursor: str | None
+) -> Generator[Call, Answer | Lost, Json]:
+    """A page of the open sessions."""
+    query = {"model": model, "cursor": cursor}
+    given = urlencode({name: value for name, value in query.items() if value is not None})
+    answer = yield from Effort(retries).answered(Call("GET", f"/v1/sessions?{given}"))
+    return answer.body()

@@ -5,7 +5,8 @@ Rule 1: a step names its number, and `count` moves only when it was answered. An
 Rule 2: answered steps are kept, newest first to stay, up to `resend_bytes`. A store that failed
         over may have lost them; `expected_step` then lies behind, and they are sent again in order.
 Rule 3: `expected_step` ahead means that somebody else steps the session: nothing is guessed.
-Rule 4: one operation at a time.
+Rule 4: one operation at a time; a pipeline (`pipeline.py`) is one as long as it is open. What it
+        left without an answer is sent again before the next.
 """
 
 from collections import deque
@@ -17,7 +18,7 @@ from service.client.exchange import Answer, Call, Effort, Lost, Retries
 from service.client.problems import (
     ClientError,
     ConflictError,
-    NotFoundError,
+    ProblemError,
     SteppedElsewhereError,
     StepsLostError,
 )
@@ -27,7 +28,9 @@ from service.client.requests import (
     Opening,
     Row,
     StepReply,
+    Writing,
     call_for,
+    closed,
     name_for,
     session_path,
     step_reply,
@@ -37,7 +40,7 @@ T = TypeVar("T")
 Flow = Generator[Call, Answer | Lost, T]
 RESEND_BYTES = 1_048_576
 """Of requests, kept for each session where nobody says otherwise."""
-_ELSEWHERE = frozenset({"step-conflict", "replay-expired"})
+ELSEWHERE = frozenset({"step-conflict", "replay-expired"})
 
 
 class Sent(NamedTuple):
@@ -45,6 +48,11 @@ class Sent(NamedTuple):
 
     from_step: int
     call: Call
+
+    def of(self, path: str) -> "Sent":
+        """The same of another session."""
+        what = self.call.path.rpartition("/")[2]
+        return self._replace(call=self.call._replace(path=f"{path}/{what}"))
 
 
 class Stream:
@@ -58,61 +66,123 @@ class Stream:
         self.version: str = opened["version"]
         self.count: int = opened["step"]
         self.prediction: Json | None = opened.get("prediction")
-        self._retries = retries
+        self.retries = retries
         self._resend_bytes = resend_bytes
         self._kept = deque(kept)
         self._kept_bytes = sum(len(sent.call.content) for sent in kept)
+        self._abandoned = deque[Sent]()
         self._is_busy = False
 
+    @property
+    def path(self) -> str:
+        return session_path(self.name)
+
     def step(self, rows: Sequence[Row] | None, **observed: Unpack[Observed]) -> Flow[StepReply]:
-        with self._alone():
-            call = self._call("steps", rows, observed)
-            reply = step_reply((yield from self._caught_up(call)))
-            self._keep(Sent(self.count, call))
-            self.count = reply.step
-            self.prediction = reply.predictions[-1] if reply.predictions else reply.prediction
-            return reply
+        with self.alone():
+            yield from self.settled()
+            return (yield from self.stepped(self.call("steps", rows, observed)))
+
+    def generate(self, **writing: Unpack[Writing]) -> Flow[StepReply]:
+        with self.alone():
+            yield from self.settled()
+            return (yield from self.stepped(self.call("generate", None, writing)))
 
     def preview(self, rows: Sequence[Row] | None, **observed: Unpack[Observed]) -> Flow[StepReply]:
-        with self._alone():
-            call = self._call("preview", rows, observed)
+        with self.alone():
+            yield from self.settled()
+            call = self.call("preview", rows, observed)
             return step_reply((yield from self._caught_up(call)))
 
     def fork(
         self, session: str | None, ttl_s: float | None, metadata: Mapping[str, Any] | None
     ) -> "Flow[Stream]":
-        with self._alone():
+        with self.alone():
+            yield from self.settled()
             body = {"session": name_for(session), "ttl_s": ttl_s, "metadata": metadata}
             given = {key: value for key, value in body.items() if value is not None}
-            call = call_for("POST", f"{session_path(self.name)}/fork", given)
-            opened = (yield from Effort(self._retries).answered(call)).body()
+            call = call_for("POST", f"{self.path}/fork", given)
+            opened = (yield from Effort(self.retries).answered(call)).body()
             if opened["step"] > self.count:
-                raise self._ahead(opened["step"])
+                raise self.ahead(opened["step"])
             # One that was taken behind this count goes on by what is kept here.
-            path = f"{session_path(opened['session'])}/steps"
-            kept = [sent._replace(call=sent.call._replace(path=path)) for sent in self._kept]
+            path = session_path(opened["session"])
+            kept = [sent.of(path) for sent in self._kept]
             opened["step"] = self.count
-            return Stream(self._retries, self._resend_bytes, opened, kept)
+            return Stream(self.retries, self._resend_bytes, opened, kept)
+
+    def rewind(self, step: int) -> Flow[None]:
+        with self.alone():
+            yield from self.settled()
+            call = call_for("POST", f"{self.path}/rewind", {"step": step})
+            self._moved((yield from Effort(self.retries).answered(call)).body())
+
+    def upgrade(self, version: str, policy: str) -> Flow[Json]:
+        with self.alone():
+            yield from self.settled()
+            call = call_for("POST", f"{self.path}/upgrade", {"version": version, "policy": policy})
+            told = (yield from Effort(self.retries).answered(call)).body()
+            self._moved(told)
+            return told
+
+    def read(self, what: str = "") -> Flow[Answer]:
+        with self.alone():
+            yield from self.settled()
+            return (yield from Effort(self.retries).answered(Call("GET", self.path + what)))
 
     def close(self) -> Flow[None]:
-        with self._alone():
-            call = call_for("DELETE", session_path(self.name))
-            effort = Effort(self._retries)
-            try:
-                yield from effort.answered(call)
-            except NotFoundError:
-                if effort.num_tries == 1:  # else an earlier try may have closed it
-                    raise
+        with self.alone():
+            yield from closed(self.retries, self.name)
 
-    def _call(self, what: str, rows: Sequence[Row] | None, observed: Observed) -> Call:
-        body: Json = {"step": self.count} | dict(observed)
+    def call(self, what: str, rows: Sequence[Row] | None, fields: Mapping[str, Any]) -> Call:
+        """A request that goes on from `count`."""
+        return self.call_at(self.count, what, rows, fields)
+
+    def call_at(
+        self, step: int, what: str, rows: Sequence[Row] | None, fields: Mapping[str, Any]
+    ) -> Call:
+        body: Json = {"step": step} | dict(fields)
         if rows is not None:
             body["observations"] = list(rows)
-        return call_for("POST", f"{session_path(self.name)}/{what}", body)
+        return call_for("POST", f"{self.path}/{what}", body)
+
+    def stepped(self, call: Call) -> Flow[StepReply]:
+        """The answer to a request that goes on from `count`."""
+        reply = step_reply((yield from self._caught_up(call)))
+        self.advance(Sent(self.count, call), reply)
+        return reply
+
+    def advance(self, sent: Sent, reply: StepReply) -> None:
+        """A request was answered: count on, and keep it."""
+        self._kept.append(sent)
+        self._kept_bytes += len(sent.call.content)
+        while self._kept_bytes > self._resend_bytes:
+            self._kept_bytes -= len(self._kept.popleft().call.content)
+        self.count = reply.step
+        self.prediction = reply.predictions[-1] if reply.predictions else reply.prediction
+
+    def abandon(self, unanswered: Sequence[Sent]) -> None:
+        """A pipeline ended without these answers: find out before anything else is asked."""
+        self._abandoned.extend(unanswered)
+
+    def settled(self) -> Flow[None]:
+        while self._abandoned:
+            try:
+                yield from self.stepped(self._abandoned[0].call)
+            except ProblemError:  # neither it nor what was sent behind it was applied
+                self._abandoned.clear()
+            else:
+                self._abandoned.popleft()
+
+    def _moved(self, told: Json) -> None:
+        """The session stands elsewhere: what was sent before would not lead there again."""
+        self.count, self.version = told["step"], told["version"]
+        self.prediction = told.get("prediction")
+        self._kept.clear()
+        self._kept_bytes = 0
 
     def _caught_up(self, call: Call) -> Flow[Answer]:
         """The answer to `call`, for which the session must stand at `count`."""
-        effort = Effort(self._retries)
+        effort = Effort(self.retries)
         due = deque([Sent(self.count, call)])
         while True:
             try:
@@ -130,26 +200,34 @@ class Stream:
     def _lost_since(self, refused: ConflictError, asked_step: int) -> list[Sent]:
         """What must be sent again before the session stands at `count`."""
         expected = refused.members.get("expected_step")
-        if refused.code not in _ELSEWHERE or not isinstance(expected, int):
+        if refused.code not in ELSEWHERE or not isinstance(expected, int):
             raise refused
         if expected == asked_step:  # and yet it was refused
             raise refused
         if expected > self.count:
-            raise self._ahead(expected) from refused
-        lost = [sent for sent in self._kept if sent.from_step >= expected]
-        if expected < self.count and (not lost or lost[0].from_step != expected):
+            raise self.ahead(expected) from refused
+        return self.lost_from(expected)
+
+    def lost_from(self, step: int) -> list[Sent]:
+        """What a session that stands at `step` must be sent again to stand at `count`.
+
+        Raises:
+            StepsLostError: not all of it is kept.
+        """
+        lost = [sent for sent in self._kept if sent.from_step >= step]
+        if step < self.count and (not lost or lost[0].from_step != step):
             oldest = self._kept[0].from_step if self._kept else self.count
             raise StepsLostError(
                 "steps-lost",
                 409,
-                f"session {self.name!r} went back to step {expected}, this client was answered up"
+                f"session {self.name!r} went back to step {step}, this client was answered up"
                 f" to {self.count} and keeps what it sent from step {oldest}: open a session anew"
                 " from your own history, or give the client more resend_bytes",
-                refused.members,
-            ) from refused
+                {"expected_step": step},
+            )
         return lost
 
-    def _ahead(self, expected: int) -> SteppedElsewhereError:
+    def ahead(self, expected: int) -> SteppedElsewhereError:
         return SteppedElsewhereError(
             "stepped-elsewhere",
             409,
@@ -158,14 +236,9 @@ class Stream:
             {"expected_step": expected},
         )
 
-    def _keep(self, sent: Sent) -> None:
-        self._kept.append(sent)
-        self._kept_bytes += len(sent.call.content)
-        while self._kept_bytes > self._resend_bytes:
-            self._kept_bytes -= len(self._kept.popleft().call.content)
-
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """Nothing else is asked of the session meanwhile."""
         if self._is_busy:
             raise ClientError(
                 f"session {self.name!r} is being asked already: await one operation before the next"
@@ -183,4 +256,20 @@ def opened(
     """A session, opened or resumed."""
     body = {"model": model} | dict(opening) | {"session": name_for(opening.get("session"))}
     answer = yield from Effort(retries).answered(call_for("POST", "/v1/sessions", body))
+    return Stream(retries, resend_bytes, answer.body())
+
+
+def resumed(retries: Retries, resend_bytes: int, session: str) -> Flow[Stream]:
+    """A session that is open already."""
+    answer = yield from Effort(retries).answered(Call("GET", session_path(session)))
+    return Stream(retries, resend_bytes, answer.body())
+
+
+def restored(
+    retries: Retries, resend_bytes: int, session: str, snapshot: bytes, replaces: bool
+) -> Flow[Stream]:
+    """A session from its snapshot. The same again is answered alike."""
+    path = f"{session_path(session)}/snapshot" + ("?replace=true" if replaces else "")
+    call = Call("PUT", path, snapshot, content_type="application/vnd.carry.snapshot")
+    answer = yield from Effort(retries).answered(call)
     return Stream(retries, resend_bytes, answer.body())

@@ -1,18 +1,21 @@
 """The client for programs with threads. A session belongs to one thread at a time."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
-from service.client import requests, stream
+from service.client import requests, stream, together
 from service.client.exchange import Answer, Call, Lost, Retries
 from service.client.http import answer_of, lost, open_options, request_of
-from service.client.requests import Json, Observed, Opening, Options, Row, StepReply
+from service.client.requests import Json, Observed, Opening, Options, Row, StepReply, Writing
 from service.client.stream import RESEND_BYTES, Flow, Stream
+from service.client.synchronous_stream import SessionStream
+from service.client.together import Result
+from service.client.wire import Address
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class Client:
         self._retries = retries or Retries()
         self._resend_bytes = resend_bytes
         self._sleep = sleep
+        self._address = Address.of(url, key)
         self._http = httpx.Client(**open_options(url, key), transport=transport)
 
     def open(self, model: str, **opening: Unpack[Opening]) -> "Session":
@@ -49,6 +53,37 @@ class Client:
     ) -> list[Json]:
         """One prediction for each instance, without a session."""
         return self.run(requests.predicted(self._retries, model, instances, **options))
+
+    def resume(self, session: str) -> "Session":
+        """A session that is open already, from where it stands now."""
+        flow = stream.resumed(self._retries, self._resend_bytes, session)
+        return Session(self, self.run(flow))
+
+    def restore(self, session: str, snapshot: bytes, *, replace: bool = False) -> "Session":
+        """A session from a snapshot, here or elsewhere; `replace` also onto an open one."""
+        flow = stream.restored(self._retries, self._resend_bytes, session, snapshot, replace)
+        return Session(self, self.run(flow))
+
+    def sessions(self, model: str | None = None) -> Iterator[Json]:
+        """Every open session, by name, as the service describes it."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self.run(requests.listed(self._retries, model, cursor))
+            yield from page["sessions"]
+            cursor = page["next_cursor"]
+
+    def delete(self, session: str) -> None:
+        """Close a session by its name."""
+        self.run(requests.closed(self._retries, session))
+
+    def step_many(self, asked: Sequence[tuple["Session", Sequence[Row]]]) -> list[Result]:
+        """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
+        rows = [(session.protocol, rows) for session, rows in asked]
+        return self.run(together.stepped_together(self._retries, rows))
+
+    def stream_of(self, protocol: Stream) -> SessionStream:
+        """The WebSocket of one session, not open yet."""
+        return SessionStream(protocol, self._address, self.send, self._sleep)
 
     def close(self) -> None:
         """Close the connections. Sessions stay."""
@@ -64,9 +99,10 @@ class Client:
                 except StopIteration as done:
                     result: T = done.value
                     return result
-                outcome = self._send(call)
+                outcome = self.send(call)
 
-    def _send(self, call: Call) -> Answer | Lost:
+    def send(self, call: Call) -> Answer | Lost:
+        """What came of one call."""
         if call.after_s:
             self._sleep(call.after_s)
         try:
@@ -94,29 +130,53 @@ class Session:
 
     def __init__(self, client: Client, stream: Stream) -> None:
         self._client = client
-        self._stream = stream
+        self.protocol = stream
 
     @property
     def name(self) -> str:
-        return self._stream.name
+        return self.protocol.name
 
     @property
     def count(self) -> int:
         """How many observations it has consumed, by the last answer."""
-        return self._stream.count
+        return self.protocol.count
 
     @property
     def prediction(self) -> Json | None:
         """The last one that was answered."""
-        return self._stream.prediction
+        return self.protocol.prediction
 
     def step(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> StepReply:
         """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed."""
-        return self._client.run(self._stream.step(rows, **observed))
+        return self._client.run(self.protocol.step(rows, **observed))
 
     def preview(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> StepReply:
         """What `step` would answer. The session stays as it is."""
-        return self._client.run(self._stream.preview(rows, **observed))
+        return self._client.run(self.protocol.preview(rows, **observed))
+
+    def stream(self) -> SessionStream:
+        """Its WebSocket, for `with`: many steps in flight, resumed by itself."""
+        return self._client.stream_of(self.protocol)
+
+    def generate(self, **writing: Unpack[Writing]) -> StepReply:
+        """Have a model that writes go on; the reply's `text` is what it wrote, committed."""
+        return self._client.run(self.protocol.generate(**writing))
+
+    def rewind(self, step: int) -> None:
+        """Back to a kept state, as if what came after had not been; `detail` lists them."""
+        self._client.run(self.protocol.rewind(step))
+
+    def upgrade(self, version: str, policy: Literal["carry", "replay"] = "carry") -> Json:
+        """Go on with another version of the model; what the service tells of it."""
+        return self._client.run(self.protocol.upgrade(version, policy))
+
+    def detail(self) -> Json:
+        """The session as the service describes it: step, expiry, checkpoints and more."""
+        return (self._client.run(self.protocol.read())).body()
+
+    def snapshot(self) -> bytes:
+        """The session as signed bytes, for `restore`."""
+        return (self._client.run(self.protocol.read("/snapshot"))).content
 
     def fork(
         self,
@@ -126,9 +186,9 @@ class Session:
         metadata: Mapping[str, Any] | None = None,
     ) -> "Session":
         """A session of its own that goes on from here."""
-        forked = self._client.run(self._stream.fork(session, ttl_s, metadata))
+        forked = self._client.run(self.protocol.fork(session, ttl_s, metadata))
         return Session(self._client, forked)
 
     def close(self) -> None:
         """End the session and drop its state."""
-        self._client.run(self._stream.close())
+        self._client.run(self.protocol.close())

@@ -167,7 +167,7 @@ async def test_a_session_without_a_name_is_opened_once_under_one(kind):
 async def test_a_second_operation_beside_one_is_refused_and_the_first_goes_on(kind):
     service = FakeService()
     session = await stepped_session(kind, service, 1)
-    flow = session._stream.step([ROWS[1]])
+    flow = session.protocol.step([ROWS[1]])
     next(flow)
     with pytest.raises(ClientError, match="is being asked already"):
         await settled(session.step([ROWS[1]]))
