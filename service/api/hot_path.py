@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -86,26 +86,26 @@ class HotPath:
         trail = begin_trail(self.context, headers)
         request_id = request_id_of(headers.get(REQUEST_ID))
         asked = Asked("POST", f"/v1/sessions/{session}/steps", request_id, trail, caller)
+
+        def answer(emit: Literal["last", "all"], outcome: Reply | CarryError) -> None:
+            response: Response | Exception
+            if isinstance(outcome, CarryError):
+                response = outcome
+            else:
+                try:
+                    response = step_response(self.context, outcome, emit)
+                except Exception as error:  # the request's boundary
+                    response = error
+            self._finish(asked, response, on_answer)
+
         try:
-            submitted = submit_cached(self.context, caller, session, data, trail)
+            future = submit_cached(self.context, caller, session, data, trail, answer)
         except Exception as error:  # the request's boundary
             self._finish(asked, error, on_answer)
             return None
-        if submitted is None:
+        if future is None:
             slowly = self._answer_slowly(asked, caller, session, data, on_answer)
             return asyncio.ensure_future(slowly)
-        emit, future = submitted
-
-        def answer(future: "asyncio.Future[Reply]") -> None:
-            if future.cancelled():
-                return
-            try:
-                response: Response | Exception = step_response(self.context, future.result(), emit)
-            except Exception as error:  # the request's boundary
-                response = error
-            self._finish(asked, response, on_answer)
-
-        future.add_done_callback(answer)
         return future
 
     async def _answer_slowly(

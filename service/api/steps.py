@@ -1,7 +1,9 @@
 """A step or a preview, from its body to the engine and back: what every door answers steps by."""
 
 import asyncio
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from fastapi import Response
 
@@ -65,12 +67,22 @@ async def reply_to_step(
     return await context.engine.submit(key, request), request.emit
 
 
+OnReply = Callable[[Literal["last", "all"], Reply | CarryError], None]
+"""Takes what became of a step, and what of it shall be told."""
+
+
 def submit_cached(
-    context: Context, caller: Caller, session: str, data: bytes, trail: Trail | None
-) -> "tuple[Literal['last', 'all'], asyncio.Future[Reply]] | None":
+    context: Context,
+    caller: Caller,
+    session: str,
+    data: bytes,
+    trail: Trail | None,
+    on_reply: OnReply,
+) -> "asyncio.Future[Any] | None":
     """Submit a step of a session whose model is known here, from a body that is as it should be.
 
     The same as `answer_step` without asking anybody; None, with nothing done, where that is needed.
+    What it returns may be cancelled, if nobody waits for the reply any more.
 
     Raises:
         QueueFullError: the model has more work than it should; the body was not even read.
@@ -85,7 +97,7 @@ def submit_cached(
         request = decode_step(context.face(model).reads, body, context.settings)
     except CarryError:  # said again, better, on the whole way
         return None
-    return request.emit, context.engine.submit(key, request, trail)
+    return context.engine.submit(key, request, trail, partial(on_reply, request.emit))
 
 
 def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:

@@ -26,14 +26,13 @@ from service.api.parse import parse_body
 from service.api.schemas import StepBody
 from service.api.steps import reply_to_step, step_answer
 from service.api.stream_follow import StreamFollower
-from service.api.stream_schemas import StreamStep, StreamStepOfAny
+from service.api.stream_schemas import StreamStep, StreamStepOfAny, echo_of_any
 from service.engine.session import Reply
 from service.engine.trail import Trail, on
 from service.errors import CarryError
-from service.stores.record import Record
+from service.stores.record import Key, Record
 
 _MAX_OPEN_BYTES = 1 << 20
-_MAX_ECHO_CHARS = 128
 _AS_JSON = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -66,10 +65,11 @@ class _Message:
 class _Channel:
     """What of one session is open on a socket: begun, in order, and behind it waiting."""
 
-    __slots__ = ("begun", "is_asking", "session", "waiting")
+    __slots__ = ("begun", "is_asking", "key", "session", "waiting")
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, session: str, key: Key) -> None:
         self.session = session
+        self.key = key
         self.begun: deque[_Message] = deque()
         self.waiting: deque[_Message] = deque()
         self.is_asking = False
@@ -119,7 +119,7 @@ class Stream:
         try:
             body = parse_body(self._schema, data)
         except CarryError as error:
-            echo = _echo_of_any(data)
+            echo = echo_of_any(data)
             session = session or echo.get("session")
             message = _Message(None, echo, len(data))
             message.answer = self._follower.problem(error, echo)
@@ -136,7 +136,8 @@ class Stream:
             return
         channel = self._channels.get(session)
         if channel is None:
-            channel = self._channels[session] = _Channel(session)
+            key = self._context.key(self._caller, session)
+            channel = self._channels[session] = _Channel(session, key)
         channel.waiting.append(message)
         self._pump(channel)
         if not self._is_holding and self._is_full():
@@ -177,7 +178,7 @@ class Stream:
 
     def _pump(self, channel: _Channel) -> None:
         """Begin what may begin, and answer what is answered."""
-        engine, key = self._context.engine, self._context.key(self._caller, channel.session)
+        engine, key = self._context.engine, channel.key
         while channel.waiting and not channel.is_asking and not self._is_blocked:
             message = channel.waiting[0]
             if message.body is not None:
@@ -192,8 +193,7 @@ class Stream:
     def _begin(self, channel: _Channel, message: _Message, body: StepBody) -> bool:
         """Submit a step to the engine; False, with nothing done, if the store must be asked."""
         context = self._context
-        key = context.key(self._caller, channel.session)
-        model = context.engine.cached_model(key)
+        model = context.engine.cached_model(channel.key)
         if model is None:
             return False
         try:
@@ -201,8 +201,8 @@ class Stream:
         except CarryError:  # the cached model may be that of an earlier session of this name
             return False
         message.trail = trail = self._follower.begin()
-        message.work = future = context.engine.submit(key, request, trail)
-        future.add_done_callback(partial(self._on_reply, channel, message, request.emit))
+        on_reply = partial(self._on_reply, channel, message, request.emit)
+        message.work = context.engine.submit(channel.key, request, trail, on_reply)
         return True
 
     def _begin_slowly(self, channel: _Channel, message: _Message, body: StepBody) -> None:
@@ -212,37 +212,49 @@ class Stream:
         message.trail = self._follower.begin()
         with on(message.trail):
             message.work = task = asyncio.ensure_future(reply)
-        task.add_done_callback(partial(self._on_reply, channel, message, body.emit))
+        task.add_done_callback(partial(self._on_slow_reply, channel, message))
+
+    def _on_slow_reply(
+        self,
+        channel: _Channel,
+        message: _Message,
+        task: "asyncio.Task[tuple[Reply, Literal['last', 'all']]]",
+    ) -> None:
+        if task.cancelled():
+            return
+        channel.is_asking = False
+        try:
+            reply, emit = task.result()
+        except Exception as error:  # the task's boundary
+            self._on_reply(channel, message, "last", error)
+        else:
+            self._on_reply(channel, message, emit, reply)
 
     def _on_reply(
         self,
         channel: _Channel,
         message: _Message,
         emit: Literal["last", "all"],
-        work: "asyncio.Future[Any]",
+        outcome: Reply | Exception,
     ) -> None:
-        if work.cancelled():
-            return
-        failure: Exception | None = None
-        try:
-            reply = work.result()
-            if not isinstance(reply, Reply):  # of a task
-                reply, emit = reply
-            answer = step_answer(self._context, reply, emit) | message.echo
-            if reply.is_replay:
-                answer["replayed"] = True
-                self._follower.resumed()
-            message.answer = orjson.dumps(answer, option=_AS_JSON)
-        except Exception as error:  # the message's boundary
-            failure = error
+        failure = outcome if isinstance(outcome, Exception) else None
+        if isinstance(outcome, Reply):
+            try:
+                answer = step_answer(self._context, outcome, emit) | message.echo
+                if outcome.is_replay:
+                    answer["replayed"] = True
+                    self._follower.resumed()
+                message.answer = orjson.dumps(answer, option=_AS_JSON)
+            except Exception as error:  # the message's boundary
+                failure = error
+        if failure is not None:
             echo = message.echo | {"session": channel.session}
             if message.body is not None and message.body.step is not None:
                 echo["step"] = message.body.step
-            message.answer = self._follower.problem(error, echo, message.trail)
+            message.answer = self._follower.problem(failure, echo, message.trail)
         message.work = None
         if message.trail is not None:
             self._follower.answered(channel.session, message.trail, failure)
-        channel.is_asking = False
         self._answer_in_order(channel)
         if channel.waiting:
             self._pump(channel)
@@ -251,7 +263,7 @@ class Stream:
         begun = channel.begun
         while begun and begun[0].answer is not None:
             self._send(begun.popleft())
-        if not begun and not channel.waiting:
+        if not begun and not channel.waiting and self._session is None:
             self._channels.pop(channel.session, None)
 
     def _send(self, message: _Message) -> None:
@@ -283,16 +295,3 @@ class Stream:
     def _close_if_drained(self) -> None:
         if self._num_open == 0:
             self._wire.close(CloseCode.RESTART, "the server shuts down: connect again")
-
-
-def _echo_of_any(data: bytes) -> dict[str, Any]:
-    """Of a message that does not fit its schema, what says which one it was."""
-    try:
-        said = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    if not isinstance(said, dict):
-        return {}
-    kinds = {"id": (int, str), "step": (int,), "session": (str,)}
-    echo = {name: said[name] for name, kind in kinds.items() if type(said.get(name)) in kind}
-    return {name: value for name, value in echo.items() if len(str(value)) <= _MAX_ECHO_CHARS}

@@ -27,6 +27,7 @@ from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream import Stream
 from service.api.stream_admission import SUBPROTOCOL, admit, authorization_of, offered
 from service.api.stream_follow import StreamFollower
+from service.api.stream_frames import Frames, text_head, text_of
 from service.errors import CarryError
 
 _REQUEST_ID = REQUEST_ID.decode()
@@ -93,6 +94,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.conn.send_response(response)
         self.handshake_complete = True
         traced = {name.encode(): _first(headers, name) for name in _TRACED}
+        self._frames = Frames(self.config.ws_max_size)
         follower = StreamFollower(self.context, caller, self._request_id, traced)
         self.stream = stream = Stream(self.context, caller, self, follower, session)
         self.context.metrics.stream_opened("websocket")
@@ -133,6 +135,17 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     # Messages come in.
 
+    def data_received(self, data: bytes) -> None:
+        if self.stream is None:  # the handshake: it comes by itself, and then nothing is read
+            super().data_received(data)
+            return
+        conn = self.conn
+        for frame, text_at in self._frames.cut(data):
+            if text_at and conn.state is State.OPEN and conn.current_size is None:
+                self._take(text_of(frame, text_at))
+            else:
+                super().data_received(frame)
+
     def handle_text(self, event: Frame) -> None:
         if event.fin:
             self._take(bytes(event.data))
@@ -169,7 +182,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def send(self, data: bytes) -> None:  # type: ignore[override]  # ASGI's is not used here
         if self.close_sent or self.conn.state is not State.OPEN or self.transport.is_closing():
             return
-        self.conn.send_text(data)
+        self.conn.writes += (text_head(len(data)), data)  # what `send_text` does, six times faster
         self._num_unsent += 1
         if not self._is_flush_due:
             self._is_flush_due = True

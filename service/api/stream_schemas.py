@@ -1,11 +1,14 @@
 """Messages of a stream: steps' bodies and a little more come in, their answers go out."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, Field, Strict
 
 from service.api.fields import SessionName, Text
 from service.api.schemas import Problem, StepAnswer, StepBody
+
+_MAX_ECHO_CHARS = 128
 
 
 class StreamStep(StepBody):
@@ -48,3 +51,16 @@ class StreamProblem(Problem):
     id: str | int | None = None
     step: int | None = Field(default=None, description="The `step` of the message.")
     session: str | None = None
+
+
+def echo_of_any(data: bytes) -> dict[str, Any]:
+    """Of a message that does not fit its schema, what says which one it was."""
+    try:
+        said = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    kinds = {"id": (int, str), "step": (int,), "session": (str,)}
+    echo = {name: said[name] for name, kind in kinds.items() if type(said.get(name)) in kind}
+    return {name: value for name, value in echo.items() if len(str(value)) <= _MAX_ECHO_CHARS}

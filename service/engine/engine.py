@@ -27,6 +27,7 @@ from service.engine.requests import Observations, SessionRequest
 from service.engine.runner import BatchResult
 from service.engine.session import Reply, require_live, session_not_found
 from service.engine.step_group import is_single
+from service.engine.told import OnEnd, Told
 from service.engine.trail import CURRENT, Trail
 from service.engine.turn import Turn
 from service.engine.turns import Turns
@@ -116,14 +117,21 @@ class Engine:
         await self.workers.close()
 
     def submit(
-        self, key: Key, request: SessionRequest, trail: Trail | None = None
+        self,
+        key: Key,
+        request: SessionRequest,
+        trail: Trail | None = None,
+        on_end: OnEnd | None = None,
     ) -> "asyncio.Future[Reply]":
         """Open, step, preview or close a session, after whatever came for it before.
 
         To be awaited; cancelled, it is dropped if it has not begun. It raises CarryError, with
-        nothing of the request applied, unless the error says that this is not known.
+        nothing of the request applied, unless the error says that this is not known. With `on_end`
+        that alone is told of the outcome, but not before this has returned.
         """
-        future: asyncio.Future[Reply] = asyncio.Future(loop=self._loop)
+        future: asyncio.Future[Any] = (
+            asyncio.Future(loop=self._loop) if on_end is None else Told(on_end, self._loop)
+        )
         deadline = time.monotonic() + self.limits.request_timeout_s
         try:
             if self.is_draining:
@@ -136,7 +144,10 @@ class Engine:
             ):
                 self._turns.join(Turn(lane, request, future, deadline, trail))
         except CarryError as error:
-            future.set_exception(error)
+            if isinstance(future, Told):
+                future.refuse(error)
+            else:
+                future.set_exception(error)
         return future
 
     def submit_many(

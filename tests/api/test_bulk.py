@@ -123,6 +123,30 @@ async def test_one_bad_arrow_row_fails_alone(client):
     ]
 
 
+async def test_among_thousands_of_arrow_rows_one_fails_alone_and_its_later_ones_are_skipped(client):
+    """More than are under way at once, so that its last row begins when the others have ended."""
+    names, num_each = [f"s{n}" for n in range(100)], 12
+    await opened(client, *names)
+    bad = names.index("s7")
+    steps = [step for step in range(num_each) for _ in names]
+    steps[3 * len(names) + bad] = 99
+    told = await bulk_arrow(
+        client,
+        session=names * num_each,
+        step=steps,
+        observations=[ROW] * (len(names) * num_each),
+    )
+    status = np.array(told["status"].to_pylist()).reshape(num_each, len(names))
+    assert (np.delete(status, bad, axis=1) == 200).all()
+    assert status[:, bad].tolist() == [200] * 3 + [409] * 9
+    errors = told["error"].to_pylist()[bad :: len(names)]
+    assert [(e or "").partition(":")[0] for e in errors] == (
+        [""] * 3 + ["step-conflict"] + ["skipped"] * 8
+    )
+    for name, step in (("s7", 3), ("s8", num_each)):
+        assert (await client.get(f"/v1/sessions/{name}")).json()["step"] == step
+
+
 async def test_a_null_is_a_missing_value(client):
     await opened(client, "a", "b")
     await client.post("/v1/sessions/b/steps", json={"observations": [{"load": 1.0}]})

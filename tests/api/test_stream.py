@@ -227,6 +227,14 @@ async def test_a_message_in_endless_fragments_closes_the_stream(client):
         assert await closed_with(socket) == CloseCode.POLICY
 
 
+async def test_a_text_in_the_midst_of_a_fragmented_one_closes_the_stream(client):
+    async with stream_of(client) as socket:
+        socket.protocol.send_text(b"{", fin=False)
+        socket.protocol.send_frame(Frame(Opcode.TEXT, b"{}"))
+        socket.send_data()
+        assert await closed_with(socket) == 1002
+
+
 async def test_a_message_in_fragments_is_one_message(client):
     async with stream_of(client) as socket:
         await socket.recv()
