@@ -7,6 +7,7 @@ speed drifts; the table shows the medians of the rounds.
 import argparse
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,20 +22,24 @@ from tests.benchmarks.http_load import (
     LOAD_GENERATOR,
     STEP_BODY,
     STEP_PATH,
+    measure_bulk_requests,
     measure_http,
+    measure_stream,
     serving,
     serving_noop,
     window_body,
 )
 
 SESSIONS = (1, 32, 128, 1024)
+BULK_SESSIONS = 10_000
+KINDS = ("engine", "http", "stream", "bulk")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["engine", "http"])
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--sessions", type=int, nargs="+", default=SESSIONS)
     parser.add_argument("--json", type=Path, default=Path("bench-results/bench.json"))
     parser.add_argument("--chart", type=Path, help="draw steps a second into this PNG")
@@ -46,10 +51,12 @@ def main() -> None:
         write_bench_bundle(folder / "models")
         for _ in range(asked.rounds):
             measured = []
-            if asked.only != "http":
+            if "engine" in asked.only:
                 measured += engine_round(folder, asked.sessions, asked.seconds)
-            if asked.only != "engine":
-                measured += http_round(folder, asked.sessions, asked.seconds)
+            if not {"http", "stream"}.isdisjoint(asked.only):
+                measured += socket_round(folder, asked.sessions, asked.seconds, asked.only)
+            if "bulk" in asked.only:
+                measured += bulk_round(folder, asked.seconds)
             for figure in measured:
                 rounds[figure.name, figure.sessions].append(figure)
     figures = [median_figure(each) for each in rounds.values()]
@@ -75,36 +82,48 @@ def engine_round(folder: Path, sessions: list[int], seconds: float) -> list[Figu
     return measured
 
 
-def http_round(folder: Path, sessions: list[int], seconds: float) -> list[Figure]:
-    """The no-op, the stateless window, and the service over the stores."""
+def socket_round(
+    folder: Path, sessions: list[int], seconds: float, kinds: Sequence[str]
+) -> list[Figure]:
+    """The no-op, then the service over the stores by HTTP, by WebSocket, and stateless."""
     noop = {}
     with serving_noop(folder) as server:
         for count in sessions:
             name = "FastAPI no-op"
             noop[count] = measure_http(name, server, count, seconds, STEP_PATH, STEP_BODY)
-    measured = list(noop.values())
-
-    def related(figure: Figure) -> Figure:
-        reference = noop[figure.sessions]
-        ratio = figure.steps_per_s / reference.steps_per_s
-        return replace(figure, ratio=ratio, of="FastAPI no-op")
-
+    measured = []
     for store in ("memory", "sqlite power"):
         # Windows of many clients fill any sensible queue: they shall wait, not be refused.
         with serving(folder / "models", store, folder, max(sessions), max_queue_s=60) as server:
             for count in sessions:
-                figure = measure_http(
-                    f"HTTP JSON, {store}", server, count, seconds, STEP_PATH, STEP_BODY
-                )
-                measured.append(related(figure))
-            if store == "memory":
-                path = f"/v1/models/{NAME}/predict"
-                for count in sessions:
-                    figure = measure_http(
-                        "stateless, 168-step window", server, count, seconds, path, window_body()
-                    )
-                    measured.append(related(figure))
-    return measured
+                if "http" in kinds:
+                    name = f"HTTP JSON, {store}"
+                    path, body = STEP_PATH, STEP_BODY
+                    measured.append(measure_http(name, server, count, seconds, path, body))
+                if "stream" in kinds:
+                    name = f"WebSocket, {store}"
+                    measured.append(measure_stream(name, server, count, count, seconds))
+                if store == "memory" and "stream" in kinds and count > 1:
+                    name = f"one WebSocket, {store}"
+                    measured.append(measure_stream(name, server, 1, count, seconds))
+                if store == "memory" and "http" in kinds:
+                    name = "stateless, 168-step window"
+                    path, body = f"/v1/models/{NAME}/predict", window_body()
+                    measured.append(measure_http(name, server, count, seconds, path, body))
+    return [*noop.values(), *(related(each, noop[each.sessions]) for each in measured)]
+
+
+def bulk_round(folder: Path, seconds: float) -> list[Figure]:
+    """Arrow requests of many sessions, against the bare loop over the graph."""
+    model = load_registry(folder / "models", "cpu", 1).get(NAME)
+    raw = measure_raw_loop(model, 128, seconds)
+    with serving(folder / "models", "memory", folder, BULK_SESSIONS) as server:
+        measured = measure_bulk_requests("Arrow bulk, memory", server, BULK_SESSIONS, seconds)
+    return [replace(raw, sessions=BULK_SESSIONS), related(measured, raw)]
+
+
+def related(figure: Figure, reference: Figure) -> Figure:
+    return replace(figure, ratio=figure.steps_per_s / reference.steps_per_s, of=reference.name)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,6 @@ async def _measure(
         percentile_ms(latencies, 0.5),
         percentile_ms(latencies, 0.99),
         1e6 * cpu / count,
-        count / elapsed / raw.steps_per_s,
-        "raw loop, as many rows",
+        ratio=count / elapsed / raw.steps_per_s,
+        of="raw loop, as many rows",
     )

@@ -15,7 +15,11 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row: medians over the rounds of a run. `ratio` is to the reference that `of` names."""
+    """One row: medians over the rounds of a run. `ratio` is to the reference that `of` names.
+
+    `load_us_per_step` is the processor time of whoever makes the load: where it comes near a core,
+    that is what is measured.
+    """
 
     name: str
     sessions: int
@@ -23,6 +27,7 @@ class Figure:
     p50_ms: float | None = None
     p99_ms: float | None = None
     cpu_us_per_step: float | None = None
+    load_us_per_step: float | None = None
     ratio: float | None = None
     of: str = ""
 
@@ -34,9 +39,8 @@ def median_figure(rounds: list[Figure]) -> Figure:
         values = [value for value in (getattr(each, field) for each in rounds) if value is not None]
         return statistics.median(values) if values else None
 
-    numbers = {
-        f: median(f) for f in ("steps_per_s", "p50_ms", "p99_ms", "cpu_us_per_step", "ratio")
-    }
+    names = "steps_per_s", "p50_ms", "p99_ms", "cpu_us_per_step", "load_us_per_step", "ratio"
+    numbers = {name: median(name) for name in names}
     first = rounds[0]
     return Figure(first.name, first.sessions, of=first.of, **numbers)
 
@@ -49,7 +53,15 @@ def percentile_ms(latencies_s: list[float], share: float) -> float:
 def print_table(figures: list[Figure]) -> None:
     table = Table(title="Steps of a GRU 2 × 128, 8 columns in, 24 × 9 numbers out")
     table.add_column("what")
-    for header in ("sessions", "steps/s", "p50 ms", "p99 ms", "CPU µs/step", "ratio"):
+    for header in (
+        "sessions",
+        "steps/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU µs/step",
+        "load µs/step",
+        "ratio",
+    ):
         table.add_column(header, justify="right")
     table.add_column("of")
     for each in figures:
@@ -60,6 +72,7 @@ def print_table(figures: list[Figure]) -> None:
             _shown(each.p50_ms, 2),
             _shown(each.p99_ms, 2),
             _shown(each.cpu_us_per_step, 1),
+            _shown(each.load_us_per_step, 1),
             _shown(each.ratio, 2),
             each.of,
         )

@@ -1,7 +1,12 @@
-"""The service over HTTP, one step a request, against a FastAPI no-op with the same bodies."""
+"""The service over its sockets: HTTP, WebSocket and Arrow, against a FastAPI no-op.
 
+Whoever makes the load is a process of its own, pinned to one core.
+"""
+
+import asyncio
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,20 +15,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from tests.benchmarks.bundle import NAME, F
 from tests.benchmarks.engine_load import STORES
 from tests.benchmarks.figures import Figure
+from tests.benchmarks.soak_client import Wire
 from tests.e2e.server import Server, running_server
 
 STEP_PATH = "/v1/sessions/s%d/steps"
 STEP_BODY = json.dumps({"observations": [[0.1234567 * (c + 1) for c in range(F)]]})
 WINDOW = 168
 
-HAS_WRK = all(map(shutil.which, ("wrk", "taskset")))
-LOAD_GENERATOR = "wrk, pinned to one core" if HAS_WRK else "tests.benchmarks.http_client"
+STREAM_DEPTH = 2
+"""While one step of a session is applied, its next is there already."""
+
+HAS_WRK = shutil.which("wrk") is not None
+LOAD_GENERATOR = "wrk" if HAS_WRK else "tests.benchmarks.http_client"
 """wrk takes less of the machine, which the server then has."""
+
+_PINNED = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
 
 
 @contextmanager
@@ -35,11 +44,22 @@ def serving(
     store = url.format(folder=folder, stamp=time.time_ns())
     settings = {"models": models, "store": store, "durability": durability}
     with running_server(folder, **settings, max_queue_s=max_queue_s) as server:
-        with httpx.Client(base_url=server.url) as client:
-            for place in range(num_sessions):
-                body = {"model": NAME, "session": f"s{place}"}
-                client.post("/v1/sessions", json=body).raise_for_status()
+        asyncio.run(_open_sessions(server.port, num_sessions))
         yield server
+
+
+async def _open_sessions(port: int, num_sessions: int) -> None:
+    places = iter(range(num_sessions))
+
+    async def open_some() -> None:
+        wire = Wire(port)
+        for place in places:
+            body = json.dumps({"model": NAME, "session": f"s{place}"}).encode()
+            status, answer = await wire.ask("POST", "/v1/sessions", body)
+            assert status == 201, answer
+        wire.close()
+
+    await asyncio.gather(*(open_some() for _ in range(8)))
 
 
 @contextmanager
@@ -52,19 +72,39 @@ def serving_noop(folder: Path) -> Iterator[Server]:
 def measure_http(
     name: str, server: Server, num_sessions: int, seconds: float, path: str, body: str
 ) -> Figure:
-    """Closed loop from another process, one connection a session."""
-    before = _cpu_s(server.process.pid)
+    """Closed loop, one connection a session."""
     command = _wrk if HAS_WRK else _http_client
+    load = command(server, num_sessions, seconds, path, body)
+    return _measure(name, server, num_sessions, seconds, load)
+
+
+def measure_stream(
+    name: str, server: Server, num_sockets: int, num_sessions: int, seconds: float
+) -> Figure:
+    """JSON steps over WebSockets; each session has `STREAM_DEPTH` steps under way."""
+    numbers = map(str, (server.port, num_sockets, num_sessions, STREAM_DEPTH, seconds))
+    command = [sys.executable, "-m", "tests.benchmarks.stream_client", *numbers, STEP_BODY]
+    return _measure(name, server, num_sessions, seconds, command)
+
+
+def measure_bulk_requests(name: str, server: Server, num_sessions: int, seconds: float) -> Figure:
+    """Arrow bulks, a row for every session in each, one after another."""
+    numbers = map(str, (server.port, num_sessions, seconds))
+    command = [sys.executable, "-m", "tests.benchmarks.bulk_client", *numbers]
+    return _measure(name, server, num_sessions, seconds, command)
+
+
+def _measure(
+    name: str, server: Server, num_sessions: int, seconds: float, load: list[str]
+) -> Figure:
+    before, load_before = _cpu_s(server.process.pid), _children_cpu_s()
     run = subprocess.run(
-        command(server, num_sessions, seconds, path, body),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=seconds + 60,
+        [*_PINNED, *load], capture_output=True, text=True, timeout=seconds + 60, check=False
     )
+    assert run.returncode == 0, run.stderr
     answer = json.loads(run.stdout.splitlines()[-1])
     assert not answer.get("num_failed"), run.stdout
-    cpu = _cpu_s(server.process.pid) - before
+    cpu, load_cpu = _cpu_s(server.process.pid) - before, _children_cpu_s() - load_before
     return Figure(
         name,
         num_sessions,
@@ -72,14 +112,14 @@ def measure_http(
         answer["p50_ms"],
         answer["p99_ms"],
         1e6 * cpu / answer["count"],
+        1e6 * answer.get("cpu_s", load_cpu) / answer["count"],
     )
 
 
 def _wrk(server: Server, num_sessions: int, seconds: float, path: str, body: str) -> list[str]:
     script = str(Path(__file__).with_name("wrk.lua"))
-    last_core = str(max(os.sched_getaffinity(0)))
     load = ["-t1", f"-c{num_sessions}", f"-d{max(1, round(seconds))}s", "-s", script, server.url]
-    return ["taskset", "-c", last_core, "wrk", *load, "--", path, body, str(num_sessions)]
+    return ["wrk", *load, "--", path, body, str(num_sessions)]
 
 
 def _http_client(
@@ -98,3 +138,8 @@ def window_body() -> str:
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

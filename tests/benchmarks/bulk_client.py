@@ -1,0 +1,72 @@
+"""A load generator for Arrow bulks in a process of its own: the same body again and again.
+
+    python -m tests.benchmarks.bulk_client PORT SESSIONS SECONDS
+
+Each request is a row for every session `s0`, `s1`, …; the next is sent when its answer has come in
+whole. The first answer is read, the others by their length alone. Prints one line of JSON.
+"""
+
+import http.client
+import json
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+
+from service.api.bulk import ARROW, BULK_PATH
+from tests.benchmarks.bundle import F
+from tests.benchmarks.figures import percentile_ms
+
+
+def body_of(num_sessions: int) -> bytes:
+    values = np.random.default_rng(0).normal(size=num_sessions * F).astype(np.float32)
+    table = pa.table(
+        {
+            "session": [f"s{place}" for place in range(num_sessions)],
+            "observations": pa.FixedSizeListArray.from_arrays(pa.array(values), F),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def ask(connection: http.client.HTTPConnection, body: bytes, buffer: bytearray) -> memoryview:
+    connection.request("POST", BULK_PATH, body, {"Content-Type": ARROW})
+    answer = connection.getresponse()
+    size, at = int(answer.headers["content-length"]), 0
+    assert answer.status == 200, answer.read()
+    view = memoryview(buffer)
+    while at < size:
+        at += answer.readinto(view[at:size])
+    answer.close()
+    return view[:size]
+
+
+def main() -> None:
+    port, num_sessions, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    body, buffer = body_of(num_sessions), bytearray(2048 * num_sessions + 65_536)
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    first = pa.ipc.open_stream(ask(connection, body, buffer)).read_all()
+    assert first["status"].to_pylist() == [200] * num_sessions, first["error"]
+    size = len(ask(connection, body, buffer))
+    latencies: list[float] = []
+    started, cpu = time.perf_counter(), time.process_time()
+    while (sent := time.perf_counter()) < started + seconds:
+        assert len(ask(connection, body, buffer)) == size, "an answer of another size"
+        latencies.append(time.perf_counter() - sent)
+    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
+    answer = {
+        "steps_per_s": len(latencies) * num_sessions / elapsed,
+        "p50_ms": percentile_ms(latencies, 0.5),
+        "p99_ms": percentile_ms(latencies, 0.99),
+        "count": len(latencies) * num_sessions,
+        "cpu_s": cpu,
+    }
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
