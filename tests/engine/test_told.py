@@ -14,7 +14,9 @@ async def test_a_reply_and_a_refusal_are_told_once_and_raise_nowhere():
     heard = []
     async with running_engine() as engine:
         await engine.submit(A, create_load())
-        futures = [engine.submit(A, step_rows(rows(1), step), heard.append) for step in (0, 7)]
+        futures = [
+            engine.submit(A, step_rows(rows(1), step), on_end=heard.append) for step in (0, 7)
+        ]
         assert heard == []  # not before it has returned
         await asyncio.wait(futures)
     assert [type(each) for each in heard] == [Reply, StepConflictError]
@@ -27,7 +29,9 @@ async def test_a_refusal_at_the_door_is_told_later_and_not_to_one_who_left():
     async with running_engine() as engine:
         await engine.submit(A, create_load())
         engine.is_draining = True
-        stays, leaves = [engine.submit(A, step_rows(rows(1), 0), heard.append) for _ in range(2)]
+        stays, leaves = [
+            engine.submit(A, step_rows(rows(1), 0), on_end=heard.append) for _ in range(2)
+        ]
         assert heard == []
         leaves.cancel()
         await asyncio.wait([stays])
@@ -47,7 +51,7 @@ async def test_a_listener_that_fails_keeps_no_other_of_its_group_from_the_reply(
             await engine.submit(each, create_load())
             await engine.submit(each, step_rows(rows(1), 0))  # their models are known from here on
         futures = [
-            engine.submit(each, step_rows(rows(1), 1), on_end)
+            engine.submit(each, step_rows(rows(1), 1), on_end=on_end)
             for each, on_end in ((A, fail), (B, heard.append))
         ]
         await asyncio.wait(futures)
@@ -67,9 +71,9 @@ async def test_a_listener_may_ask_for_the_next_step_at_once():
             if reply.step == 100:
                 done.set_result(None)
             else:
-                engine.submit(A, step_rows(rows(1), reply.step), go_on)
+                engine.submit(A, step_rows(rows(1), reply.step), on_end=go_on)
 
         await engine.submit(A, create_load())
-        engine.submit(A, step_rows(rows(1), 0), go_on)
+        engine.submit(A, step_rows(rows(1), 0), on_end=go_on)
         await done
     assert heard == list(range(1, 101))
