@@ -2,6 +2,21 @@
 
 from fastapi.openapi.models import Example
 
+_SEVEN = [
+    0, 0, 4, 6, 11, 14, 6, 0,
+    0, 4, 16, 16, 12, 16, 7, 0,
+    0, 6, 16, 2, 1, 16, 3, 0,
+    0, 5, 16, 0, 5, 14, 0, 0,
+    0, 0, 2, 0, 11, 10, 0, 0,
+    0, 0, 0, 2, 15, 4, 0, 0,
+    0, 0, 0, 8, 16, 0, 0, 0,
+    0, 0, 0, 7, 12, 0, 0, 0,
+]  # fmt: skip
+"""Grey levels of 0 to 16, a line for each row of an image."""
+VECTOR_EXAMPLE: Example = {
+    "summary": "Write about a vector: the name of a digit in an image",
+    "value": {"instances": [{"observations": [[v / 16 for v in _SEVEN]], "temperature": 0}]},
+}
 CREATE_EXAMPLES: dict[str, Example] = {
     "forecast": {
         "summary": "A forecaster, warmed up on history",

@@ -8,6 +8,7 @@ from fastapi.openapi.models import Example
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.context import Context, InContext
 from service.api.decode import Asked, decode_predict, read_predict
+from service.api.examples import VECTOR_EXAMPLE
 from service.api.keys import Caller
 from service.api.present import (
     ForecastOptions,
@@ -33,6 +34,7 @@ _EXAMPLES: dict[str, Example] = {
             "instances": [{"prompt": "hell", "max_tokens": 4, "temperature": 0.7, "seed": 3}]
         },
     },
+    "vector": VECTOR_EXAMPLE,
     "classify": {
         "summary": "Two texts",
         "value": {

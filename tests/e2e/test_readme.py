@@ -16,6 +16,7 @@ SERVED = {
     "text": ("my-review", "sentiment-en"),
     "classify": ("my-review", "sentiment-en"),
     "generate": ("my-word", "hello"),
+    "vector": ("my-digit", "digit-names"),
 }
 """By kind of example: the session and the model that it is sent to."""
 

@@ -42,8 +42,16 @@ def of_task(*tasks):
     )
 
 
+WRITERS = [name for name in NAMES if committed().get(name).manifest.task == "generate"]
+
+
+def of_vectors(name):
+    return committed().get(name).reads_vectors
+
+
 def test_models_of_each_kind_are_there():
-    assert {"transit-ridership", "sentiment-en", "sentiment-ko", "hello", "day-kinds"} <= set(NAMES)
+    expected = {"transit-ridership", "sentiment-en", "hello", "day-kinds", "dates", "digit-names"}
+    assert expected <= set(NAMES)
 
 
 def assert_close(got, expected):
@@ -71,8 +79,21 @@ def feeds_of_rows(model, rows, length=None):
     return with_states(model, feeds, length if length is not None else [num_steps] * num_rows)
 
 
-def feeds_of_tokens(model, tokens, length):
-    return with_states(model, {model.manifest.graph.input_with("tokens").name: tokens}, length)
+def feeds_of_tokens(model, tokens, length, x=None):
+    """`x` are the vectors of a model that writes about them: none where left out."""
+    feeds = {model.tokens.name: tokens}
+    if model.reads_vectors:
+        nothing = np.full((*tokens.shape, model.num_values), np.nan, np.float32)
+        feeds[model.x.name] = nothing if x is None else x
+    return with_states(model, feeds, length)
+
+
+def random_vectors(model, shape, seed):
+    """`[*shape, F]`: a vector at a fifth of the steps, at the others none."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.random((*shape, model.num_values)).astype(np.float32)
+    vectors[rng.random(shape) < 0.8] = np.nan
+    return vectors
 
 
 def with_states(model, feeds, length):
@@ -96,14 +117,24 @@ def whole_text(model, text):
     return outputs_at_end(model, answers, 0, tokens.shape[1])
 
 
+def whole_text_about(model, vector, text):
+    tokens = np.array([[0, *model.codec.encode(text)]])
+    x = np.full((*tokens.shape, model.num_values), np.nan, np.float32)
+    x[0, 0] = vector
+    answers = model.runner.call(feeds_of_tokens(model, tokens, [tokens.shape[1]], x))
+    return outputs_at_end(model, answers, 0, tokens.shape[1])
+
+
 async def stream(engine, name, place, chunks):
-    """Feed `chunks` (rows or texts) to a session of its own; the last reply's outputs."""
+    """Feed `chunks` (rows, texts, or observations) to a session of its own; the last outputs."""
     key = Key("t", f"{name}-{place}")
     await engine.submit(key, CreateRequest(name, None, ttl_s=60, start_s=START_S))
     step = 0
     for chunk in chunks:
-        is_text = isinstance(chunk, str)
-        observed = Observations(text=chunk) if is_text else Observations(rows=chunk)
+        observed = chunk
+        if not isinstance(chunk, Observations):
+            is_text = isinstance(chunk, str)
+            observed = Observations(text=chunk) if is_text else Observations(rows=chunk)
         reply = await engine.submit(key, StepRequest(observed, step))
         step = reply.step
     outputs = committed().get(name).runner.outputs.unpack(reply.outputs)
@@ -140,7 +171,7 @@ def test_rows_cut_anywhere_among_neighbours_give_the_whole_answer(name, lengths,
     asyncio.run(check())
 
 
-@of_task("generate")
+@pytest.mark.parametrize("name", [name for name in WRITERS if not of_vectors(name)])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), seed=seeds)
 def test_characters_cut_anywhere_among_neighbours_give_the_whole_answer(name, data, seed):
@@ -156,6 +187,37 @@ def test_characters_cut_anywhere_among_neighbours_give_the_whole_answer(name, da
             ]
             for text, outputs in zip(texts_read, await asyncio.gather(*streams), strict=True):
                 assert_close(outputs, whole_text(model, text))
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if of_vectors(name)])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), seed=seeds)
+def test_texts_about_vectors_cut_anywhere_give_the_whole_answer(name, data, seed):
+    """The vector alone, or with the first of the text; and another one before it, which is lost."""
+    model = committed().get(name)
+    read = st.text(model.codec.spec.characters, min_size=1, max_size=40)
+    texts_read = data.draw(st.lists(read, min_size=1, max_size=5))
+    vectors = np.random.default_rng(seed).random((2, len(texts_read), model.num_values))
+    before, vectors = vectors.astype(np.float32)
+
+    def chunks(place, text):
+        starts_alone, begins_again = np.random.default_rng(seed + place).random(2) < 0.5
+        first, *others = ["", *cut(text, seed)] if starts_alone else cut(text, seed)
+        about = Observations(rows=vectors[place, None], text=first)
+        lost = Observations(rows=before[place, None], text=text)
+        return [lost, about, *others] if begins_again else [about, *others]
+
+    async def check():
+        async with running_engine(registry=committed(), limits=SMALL_BATCHES) as engine:
+            streams = [
+                stream(engine, name, place, chunks(place, text))
+                for place, text in enumerate(texts_read)
+            ]
+            for place, outputs in enumerate(await asyncio.gather(*streams)):
+                expected = whole_text_about(model, vectors[place], texts_read[place])
+                assert_close(outputs, expected)
 
     asyncio.run(check())
 
@@ -196,14 +258,15 @@ def test_ragged_rows_of_one_call_are_answered_as_if_alone(name, lengths, seed):
         text, generate = model.manifest.text, model.manifest.generate
         size = text.vocabulary_size if text else len(generate.characters)
         tokens = rng.integers(0, size, (len(lengths), num_steps))
+        x = random_vectors(model, tokens.shape, seed) if model.reads_vectors else None
 
         def alone(row, length):
-            answers = model.runner.call(
-                feeds_of_tokens(model, tokens[row : row + 1, :length], [length])
-            )
+            part = (slice(row, row + 1), slice(length))
+            one = feeds_of_tokens(model, tokens[part], [length], None if x is None else x[part])
+            answers = model.runner.call(one)
             return outputs_at_end(model, answers, 0, length)
 
-        feeds = feeds_of_tokens(model, tokens, lengths)
+        feeds = feeds_of_tokens(model, tokens, lengths, x)
     answers = model.runner.call(feeds)
     states = model.layout.scatter(answers)
     for row, length in enumerate(lengths):

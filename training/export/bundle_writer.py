@@ -108,7 +108,7 @@ def draft_bundle(task: Task, network: StreamNetwork, run: RunFolder) -> Bundle:
             "version": recipe.version,
             "title": recipe.title,
             "description": recipe.description,
-            "task": recipe.kind,
+            "task": task.served_as or recipe.kind,
             "graph": graph,
             "forecast": parts.forecast,
             "text": parts.text,

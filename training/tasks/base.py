@@ -109,6 +109,8 @@ class Task(ABC):
 
     Options: ClassVar[type[Section]]
     """The `[task]` table of a recipe, `kind` included."""
+    served_as: ClassVar[str | None] = None
+    """The manifest's task, where it is not the recipe's `kind`."""
 
     def __init__(self, recipe: Recipe, options: Section, data_path: str | None) -> None:
         """`options` is an instance of `Options`; `data_path` is what `--data` said."""

@@ -17,7 +17,6 @@ from torch.utils.data import Dataset as TorchDataset
 from service.contract.characters import CharacterCodec, GenerateSpec
 from service.contract.errors import TextError
 from service.contract.manifest import DataSource
-from service.contract.tensors import InputSpec, OutputSpec
 from training.config import Recipe, Section
 from training.data.dataset import find_dataset
 from training.data.plain_text import PlainText
@@ -33,6 +32,7 @@ from training.tasks.base import (
     StreamNetwork,
     Task,
 )
+from training.tasks.character_parts import TOKENS, logits_of
 from training.tasks.generate_network import GenerateNetwork
 from training.tasks.generate_options import GenerateOptions
 from training.tasks.stack_network import EveryStepLoss
@@ -79,12 +79,8 @@ class GenerateTask(Task):
 
     def graph_parts(self) -> GraphParts:
         recipe, size = self.recipe, len(self._codec.spec.characters)
-        tokens = InputSpec(name="tokens", dtype="int64", shape=("batch", "time"), role="tokens")
-        logits = OutputSpec(
-            name="logits", dtype="float32", shape=("batch", "time", size), role="logits"
-        )
         schema = f"{recipe.name}/{recipe.version}/{recipe.cell.kind}/generate-network/1"
-        return GraphParts((tokens,), (logits,), schema)
+        return GraphParts((TOKENS,), (logits_of(size),), schema)
 
     def example_inputs(self, num_rows: int, num_steps: int) -> Arrays:
         """The text from its start on, as often as it takes."""

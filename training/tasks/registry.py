@@ -12,6 +12,8 @@ TASKS: Final = {
     "classify": "training.tasks.classify",
     "generate": "training.tasks.generate",
     "tag": "training.tasks.tag",
+    "translate": "training.tasks.translate",
+    "caption": "training.tasks.caption",
 }
 """`task.kind` → the module whose `TASK` it is; imported only when a recipe asks for it."""
 
