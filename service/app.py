@@ -35,6 +35,7 @@ from service.api.observe import Observe
 from service.api.open_inference_errors import OpenInferenceErrors
 from service.api.problems import install_error_handlers, problem_schema
 from service.api.rates import Rates
+from service.api.request_ids import document_ids
 from service.engine.batcher import BatchLimits
 from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
@@ -207,6 +208,7 @@ def _document_problems(app: FastAPI, settings: Settings) -> None:
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     del operation["responses"]["422"]
         document_keys(document, open_paths_of(settings))
+        document_ids(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way

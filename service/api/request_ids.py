@@ -10,6 +10,7 @@ Rule 3: it and the names of what is asked for are bound to the logs of the reque
 import os
 import re
 from contextlib import AbstractContextManager
+from typing import Any
 
 from starlette.responses import Response
 from structlog.contextvars import bound_contextvars
@@ -56,6 +57,22 @@ def headers_of(request_id: str, trail: Trail | None = None) -> list[tuple[bytes,
     if trail is not None and trail.traceparent is not None:
         headers.append((TRACE_RESPONSE, trail.traceparent.encode()))
     return headers
+
+
+def document_ids(document: dict[str, Any]) -> None:
+    """Say in an OpenAPI document that every answer has an id."""
+    document["components"]["headers"] = {
+        "X-Request-ID": {
+            "description": "That of the request, where it sent one of at most 100 characters out of"
+            " `A-Z a-z 0-9 . _ ~ : / + = @ -`; else one that is made. Logs and problems name it.",
+            "schema": {"type": "string", "maxLength": MAX_ID_CHARS},
+        }
+    }
+    ours = {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for answer in operation["responses"].values():
+                answer["headers"] = answer.get("headers", {}) | ours
 
 
 def early_problem(error: CarryError) -> Response:

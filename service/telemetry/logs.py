@@ -9,11 +9,12 @@ Rule 2: no observation, text, state or key stands in a log. Where an exception i
 
 import logging
 import sys
+import threading
 from traceback import FrameSummary, StackSummary, walk_tb
 from types import TracebackType
 
 import structlog
-from structlog.typing import ExcInfo
+from structlog.typing import EventDict, ExcInfo
 
 from service.contract.errors import BundleError
 from service.errors import CarryError, StartUpError
@@ -48,11 +49,21 @@ def configure_logs(level: str, log_format: str) -> None:
     foreign.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *said_by_all],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, without_values, *said_by_all],
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[foreign], force=True)
     sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(
+        args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback
+    )
+
+
+def without_values(_: object, __: str, said: EventDict) -> EventDict:
+    """Of what asyncio logs, the first words: behind them are arguments, results and exceptions."""
+    if said.get("logger") == "asyncio":
+        said["event"] = str(said["event"]).partition("\n")[0].partition("(")[0]
+    return said
 
 
 def describe_exception(exc_info: ExcInfo) -> str:

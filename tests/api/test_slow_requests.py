@@ -6,7 +6,7 @@ import pytest
 import structlog
 from websockets.asyncio.client import connect
 
-from tests.api.support import listening
+from tests.api.support import listening, until
 from tests.api.test_protocol import OPEN
 
 ID = {"X-Request-ID": "slow-1"}
@@ -45,6 +45,18 @@ async def test_a_slow_message_says_where_its_time_went():
     assert (line["request_id"], line["session"], line["tenant"]) == ("slow-1", "s", "default")
     assert (line["model"], line["version"], line["batches"]) == ("load", "1", 1)
     assert sum(line[stage] for stage in STAGES) == pytest.approx(line["seconds"], abs=1e-4)
+
+
+async def test_a_stream_of_events_is_not_slow_for_lasting_long():
+    async with listening(slow_request_s=ALWAYS_S) as client:
+        (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
+        with captured() as logs:
+            async with client.stream("GET", "/v1/sessions/s/events") as events:
+                await anext(events.aiter_lines())
+            gauge = client.app.context.metrics._streams_open.labels("events")
+            await until(lambda: gauge._value.get() == 0)
+            (await client.get("/v1/sessions/s")).raise_for_status()
+    assert [entry["route"] for entry in logs] == ["/v1/sessions/{session}"]
 
 
 @pytest.mark.parametrize("slow_request_s", [0, NEVER_S])

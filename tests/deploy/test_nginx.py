@@ -11,6 +11,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
+from service.api.request_ids import MAX_ID_CHARS, request_id_of
 from service.settings import Settings
 from tests.deploy.front import NGINX, Replica, free_port, in_thread, running_nginx
 from tests.e2e.server import running_server
@@ -18,6 +19,7 @@ from tests.engine.support import rows
 from tests.fakes.bundles import write_forecaster
 
 NUM_STEPS = 60
+WIDE_ID = "Root=1-a:b/c+d@e~f_g.h"  # every character that an id may have
 
 
 def careful_step(url: str, count: int, row: list[float]) -> tuple[int, dict]:
@@ -140,15 +142,29 @@ def test_a_websocket_passes(tmp_path: Path) -> None:
 
 def test_request_ids_and_guards_are_there_once(tmp_path: Path) -> None:
     with Replica() as replica, running_nginx(tmp_path, [replica.port]) as url:
-        given = {"X-Request-ID": "abc-1", "X-Forwarded-For": "10.9.8.7"}
+        given = {"X-Request-ID": WIDE_ID, "X-Forwarded-For": "10.9.8.7"}
         kept = httpx.get(f"{url}/v1/models", headers=given)
         made = httpx.get(f"{url}/v1/models", headers={"X-Request-ID": "no id: \x7f"})
-        assert kept.headers["X-Request-ID"] == replica.headers[0]["X-Request-ID"] == "abc-1"
+        assert kept.headers["X-Request-ID"] == replica.headers[0]["X-Request-ID"] == WIDE_ID
         assert made.headers["X-Request-ID"] == replica.headers[1]["X-Request-ID"]
         assert len(made.headers["X-Request-ID"]) == 32
         assert replica.headers[0]["X-Forwarded-For"] == "127.0.0.1"
         assert kept.headers.get_list("X-Content-Type-Options") == ["nosniff"]
         assert "nginx/" not in kept.headers["Server"]
+
+
+def test_the_front_takes_ids_as_the_service_does_and_names_them_in_its_own_problems(
+    tmp_path: Path,
+) -> None:
+    assert request_id_of(WIDE_ID.encode()) == WIDE_ID
+    longest = "a" * MAX_ID_CHARS
+    with running_nginx(tmp_path, [free_port()]) as url:  # nobody is behind it
+        for said in (WIDE_ID, longest):
+            answer = httpx.get(f"{url}/v1/models", headers={"X-Request-ID": said})
+            assert (answer.status_code, answer.headers["X-Request-ID"]) == (502, said)
+            assert answer.json()["request_id"] == said
+        too_long = httpx.get(f"{url}/v1/models", headers={"X-Request-ID": longest + "a"})
+        assert len(too_long.json()["request_id"]) == 32
 
 
 def test_the_log_names_no_session_and_no_query(tmp_path: Path) -> None:

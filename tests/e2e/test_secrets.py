@@ -1,5 +1,6 @@
 """Nothing that the service writes holds a key, a password, an observation, a text or a state."""
 
+import asyncio
 import base64
 import json
 import signal
@@ -10,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from service.errors import InvalidInputError, StoreUnavailableError
-from service.telemetry.logs import describe_exception
+from service.telemetry.logs import describe_exception, without_values
 from tests.api.keys import headers, keys_file
 from tests.e2e.crashing_service import AT_COMMIT, AT_SUBMIT, IN_GRAPH
 from tests.e2e.server import running_server
@@ -154,7 +155,8 @@ def test_the_log_tells_of_all_that_happened(world):
     told = [line["exception"] for line in lines if "exception" in line]
     assert any(text.endswith("ValueError") for text in told)
     assert any("RuntimeError" in text and "ModelFailedError: model 'load'" in text for text in told)
-    assert all("File " in text for text in told)
+    unexpected = [line["exception"] for line in lines if line["event"] == "unexpected error"]
+    assert all("crashing_service.py" in text for text in unexpected), unexpected
     for line in lines:
         assert line["level"]
         assert line["timestamp"]
@@ -168,6 +170,20 @@ def test_nothing_of_what_must_not_be_told_is_written(world):
     secrets["rows"] = repr(AT_SUBMIT)
     assert {name for name, secret in secrets.items() if secret in written} == set()
     assert repr(snapshot[40:60])[2:-1] not in written
+
+
+def test_what_asyncio_logs_is_without_arguments_and_results():
+    future = asyncio.Future(loop=asyncio.new_event_loop())
+    future.set_exception(ValueError("a diary"))
+    for kept, left_out in (
+        ("Task exception was never retrieved", f"\nfuture: {future!r}"),
+        ("Exception in callback answer", "('a diary')\nhandle: <Handle answer('a diary')>"),
+    ):
+        assert "diary" in left_out
+        said = without_values(None, "error", {"logger": "asyncio", "event": kept + left_out})
+        assert said["event"] == kept
+    assert future.exception()
+    future.get_loop().close()
 
 
 def failure(error, cause=None):
