@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,11 +20,18 @@ START_S = 20
 
 
 @contextmanager
-def running_nginx(folder: Path, ports: list[int]) -> Iterator[str]:
-    """The address of nginx before `ports` of this machine; it logs to `access.log`."""
+def running_nginx(
+    folder: Path, ports: list[int], changes: Sequence[tuple[str, str]] = ()
+) -> Iterator[str]:
+    """The address of nginx before `ports` of this machine; it logs to `access.log`.
+
+    `changes`: what else stands in its configuration, old and new.
+    """
     program = require_program("nginx", package="nginx-light")
     port = free_port()
     config = (NGINX / "nginx.conf").read_text()
+    for old, new in changes:
+        config = replaced(config, old, new)
     config = replaced(config, "listen 8080", f"listen 127.0.0.1:{port}")
     config = replaced(config, "/tmp/", f"{folder}/")
     config = replaced(config, "/dev/stdout", f"{folder}/access.log")

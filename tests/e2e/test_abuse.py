@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -231,6 +232,19 @@ def test_names_that_are_none_are_refused(server, name):
         answer = told(connection)
     assert answer[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 422", b"HTTP/1.1 307"), answer
     assert b"\r\nx-evil" not in answer.lower()
+
+
+@pytest.mark.parametrize("value", [b"a\rX-Evil: 1", b"a\nX-Evil: 1", b"a\0b", b"a%0d%0aX-Evil:1"])
+@pytest.mark.parametrize("name", [b"X-Request-ID", b"Idempotency-Key", b"Origin", b"traceparent"])
+def test_no_header_of_a_request_makes_one_of_an_answer(server, name, value):
+    with connect(server) as connection:
+        head = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        connection.sendall(head + name + b": " + value + b"\r\n\r\n")
+        answer = told(connection)
+    head, _, _ = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 "), answer
+    names = [line.partition(b":")[0].strip().lower() for line in re.split(rb"[\r\n]+", head)[1:]]
+    assert b"x-evil" not in names
 
 
 def test_a_log_line_stays_one_line_whatever_was_sent(server):
