@@ -34,6 +34,7 @@ from service.api.middleware import LimitBody, RequireJson, SecureHeaders
 from service.api.observe import Observe
 from service.api.open_inference_errors import OpenInferenceErrors
 from service.api.problems import install_error_handlers, problem_schema
+from service.api.quotas import Quotas
 from service.api.rates import Rates
 from service.api.request_ids import document_ids
 from service.engine.batcher import BatchLimits
@@ -87,8 +88,11 @@ def create_app(settings: Settings) -> HotPath:
     )
     keys = KeyRing(settings.api_keys_file)
     rates = Rates(settings.store)
+    quotas = Quotas(engine)
     tracing = _tracing(settings)
-    context = Context(engine, settings, metrics, keys, snapshot_keys, rates, repository, tracing)
+    context = Context(
+        engine, settings, metrics, keys, snapshot_keys, rates, quotas, repository, tracing
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

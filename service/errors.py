@@ -157,6 +157,10 @@ class RateLimitedError(CarryError):
     code, status, title = "rate-limited", 429, "Rate limit"
 
 
+class QuotaExceededError(CarryError):
+    code, status, title = "quota-exceeded", 403, "Quota used up"
+
+
 class UnknownSequenceError(CarryError):
     code, status, title = "unknown-sequence", 400, "Sequence was not started"
 

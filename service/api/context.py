@@ -12,6 +12,7 @@ from service.api.decode import Catalog, Reads
 from service.api.keys import Caller, KeyRing
 from service.api.open_inference_figures import InferenceFigures
 from service.api.present import ForecastOptions
+from service.api.quotas import Quotas
 from service.api.rates import Rates
 from service.engine.engine import Engine
 from service.engine.loaded_model import LoadedModel
@@ -42,6 +43,7 @@ class Context:
     keys: KeyRing
     snapshot_keys: SnapshotKeys
     rates: Rates
+    quotas: Quotas
     repository: Repository
     tracing: "Tracing | None" = None
     reader: BodyReader = field(default_factory=BodyReader)

@@ -34,6 +34,13 @@ _LOOK_AGAIN_S = 1.0
 _NO_DIGEST = bytes(32)
 
 
+class Quota(NamedTuple):
+    """What a tenant may have open; None: any number."""
+
+    max_sessions: int | None
+    max_bytes: int | None
+
+
 class Caller(NamedTuple):
     """Who asks, as far as the service needs to know."""
 
@@ -41,6 +48,7 @@ class Caller(NamedTuple):
     is_admin: bool
     key_id: str
     limits: tuple[RateLimitItem, ...] = ()
+    quota: Quota | None = None
 
 
 ANYBODY = Caller("default", is_admin=True, key_id="")
@@ -72,6 +80,14 @@ class KeyEntry(BaseModel):
     expires: Annotated[datetime, AfterValidator(_in_utc)] | None = None
     revoked: bool = False
     limits: Annotated[str, AfterValidator(_read_limits)] | None = None
+    max_sessions: int | None = Field(default=None, ge=0)
+    max_bytes: int | None = Field(default=None, ge=0)
+
+    @property
+    def quota(self) -> Quota | None:
+        """Of the tenant, as this key is held to it."""
+        quota = Quota(self.max_sessions, self.max_bytes)
+        return None if quota == (None, None) else quota
 
 
 _KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -193,6 +209,7 @@ class KeyRing:
                     entry.role == "admin",
                     key_id,
                     tuple(parse_many(entry.limits)) if entry.limits else (),
+                    entry.quota,
                 ),
                 entry.expires.timestamp() if entry.expires else float("inf"),
             )

@@ -1,6 +1,7 @@
 """`POST /v2/models/{model}/infer`: a step of a sequence, or a prediction without one."""
 
 import time
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -126,6 +127,7 @@ async def _run(
         start_s,
         emit,
         context.settings.default_ttl_s,
+        open_session=partial(context.quotas.open, caller),
         restarts=context.settings.v2_start == "restart",
     )
     told = {

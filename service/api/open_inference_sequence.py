@@ -7,6 +7,7 @@ Rule 3: with `sequence_step` a request is applied exactly once; without, as ofte
 """
 
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
@@ -84,9 +85,10 @@ async def step_sequence(
     emit: Literal["last", "all"],
     ttl_s: float,
     *,
+    open_session: Callable[[Key, CreateRequest], Awaitable[Reply]],
     restarts: bool,
 ) -> Reply:
-    """Apply one request of a sequence.
+    """Apply one request of a sequence; `open_session` begins it, if its tenant may.
 
     Raises:
         UnknownSequenceError: it goes on with a sequence that was not started.
@@ -115,12 +117,12 @@ async def step_sequence(
         known_digest=secrets.token_bytes(16) if is_anew else None,
     )
     try:
-        reply = await engine.submit(key, create)
+        reply = await open_session(key, create)
     except SessionExistsError:
         if not restarts:
             raise
         await engine.submit(key, DeleteRequest())
-        reply = await engine.submit(key, create)
+        reply = await open_session(key, create)
     if is_whole:
         return reply
     return await engine.submit(key, StepRequest(observations, sequence.step, emit))

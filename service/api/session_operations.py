@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
     summary="Fork a session",
     status_code=201,
     response_model=SessionAnswer,
-    responses=error_responses(400, 404, 409, 413, 415, 422, 503),
+    responses=error_responses(400, 403, 404, 409, 413, 415, 422, 503),
 )
 async def fork_session(
     session: InPath,
@@ -44,7 +44,7 @@ async def fork_session(
     _require_allowed_ttl(context, body.ttl_s)
     name = body.session or name_by_key(key) or secrets.token_urlsafe(16)
     request = ForkRequest(context.key(caller, session), body.ttl_s, body.metadata)
-    reply = await context.engine.submit(context.key(caller, name), request)
+    reply = await context.quotas.open(caller, context.key(caller, name), request)
     return opened_response(reply)
 
 

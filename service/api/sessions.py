@@ -55,7 +55,7 @@ async def _read_and_preview(
     summary="Open a session",
     status_code=201,
     response_model=SessionAnswer,
-    responses=error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503)
+    responses=error_responses(400, 403, 404, 409, 413, 415, 422, 429, 500, 503)
     | {200: {"model": SessionAnswer, "description": "Resumed as it is"}},
 )
 @answers_big_bodies(_read_and_create)
@@ -170,7 +170,7 @@ async def _create(
 ) -> Response:
     name = session or name_by_key(key) or secrets.token_urlsafe(16)
     try:
-        reply = await context.engine.submit(context.key(caller, name), request)
+        reply = await context.quotas.open(caller, context.key(caller, name), request)
     except SessionExistsError as error:
         if session is not None or key is None:
             raise

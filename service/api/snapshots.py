@@ -75,4 +75,5 @@ async def restore_snapshot(
     snapshot = await request.body()
     sealed = context.snapshot_keys.open(snapshot)
     asked = RestoreRequest.of(snapshot, sealed, replaces=replace)
-    return opened_response(await context.engine.submit(context.key(caller, session), asked))
+    key = context.key(caller, session)
+    return opened_response(await context.quotas.open(caller, key, asked))

@@ -52,6 +52,13 @@ class Swept(NamedTuple):
     closed: str
 
 
+class Usage(NamedTuple):
+    """The live sessions of a tenant, and the bytes of their records, without keys and indexes."""
+
+    num_sessions: int
+    num_bytes: int
+
+
 class Store(Protocol):
     """Behaviour is fixed by one test suite that every store passes.
 
@@ -74,6 +81,9 @@ class Store(Protocol):
         self, tenant: str, model: str | None, after: str, limit: int
     ) -> list[Record]:
         """Live records by name, those after `after`."""
+
+    async def usage(self, tenant: str) -> Usage:
+        """What the tenant has now. Costs as much as there is."""
 
     async def sweep(self, limit: int) -> list[Swept]:
         """Remove and return records whose tombstone time is over."""

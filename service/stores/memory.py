@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import orjson
 
-from service.stores.base import TOMBSTONE_S, Swept, Write
+from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
 from service.stores.kept import Keeps
-from service.stores.record import Key, Opening, Origin, Record, revision_of, ttl_s_of
+from service.stores.record import Key, Opening, Origin, Record, is_closed, revision_of, ttl_s_of
 
 _OPENING = struct.Struct("<II16s")  # number of the origin, bytes of JSON, digest of the request
 
@@ -56,7 +56,7 @@ class MemoryStore:
         found = kept.get(opening.name)
         expires_at = now + ttl_s_of(data)
         if base is None:
-            if found and found.expires_at > now and not Record(opening, found.data).closed:
+            if found and found.expires_at > now and not is_closed(found.data):
                 return None
             packed = self._pack(opening)
         else:
@@ -84,6 +84,15 @@ class MemoryStore:
             if model in (None, record.opening.model) and not record.closed
         )
         return nsmallest(limit, found, key=lambda record: record.opening.name)
+
+    async def usage(self, tenant: str) -> Usage:
+        now = self._clock()
+        live = [
+            len(kept.opening) + len(kept.data)
+            for kept in self._tenants.get(tenant, {}).values()
+            if kept.expires_at > now and not is_closed(kept.data)
+        ]
+        return Usage(len(live), sum(live))
 
     async def sweep(self, limit: int) -> list[Swept]:
         now = self._clock()

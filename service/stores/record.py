@@ -203,6 +203,10 @@ def revision_of(data: bytes) -> bytes:
     return data[_REVISION_AT : _REVISION_AT + REVISION_BYTES]
 
 
+def is_closed(data: bytes) -> bool:
+    return bool(data[_CLOSED_AT])
+
+
 def ttl_s_of(data: bytes) -> float:
     """The time to live of a record that is not kept yet."""
     return float(_TTL_S.unpack_from(data, _TTL_S_AT)[0])

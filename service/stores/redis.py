@@ -19,7 +19,7 @@ import structlog
 
 from service.errors import StartUpError, StoreUnavailableError
 from service.stores import redis_index
-from service.stores.base import TOMBSTONE_S, StoreOptions, Swept, Write, WritesFailedError
+from service.stores.base import TOMBSTONE_S, StoreOptions, Swept, Usage, Write, WritesFailedError
 from service.stores.record import (
     Key,
     Opening,
@@ -165,6 +165,13 @@ class RedisStore:
                 break
             after = page[-1].partition(b"\0")[2].decode()
         return records[:limit]
+
+    async def usage(self, tenant: str) -> Usage:
+        is_cluster = self._topology == "cluster"
+        now = await self.now()
+        return await redis_index.usage(
+            self._servers, tenant, now, self._given_time, is_cluster=is_cluster
+        )
 
     async def sweep(self, limit: int) -> list[Swept]:
         before = await self.now() - TOMBSTONE_S

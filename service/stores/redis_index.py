@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from heapq import merge
 from typing import Any, Final, NamedTuple
 
-from service.stores.base import Swept
+from service.stores.base import Swept, Usage
 from service.stores.redis_answers import unavailable_if_failed
 from service.stores.redis_keys import NUM_SHARDS, index_keys, key_of, session_key, shard_of
 from service.stores.redis_node import LostError
-from service.stores.redis_scripts import FORGET, PUT_OFF, REMOVE, Call, run_scripts
+from service.stores.redis_scripts import FORGET, PUT_OFF, REMOVE, USAGE, Call, run_scripts
 from service.stores.redis_topology import Command, Topology
 
 _MAX_ROUNDS: Final = 1000
+_AT_ONCE: Final = 100
 
 
 class _Due(NamedTuple):
@@ -40,6 +41,64 @@ async def members_after(servers: Topology, tenant: str, after: str, limit: int) 
         commands.append(Command(names, words))
     found = unavailable_if_failed(await servers.send(commands))
     return list(merge(*found))[:limit]
+
+
+async def usage(
+    servers: Topology, tenant: str, now: float, given_time: str | float, *, is_cluster: bool
+) -> Usage:
+    """What is live of a tenant. On a cluster sessions lie elsewhere than their names: each is asked
+    for by itself, which costs a hundred times as much."""
+    num_sessions = num_bytes = 0
+    last = f"({tenant}\1".encode()
+    pages = {index_keys(shard)[0]: f"({tenant}\0".encode() for shard in range(NUM_SHARDS)}
+    while pages:
+        found = await (_asked if is_cluster else _counted)(servers, pages, last, now, given_time)
+        num_sessions += sum(each[0] for each in found)
+        num_bytes += sum(each[1] for each in found)
+        pages = {names: b"(" + end for names, (_, _, end) in zip(pages, found, strict=True) if end}
+    return Usage(num_sessions, num_bytes)
+
+
+async def _counted(
+    servers: Topology, pages: dict[bytes, bytes], last: bytes, _: float, given_time: str | float
+) -> list[tuple[int, int, bytes]]:
+    """Sessions and bytes of the page of each index behind a name, and its end if it is full."""
+    head = session_key(b"")
+    calls = [
+        Call(USAGE, [names], after, last, _AT_ONCE, head, given_time)
+        for names, after in pages.items()
+    ]
+    counted: list[tuple[int, int, bytes]] = unavailable_if_failed(await run_scripts(servers, calls))
+    return counted
+
+
+async def _asked(
+    servers: Topology, pages: dict[bytes, bytes], last: bytes, now: float, _: str | float
+) -> list[tuple[int, int, bytes]]:
+    """As `_counted`, by asking for each session."""
+    commands = [
+        Command(names, ("ZRANGEBYLEX", names, after, last, "LIMIT", 0, _AT_ONCE))
+        for names, after in pages.items()
+    ]
+    asked = []
+    for page in unavailable_if_failed(await servers.send(commands)):
+        sizes = await _sizes(servers, page, now)
+        asked.append((len(sizes), sum(sizes), page[-1] if len(page) == _AT_ONCE else b""))
+    return asked
+
+
+async def _sizes(servers: Topology, members: Sequence[bytes], now: float) -> list[int]:
+    """The bytes of each that is live."""
+    reads = []
+    for key in map(session_key, members):
+        reads.append(Command(key, ("HMGET", key, "x", "c")))
+        reads += [Command(key, ("HSTRLEN", key, part)) for part in "od"]
+    found: list[Any] = unavailable_if_failed(await servers.send(reads) if reads else [])
+    return [
+        opening + data
+        for (expires_at, closed), opening, data in zip(*[iter(found)] * 3, strict=True)
+        if expires_at is not None and not closed and float(expires_at) > now
+    ]
 
 
 async def sweep(

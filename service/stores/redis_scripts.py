@@ -129,6 +129,23 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
 """)
 
+USAGE: Final = Script("""
+-- KEYS: names. ARGV: first and last of what is asked for, how many at most, the head of the keys of
+-- sessions, which lie on this server, too.
+local page = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
+local num_sessions, num_bytes = 0, 0
+for _, member in ipairs(page) do
+  local key = ARGV[4] .. member
+  local found = redis.call('HMGET', key, 'x', 'c')
+  if found[1] and found[2] == '' and tonumber(found[1]) > now then
+    num_sessions = num_sessions + 1
+    num_bytes = num_bytes + redis.call('HSTRLEN', key, 'o') + redis.call('HSTRLEN', key, 'd')
+  end
+end
+return {num_sessions, num_bytes, page[tonumber(ARGV[3])] or ''}
+""")
+"""→ live sessions, their bytes, and the last name if there may be more. Not for a cluster."""
+
 REMOVE: Final = Script("""
 -- KEYS: session. ARGV: revision, the time before which it must have ended.
 local found = redis.call('HMGET', KEYS[1], 'r', 'x')

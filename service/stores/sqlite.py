@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 import structlog
 
 from service.errors import StartUpError, StoreUnavailableError
-from service.stores.base import Swept, Write
+from service.stores.base import Swept, Usage, Write
 from service.stores.record import Key, Record, RecordFormatError
 from service.stores.sqlite_errors import unavailable
 from service.stores.sqlite_file import SqliteFile
@@ -97,6 +97,9 @@ class SqliteStore:
     ) -> list[Record]:
         rows = await self._call(lambda: self._there.list_live(tenant, model, after, limit))
         return [record for row in rows if (record := _read(row)) is not None]
+
+    async def usage(self, tenant: str) -> Usage:
+        return await self._call(lambda: self._there.usage(tenant))
 
     async def sweep(self, limit: int) -> list[Swept]:
         return await self._call(lambda: self._there.sweep(limit))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import StartUpError
-from service.stores.base import TOMBSTONE_S, Swept, Write
+from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
 from service.stores.record import Key, Opening, Record, revision_of, ttl_s_of
 from service.stores.sealed import checksum, decode_record, encode_opening
 
@@ -74,6 +74,11 @@ FROM sessions JOIN states USING (id)
 _LIST: Final = f"""{_FOUND}
 WHERE tenant = ? AND name > ? AND closed = '' AND expires_at > ? AND (? IS NULL OR model = ?)
 ORDER BY name LIMIT ?
+"""
+
+_USAGE: Final = """
+SELECT COUNT(*), COALESCE(SUM(LENGTH(opening) + LENGTH(data)), 0)
+FROM sessions JOIN states USING (id) WHERE tenant = ? AND closed = '' AND expires_at > ?
 """
 
 _DUE: Final = """
@@ -151,6 +156,9 @@ class SqliteFile:
         """Live records by name, each to be decoded by a call, which may fail by itself."""
         rows = self._db.execute(_LIST, (tenant, after, self._clock(), model, model, limit))
         return [partial(decode_record, *row) for row in rows]
+
+    def usage(self, tenant: str) -> Usage:
+        return Usage(*self._db.execute(_USAGE, (tenant, self._clock())).fetchone())
 
     def sweep(self, limit: int) -> list[Swept]:
         """Look at everything that may be over; remove at most `limit`."""

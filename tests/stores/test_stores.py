@@ -190,6 +190,28 @@ async def test_lists_hold_live_records_page_by_page(store, clock):
     assert await store.list_live("t", None, "", 9) == []
 
 
+async def test_usage_is_of_what_is_live_of_one_tenant(store, clock):
+    assert await store.usage("t") == (0, 0)
+    kept = await opened(store, "a", "b", "c")
+    [alone] = await opened(store, "a", tenant="t2", ttl_s=1000.0)
+    stepped = await commit(store, after(kept[0], state=b"s" * 1000), kept[0])
+    await commit(store, after(kept[1], closed="deleted"), kept[1])
+    num_sessions, num_bytes = await store.usage("t")
+    assert num_sessions == 2
+    data = len(stepped.data) + len(kept[2].data)
+    assert data < num_bytes < data + 2 * 600
+    clock.now += 101
+    assert await store.usage("t") == (0, 0)
+    assert (await store.usage("t2")).num_sessions == 1
+    assert (await store.usage("t2")).num_bytes > len(alone.data)
+
+
+async def test_usage_counts_more_than_one_page_of_an_index(store):
+    names = [f"s{number}" for number in range(2500)]
+    await opened(store, *names)
+    assert (await store.usage("t")).num_sessions == len(names)
+
+
 async def test_racing_writers_win_once_each_round(store):
     [record] = await opened(store, "a")
     for _ in range(20):
