@@ -161,6 +161,10 @@ def test_pixels_are_fed_one_a_step_and_permuted_the_same_way_for_all() -> None:
     assert not torch.equal(plain, permuted)
     torch.testing.assert_close(plain.sort(dim=1).values, permuted.sort(dim=1).values)
     assert torch.equal(pixels.as_steps(images.images[3:4], "permuted")[0], permuted[3])
+    late = pixels.as_steps(images.images[:9], "permuted", num_blank=5)
+    assert torch.equal(late[:, :64], permuted)
+    assert not late[:, 64:].any()
+    assert late.shape == (9, 69, 1)
 
 
 def test_halving_takes_the_mean_of_four_neighbours() -> None:
