@@ -185,7 +185,7 @@ def percent(errors: list[float]) -> float:
     [
         *(
             (f"adding-T{num_steps}", method, f"{method} {{:.{digits}f}}", median)
-            for num_steps in (100, 150)
+            for num_steps in (100, 150, 200)
             for method, digits in (("IRNN", 4), ("LSTM", 4), ("GRU", 4), ("tanh RNN", 3))
         ),
         ("waveform", "CW-RNN", "CW-RNN {:.4f}", mean),
