@@ -25,7 +25,7 @@ from service.errors import StartUpError, StoreUnavailableError
 from service.stores.base import Swept, Usage, Write
 from service.stores.record import Key, Record, RecordFormatError
 from service.stores.sqlite_errors import unavailable
-from service.stores.sqlite_file import SqliteFile
+from service.stores.sqlite_file import PAGE_BYTES, SqliteFile
 from service.stores.sqlite_log import WriteAheadLog
 
 log = structlog.get_logger()
@@ -89,7 +89,7 @@ class SqliteStore:
             kept = await self._call(lambda: self._there.commit(writes))
         if self.durability == "power":
             await self._sync()
-        self._log.wrote(sum(len(data) for _, data, _ in writes))
+        self._log.wrote([record for record in kept if record is not None])
         return kept
 
     async def list_live(
@@ -111,17 +111,17 @@ class SqliteStore:
         is_swapped = await self._call(lambda: self._there.swap_value(name, old, new))
         if self.durability == "power":
             await self._sync()
-        self._log.wrote(len(new))
+        self._log.wrote_bytes(len(new))
         return is_swapped
 
     async def now(self) -> float:
         return self._clock()
 
     async def check(self) -> None:
-        num_bytes = await self._call(self._there.check)
+        await self._call(self._there.check)
         if self.durability == "power":
             await self._sync()
-        self._log.wrote(num_bytes)
+        self._log.wrote_bytes(PAGE_BYTES)
 
     async def close(self) -> None:
         await self._log.close()

@@ -21,7 +21,7 @@ from service.stores.sealed import checksum, decode_record, encode_opening
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
 _SCHEMA_VERSION: Final = 1
 # Of 4, 8 and 16 kB, 8 was the fastest for groups of neighbours without being slow for strangers.
-_PAGE_BYTES: Final = 8192
+PAGE_BYTES: Final = 8192
 
 _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS sessions (
@@ -112,7 +112,7 @@ class SqliteFile:
                 check_same_thread=False,
             )
             refuse_strange_file(self._db, self._path)
-            self._db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # heeded by a new file only
+            self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # heeded by a new file only
             self._db.execute("PRAGMA journal_mode = WAL")
             # The store syncs the log itself and starts checkpoints: see WriteAheadLog.
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -189,11 +189,10 @@ class SqliteFile:
             self._db.execute("INSERT OR REPLACE INTO named_values VALUES (?, ?)", (name, new))
         return True
 
-    def check(self) -> int:
-        """Write a page as it is, which a full disk refuses, too; how many bytes that is."""
+    def check(self) -> None:
+        """Write a page as it is, which a full disk refuses, too."""
         with _Transaction(self._db):
             self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        return _PAGE_BYTES
 
     def _commit_steps(
         self, steps: list[tuple[Opening, bytes, Record]], now: float

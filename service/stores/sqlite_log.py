@@ -20,15 +20,22 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import structlog
 
+from service.stores.record import Record
+from service.stores.sqlite_file import PAGE_BYTES
+
 log = structlog.get_logger()
 
+# Much of the same few sessions is cheap to move, for each of their pages is written once; what is
+# bounded for strangers is the pages, because commits wait for the disk that these go to.
 _CHECKPOINT_BYTES = 16 * 2**20
+_CHECKPOINT_PAGES = 512
 
 # To finish a checkpoint takes that nobody reads the log. Somebody may do so for long, as a backup
 # does, and commits wait meanwhile: so it is left to a later one.
@@ -48,6 +55,7 @@ class WriteAheadLog:
         self.is_checkpoint_wanted = False
         self._path = path
         self._num_bytes = 0
+        self._pages: set[int] = set()
         self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-sync")
         self._checkpoint_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
         self._under_way: asyncio.Future[None] | None = None
@@ -75,11 +83,24 @@ class WriteAheadLog:
             self._begin_sync()
         await asked
 
-    def wrote(self, num_bytes: int) -> None:
+    def wrote(self, records: Sequence[Record]) -> None:
         """Count what was written; begin a checkpoint when it is much."""
+        for record in records:
+            num_bytes = len(record.data)
+            self._num_bytes += num_bytes
+            self._pages.add(record.place * num_bytes // PAGE_BYTES)  # neighbours share a page
+        self._begin_if_much()
+
+    def wrote_bytes(self, num_bytes: int) -> None:
+        """As `wrote`, of what is no record."""
         self._num_bytes += num_bytes
-        if self._num_bytes >= _CHECKPOINT_BYTES and self._under_way is None:
+        self._begin_if_much()
+
+    def _begin_if_much(self) -> None:
+        is_much = self._num_bytes >= _CHECKPOINT_BYTES or len(self._pages) >= _CHECKPOINT_PAGES
+        if is_much and self._under_way is None:
             self._num_bytes = 0
+            self._pages.clear()
             self._under_way = self._checkpoint()
             self._under_way.add_done_callback(self._on_most_moved)
 

@@ -11,7 +11,13 @@ from tests.benchmarks.figures import Figure
 
 _PANELS = {
     "In one process": ("raw ONNX", "engine"),
-    "HTTP, JSON, one step a request": ("FastAPI", "HTTP", "stateless"),
+    "JSON, one step a request or message": (
+        "FastAPI",
+        "HTTP",
+        "stateless",
+        "WebSocket",
+        "one WebSocket",
+    ),
 }
 
 

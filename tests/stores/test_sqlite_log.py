@@ -116,6 +116,20 @@ async def test_commits_go_on_while_most_of_the_log_is_moved(tmp_path, moves):
     assert moves.num_begun == 1  # one at a time
 
 
+async def test_strangers_are_moved_sooner_than_as_many_bytes_of_the_same_few(
+    tmp_path, moves, monkeypatch
+):
+    """A checkpoint costs the pages that it writes, so each of those counts once."""
+    monkeypatch.setattr(sqlite_log, "_CHECKPOINT_BYTES", 10 * CHECKPOINT_BYTES)
+    monkeypatch.setattr(sqlite_log, "_CHECKPOINT_PAGES", 100)
+    store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
+    await write(store, log, "a", 5 * CHECKPOINT_BYTES)
+    assert moves.num_begun == 0
+    await write(store, log, "b", CHECKPOINT_BYTES, num_rows=100)
+    assert moves.num_begun >= 1
+    await store.close()
+
+
 async def test_what_was_written_meanwhile_is_moved_before_the_next_commit(tmp_path, moves):
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
     moves.go_on.clear()
