@@ -43,11 +43,8 @@ def feed(
     begun: list[Segment] = []
     if model.reads_vectors:
         if observations.rows is not None:
-            begun, cursor, state = (
-                [_vector_segment(model, observations.rows)],
-                UNREAD,
-                _start(model),
-            )
+            begun = [_vector_segment(model, observations.rows)]
+            cursor, state = UNREAD, _start(model)
         elif state == _start(model):
             raise InvalidInputError(
                 f'model {model.name!r} writes about a vector: expected "observations" with one row'

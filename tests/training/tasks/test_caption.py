@@ -118,3 +118,19 @@ def test_data_that_are_no_named_vectors_are_refused():
     recipe = tiny_recipe().model_dump(mode="json") | {"data": {"source": "hello"}}
     with pytest.raises(RecipeError, match="is no vectors with names"):
         make_task(parse_recipe(recipe, "r"), None)
+
+
+def test_a_file_in_the_form_of_mnist_makes_larger_vectors_of_unknown_licence(tmp_path):
+    rng = np.random.default_rng(2)
+    images, labels = rng.integers(0, 256, (6, 28, 28)), np.arange(6)
+    file = tmp_path / "images.npz"
+    np.savez(file, x_train=images, y_train=labels, x_test=images[:2], y_test=labels[:2])
+    task = make_task(tiny_recipe(), str(file))
+    assert task.graph_parts().inputs[1].shape == ("batch", "time", 14 * 14)
+    assert sorted(task.data.names) == sorted(NAMES[:6])
+    assert task.data.held_out_names == ["zero", "one"]
+    mean = images[0, :2, :2].mean() / 255
+    assert task.data.held_out_vectors[0, 0] == pytest.approx(mean, abs=1e-6)
+    [source] = task.sources()
+    assert (source.rows, source.licence) == (8, "not known: a file given with --data")
+    assert task.manifest_parts().weights_licence == "not decided"

@@ -127,6 +127,8 @@ def test_it_learns_to_write_backwards_words_that_it_never_saw(made):
     [figure] = evaluation.figures
     assert manifest.task == "generate"
     assert figure.value > 0.5
+    assert manifest.training.data[0].licence == "not known: a file given with --data"
+    assert manifest.training.weights_licence == "not decided"
     model = ServedModel.from_bundle(read_bundle(models / "tiny-translator" / "1"))
     pairs = task.parts[2]
     right = [t == p.target for t, p in zip(translate(model, pairs, "="), pairs, strict=True)]
