@@ -69,8 +69,12 @@ class Registry:
 
     @property
     def retiring(self) -> list[LoadedModel]:
-        """By name and number, those that went first before those that have taken their place."""
-        return sorted(self._retiring, key=lambda model: (model.name, int(model.version)))
+        """In the order in which they were retired."""
+        return list(self._retiring)
+
+    @property
+    def leaving(self) -> list[LoadedModel]:
+        return list(self._leaving)
 
     def all(self) -> list[LoadedModel]:
         """Every loaded version, by name and then by number."""

@@ -163,6 +163,9 @@ class Repository:
         for where, reason in refused.items():
             name, _, version = where.partition("/")
             shown[name, version] = Shown(name, version, "UNAVAILABLE", reason)
+        for model in self._registry.leaving:
+            told = "what it has begun is being answered"
+            shown[model.name, model.version] = Shown(*_place(model), "UNLOADING", told)
         for model in self._registry.retiring:
             left_s = self._engine.workers.seconds_left(model)
             reason = f"its sessions may be stepped for {left_s:.0f} s more"

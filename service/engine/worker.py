@@ -120,6 +120,11 @@ class Worker:
         self._thread.close()
         del self._thread  # which knows the worker: freed now, not when the collector comes by
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a batch is in the thread."""
+        return bool(self._in_thread)
+
     def submit(self, job: Job) -> None:
         """Queue a job.
 

@@ -104,7 +104,7 @@ class Workers:
 
     def tell(self) -> None:
         """Say which models are loaded, and how many bundles were refused."""
-        models = [*self._registry.all(), *self._registry.retiring]
+        models = [*self._registry.all(), *self._registry.retiring, *self._registry.leaving]
         loaded = {(model.name, model.version, model.runner.provider) for model in models}
         self._observer.models_changed(loaded, len(self._registry.refused))
 
@@ -126,7 +126,10 @@ class Workers:
             await self._answered()
         finally:
             worker.refuse_all(_unloaded(model))
-            await asyncio.to_thread(worker.close)  # a graph that hangs must not hold up the loop
+            if worker.is_running:  # a graph that hangs must not hold up the loop
+                await asyncio.to_thread(worker.close)
+            else:
+                worker.close()
             self._registry.forget(model)
             model.runner.close()
             self.tell()

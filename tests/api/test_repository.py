@@ -156,7 +156,7 @@ async def test_figures_of_an_unloaded_model_are_gone(models):
         assert 'model="load"' in (await client.get("/metrics")).text
         await client.post("/v2/repository/models/load/unload")
         registry = client.app.context.engine.registry
-        await until(lambda: not registry._retiring and not registry._leaving)
+        await until(lambda: not registry.retiring and not registry.leaving)
         text = (await client.get("/metrics")).text
         assert 'model="load"' not in text
         assert 'carry_model_loaded{model="mood"' in text

@@ -21,6 +21,7 @@ ROWS = {"observations": [[1, 2]]}
 PREDICT = {"instances": [{"start": "2016-08-22", **ROWS}]}
 NUM_ROUNDS = int(os.environ.get("ROUNDS", "100"))
 AT_MOST_S = 60
+PAUSE_S = 0.03
 
 
 @pytest.fixture
@@ -32,13 +33,13 @@ def models(tmp_path):
 
 def change(url, what, name, version=None):
     body = {"parameters": {"version": version}} if version else {}
-    answer = httpx.post(f"{url}/v2/repository/models/{name}/{what}", json=body, timeout=30)
+    answer = httpx.post(f"{url}/v2/repository/models/{name}/{what}", json=body, timeout=AT_MOST_S)
     assert answer.status_code == 200, answer.text
 
 
 def states(url):
     """Over a connection of its own, so that any worker may get it."""
-    index = httpx.post(f"{url}/v2/repository/index").json()
+    index = httpx.post(f"{url}/v2/repository/index", timeout=AT_MOST_S).json()
     return {f"{each['name']}/{each['version']}": each["state"] for each in index}
 
 
@@ -97,7 +98,10 @@ def test_workers_on_one_file_agree_and_one_that_is_new_follows(tmp_path, models)
 
 
 class Traffic:
-    """Clients that never stop, each of which must be answered well each time."""
+    """Clients that never stop, each of which must be answered well each time.
+
+    They pause for as long as a round may well take to do something else.
+    """
 
     def __init__(self, client):
         self.client = client
@@ -105,10 +109,13 @@ class Traffic:
         self.version = "1"
         self.versions = {}
         self.counts = {}
+        self.num_requests = 0
 
     async def post(self, path, body):
+        await asyncio.sleep(PAUSE_S)
         answer = await self.client.post(path, json=body)
         assert answer.is_success, (path, body, answer.text)
+        self.num_requests += 1
         return answer.json()
 
     async def step_load(self, name):
@@ -169,7 +176,7 @@ async def test_a_hundred_upgrades_under_traffic_fail_nothing_and_leave_nothing(t
     store = f"sqlite:///{tmp_path}/carry.db"
     held = {}
     with running_server(tmp_path, **settings, store=store, durability="process") as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=AT_MOST_S) as client:
             traffic = Traffic(client)
             names = [f"s{number}" for number in range(4)]
             clients = [traffic.step_load(name) for name in names]
@@ -217,7 +224,8 @@ async def test_a_hundred_upgrades_under_traffic_fail_nothing_and_leave_nothing(t
         assert text.count("\ncarry_model_loaded{") == 2
         assert server.stop() == 0
     first, last = held.values()
-    print(f"{sum(traffic.counts.values())} steps; after {list(held)} rounds: {first}; {last}")
-    assert last.num_threads == first.num_threads
-    assert last.num_files <= first.num_files + 2  # connections come and go
-    assert last.rss_mib < first.rss_mib + 20
+    print(f"{traffic.num_requests} requests; after {list(held)} rounds: {first}; {last}")
+    # Threads that wait for work, and connections, come and go; a leak is one for each round.
+    assert last.num_threads < first.num_threads + 10
+    assert last.num_files < first.num_files + 10
+    assert last.rss_mib < first.rss_mib + 12

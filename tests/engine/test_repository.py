@@ -1,6 +1,9 @@
 """What is served follows the folder and what was said, in every process on a store."""
 
+import asyncio
 import shutil
+import threading
+import weakref
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,6 +13,7 @@ from service.engine import repository as repositories
 from service.engine.models_folder import ModelsFolder
 from service.engine.registry import load_registry
 from service.engine.repository import Repository
+from service.engine.requests import UpgradeRequest
 from service.engine.wanted import VALUE_NAME, Wanted
 from service.errors import (
     ContentionError,
@@ -51,6 +55,14 @@ def states(repository, *, reasons=False):
         f"{each.name}/{each.version}": (each.state, each.reason) if reasons else each.state
         for each in repository.index()
     }
+
+
+async def nothing_leaves(repository):
+    """Return when no grace and no answer is waited for."""
+    registry = repository.engine.registry
+    async with asyncio.timeout(5):
+        while registry.leaving or registry.retiring:  # noqa: ASYNC110 -- there is no event
+            await asyncio.sleep(0.001)
 
 
 async def look_twice(repository):
@@ -331,7 +343,7 @@ async def test_after_the_grace_nothing_of_it_is_served_and_its_sessions_wait(fol
         await one.engine.submit(A, create_load())
         await one.engine.submit(A, step_rows(rows(1), 0))
         await one.unload("load")
-        await one.load("mood")  # time has passed
+        await nothing_leaves(one)
         with pytest.raises(VersionGoneError):
             await one.engine.submit(A, step_rows(rows(1), 1))
         assert states(one, reasons=True)["load/1"] == ("UNAVAILABLE", "unloaded")
@@ -353,3 +365,28 @@ def test_words_come_back_as_they_were_said():
     for damaged in (b"{", b"[]", b'{"revision": "x"}'):
         with pytest.raises(RecordUnreadableError):
             Wanted.read(damaged)
+
+
+async def test_of_a_hundred_versions_that_were_loaded_upgraded_to_and_unloaded_none_is_left(folder):
+    observed = []
+    async with replica(folder, grace_s=0.0) as one:
+        engine = one.engine
+        await engine.submit(A, create_load())
+        for count in range(100):
+            model = engine.registry.get("load")
+            observed += [weakref.ref(model), weakref.ref(model.runner._ort_session)]
+            new = str(count + 2)
+            write_forecaster(folder, version=new, seed=count + 2)
+            await one.load("load")
+            assert (await engine.submit(A, step_rows(rows(1), count))).step == count + 1
+            await engine.submit(A, UpgradeRequest(new))
+            await one.unload("load", model.version)
+            del model
+            shutil.rmtree(folder / "load" / str(count + 1))
+        await nothing_leaves(one)
+        alive = [each for each in observed if each() is not None]
+        assert not alive
+        assert len(list(engine.workers)) == len(engine.registry.all()) == 2
+        assert sum(thread.name.startswith("load-") for thread in threading.enumerate()) == 1
+        await one.look_again()
+        assert states(one) == {"load/101": "READY", "mood/1": "READY"}

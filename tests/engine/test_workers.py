@@ -68,7 +68,7 @@ class Loaded(NullObserver):
 async def let_leave(engine, model):
     """Unload without grace, up to where nothing begins with the model any more."""
     engine.workers.retire(model, 0.0)
-    while model not in engine.registry._leaving:  # noqa: ASYNC110 -- there is no event to wait for
+    while model not in engine.registry.leaving:  # noqa: ASYNC110 -- there is no event to wait for
         await asyncio.sleep(0)
 
 
