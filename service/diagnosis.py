@@ -128,6 +128,18 @@ def _models(settings: Settings) -> Iterator[Finding]:
         yield Finding("fail", "models", "none is loaded", "put a bundle into CARRY_MODELS")
 
 
+def _watching(settings: Settings) -> Iterator[Finding]:
+    is_shared = settings.workers > 1 or settings.store.startswith("redis")
+    if is_shared and not settings.models_poll_s:
+        yield Finding(
+            "warn",
+            "models watched",
+            "CARRY_MODELS_POLL_S is 0, and the store is one that other processes share: what is"
+            " loaded or unloaded in one is not heard of in the others",
+            "a few seconds, or load and unload in each",
+        )
+
+
 def _files(settings: Settings) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     asked = settings.max_connections + DESCRIPTORS_BESIDE
@@ -194,4 +206,5 @@ _CHECKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
     "store": _store,
     "disk": _disk,
     "models": _models,
+    "models watched": _watching,
 }

@@ -146,3 +146,10 @@ def test_a_service_that_is_open_to_all_is_pointed_out(sound):
     del sound["CARRY_API_KEYS_FILE"]
     found = findings(sound | {"CARRY_HOST": "0.0.0.0", "CARRY_DURABILITY": "process"})
     assert (found["address"].status, found["durability"].status) == ("warn", "warn")
+
+
+def test_processes_that_do_not_hear_of_loads_and_unloads_are_pointed_out(sound):
+    several = sound | {"CARRY_WORKERS": "2"}
+    assert "models watched" not in findings(sound | {"CARRY_MODELS_POLL_S": "0"})
+    assert "models watched" not in findings(several)
+    assert findings(several | {"CARRY_MODELS_POLL_S": "0"})["models watched"].status == "warn"

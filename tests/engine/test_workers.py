@@ -174,8 +174,9 @@ async def test_nothing_is_left_of_a_model_that_is_gone():
     observer, before = Loaded(), threads()
     async with running_engine(registry=Registry([load()], {}, "cpu"), observer=observer) as engine:
         await engine.submit(A, create_load())
-        await engine.submit(A, step_rows(rows(1), 0))
-        await engine.step_rows([A], rows(1), [1])
+        for step in range(3):  # as a turn, then with others
+            await engine.submit(A, step_rows(rows(1), step))
+        await engine.step_rows([A], rows(1), [3])
         model = weakref.ref(engine.registry.get("load"))
         graph = weakref.ref(model().runner._ort_session)
         worker = weakref.ref(engine.workers.of(model()))
