@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api import (
+    asyncapi,
     bulk,
     events,
     generate,
@@ -148,7 +149,7 @@ def create_app(settings: Settings) -> HotPath:
     install_error_handlers(app)
     parts = (
         models, predict, timeseries, sessions, generate, session_operations, bulk, events,
-        snapshots, open_inference, open_inference_infer, open_inference_repository, health
+        snapshots, asyncapi, open_inference, open_inference_infer, open_inference_repository, health
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

@@ -22,6 +22,7 @@ OPEN_PATHS = frozenset(
         "/docs/oauth2-redirect",
         "/redoc",
         "/openapi.json",
+        "/asyncapi.json",
         "/healthz",
         "/readyz",
         "/v2",

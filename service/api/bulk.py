@@ -19,6 +19,7 @@ from service.api.body_reader import BIG_BODY_BYTES
 from service.api.bulk_schemas import BulkAnswer, BulkBody
 from service.api.context import Context, InContext, get_context
 from service.api.decode import decode_step
+from service.api.idempotency import IDEMPOTENCY_KEY, refuse_key
 from service.api.keys import Caller
 from service.api.present import Json, json_response
 from service.api.problems import error_responses, problem_of
@@ -63,6 +64,7 @@ class _BulkRoute(APIRoute):
         ordinary = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            refuse_key("a bulk", is_given=IDEMPOTENCY_KEY in request.headers)
             data = await request.body()
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == ARROW:
@@ -97,9 +99,10 @@ async def step_many(
     """Each row is a step, and succeeds or fails alone: `status` is what HTTP would have answered.
 
     Rows of one session are applied in order; after a failed one its later rows are `skipped`. Send
-    `step` to be able to repeat the request. As an Arrow IPC stream: columns `session`, `step` and
-    one for each of the model's (or `observations`, a fixed-size list in their order), all sessions
-    of one model; answered by columns `session`, `step`, `status`, `error` and the model's outputs.
+    `step` to be able to repeat the request; an Idempotency-Key is refused. As an Arrow IPC stream:
+    columns `session`, `step` and one for each of the model's (or `observations`, a fixed-size list
+    in their order), all sessions of one model; answered by columns `session`, `step`, `status`,
+    `error` and the model's outputs.
     """
     keys = [context.key(caller, each.session) for each in body.steps]
     models = _Models(context)

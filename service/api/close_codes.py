@@ -11,6 +11,7 @@ from enum import IntEnum
 class CloseCode(IntEnum):
     """The code, and what a client should do."""
 
+    PROTOCOL = 1002  # a frame that breaks the WebSocket protocol, such as one without a mask
     UNSUPPORTED = 1003  # a binary message: send JSON as text
     NOT_UTF8 = 1007  # a text message that is no UTF-8
     POLICY = 1008  # more than `MAX_FRAGMENTS` fragments of one message
@@ -22,6 +23,7 @@ class CloseCode(IntEnum):
 
 
 MEANINGS = {
+    CloseCode.PROTOCOL: "A frame that breaks the WebSocket protocol, such as one without a mask.",
     CloseCode.UNSUPPORTED: "A binary message: send JSON as text.",
     CloseCode.NOT_UTF8: "A text message that is no UTF-8.",
     CloseCode.POLICY: "One message in too many fragments.",

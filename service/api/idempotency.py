@@ -5,6 +5,8 @@ Rule 1: a step that names its `step` needs no key; one that does not is kept und
 Rule 2: a session that is opened or forked without a name is named by the key, so the same key opens
         the same session; with a name, the name alone counts.
 Rule 3: only a digest of the key is kept.
+Rule 4: where many requests come at once (bulks, WebSockets) there is no header for each: it is
+        refused, rather than passed over, and each names its `step`.
 """
 
 from base64 import urlsafe_b64encode
@@ -49,3 +51,12 @@ def name_by_key(header: str | None) -> str | None:
     """The name of a session that is opened under a key; None without one."""
     key = digest_of_key(header)
     return None if key is None else "key-" + urlsafe_b64encode(key).rstrip(b"=").decode()
+
+
+def refuse_key(door: str, *, is_given: bool) -> None:
+    """Raise InvalidInputError where a key comes with many requests: it could name none of them."""
+    if is_given:
+        raise InvalidInputError(
+            f"{IDEMPOTENCY_KEY} came with {door}, which carries many requests: leave it out, and"
+            " name the `step` of each, so that it is applied exactly once"
+        )

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from websockets.datastructures import Headers
 
 from service.api.context import Context
+from service.api.idempotency import IDEMPOTENCY_KEY, refuse_key
 from service.api.keys import Caller
 from service.errors import (
     DrainingError,
@@ -33,6 +34,7 @@ async def admit(
         CarryError: the page, the key, the session, or the number of streams.
     """
     _require_same_origin(headers)
+    refuse_key("a stream", is_given=IDEMPOTENCY_KEY in headers)
     caller = context.keys.find(authorization_of(headers))
     if caller is None:
         raise UnauthenticatedError(

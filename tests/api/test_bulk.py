@@ -195,6 +195,18 @@ async def test_without_pyarrow_an_arrow_body_is_refused_with_a_remedy(client, mo
     assert "bulk" in answer.json()["detail"]
 
 
+async def test_a_bulk_under_one_idempotency_key_is_refused_and_nothing_applied(client):
+    await opened(client, "a")
+    body = {"steps": [{"session": "a", "observations": [ROW]}]}
+    key = {"Idempotency-Key": "k"}
+    for sent in ({"json": body}, {"content": GOOD}):
+        headers = key | (ARROW_HEADER if "content" in sent else {})
+        answer = await client.post("/v1/steps", headers=headers, **sent)
+        assert answer.status_code == 422
+        assert "step" in answer.json()["detail"]
+    assert (await client.get("/v1/sessions/a")).json()["step"] == 0
+
+
 async def test_a_big_json_bulk_is_refused_with_a_remedy(client):
     answer = await client.post("/v1/steps", json={"steps": [], "x": "x" * (1 << 18)})
     assert answer.status_code == 413

@@ -184,6 +184,12 @@ async def test_a_page_of_another_host_gets_no_stream(client):
         assert socket.subprotocol == "carry.v1"
 
 
+async def test_a_stream_under_one_idempotency_key_is_refused(client):
+    key = {"Idempotency-Key": "k"}
+    told = await refused(client, additional_headers=key)
+    assert told == (422, "urn:carry:invalid-input")
+
+
 async def test_streams_are_bounded():
     async with listening(max_streams=1) as client:
         async with stream_of(client, "/v1/stream"):

@@ -5,14 +5,17 @@ answers, each stream alone.
 """
 
 import asyncio
+import json
 import subprocess
 import wave
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from service.api.open_inference_body import HEADER
 from service.contract.calls import Calls
 from service.engine.registry import load_registry
 from tests.api.support import serving
@@ -89,22 +92,69 @@ async def heard(client, session, inputs):
     return probabilities
 
 
+async def inferred(client, model, values, output="output", **parameters):
+    """One request of the Open Inference Protocol, binary both ways."""
+    tensor = {"name": "input", "datatype": "FP32", "shape": list(values.shape)}
+    tensor["parameters"] = {"binary_data_size": values.nbytes}
+    wanted = {"name": output, "parameters": {"binary_data": True}}
+    body = json.dumps({"inputs": [tensor], "outputs": [wanted], "parameters": parameters}).encode()
+    answer = await client.post(
+        f"/v2/models/{model}/infer",
+        content=body + values.astype("<f4").tobytes(),
+        headers={HEADER: str(len(body))},
+    )
+    assert answer.status_code == 200, answer.text
+    return np.frombuffer(answer.content[int(answer.headers[HEADER]) :], "<f4")
+
+
+async def heard_by_v2(client, model, sequence, chunks):
+    probabilities = []
+    for step, values in enumerate(chunks):
+        flags = {"sequence_start": step == 0, "sequence_end": step == len(chunks) - 1}
+        told = await inferred(
+            client, model, values[None], sequence_id=sequence, sequence_step=step, **flags
+        )
+        probabilities.append(float(told[0]))
+    return probabilities
+
+
+@pytest.fixture(scope="module")
+def expected_of(speech):
+    """What the package's own loop hears in each of the 64 streams, by its graph."""
+
+    @cache
+    def run(graph):
+        return [own_loop(stream_of(speech, index), graph) for index in range(NUM_STREAMS)]
+
+    return run
+
+
 @pytest.mark.parametrize(
-    ("model", "graph"),
-    [("vad", "silero_vad_16k_op15.onnx"), ("ifless", "silero_vad_op18_ifless.onnx")],
+    ("model", "graph", "door"),
+    [
+        ("vad", "silero_vad_16k_op15.onnx", "sessions"),
+        ("vad", "silero_vad_16k_op15.onnx", "v2"),
+        ("ifless", "silero_vad_op18_ifless.onnx", "sessions"),
+    ],
 )
-async def test_64_streams_in_batches_hear_what_the_package_hears(models, speech, model, graph):
+async def test_64_streams_in_batches_hear_what_the_package_hears(
+    models, speech, expected_of, model, graph, door
+):
     streams = [stream_of(speech, index) for index in range(NUM_STREAMS)]
     async with serving(models=models) as client:
-        for index in range(NUM_STREAMS):
+        hearing = []
+        for index, chunks in enumerate(streams):
+            if door == "v2":
+                sequence = f"microphone {index}" if index % 2 else index + 1
+                hearing.append(heard_by_v2(client, model, sequence, chunks))
+                continue
             body = {"model": model, "session": f"s{index}"}
             assert (await client.post("/v1/sessions", json=body)).status_code == 201
-        found = await asyncio.gather(
-            *(heard(client, f"s{index}", chunks) for index, chunks in enumerate(streams))
-        )
+            hearing.append(heard(client, f"s{index}", chunks))
+        found = await asyncio.gather(*hearing)
         live = (await client.get(f"/v1/models/{model}")).json()["live"]
     assert live["mean_batch_rows"] > 4, "they were to be run together"
-    expected = [own_loop(chunks, graph) for chunks in streams]
+    expected = expected_of(graph)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
     assert np.ptp(expected) > 0.5, "there is speech and silence in it"
 
@@ -135,6 +185,14 @@ async def test_a_graph_of_one_row_with_steps_and_two_states_hears_the_same(model
             found += [
                 each["tensors"]["speech_probs"]["data"][0] for each in answer.json()["predictions"]
             ]
+        by_v2 = []
+        for start, end in ((0, 1), (1, 8), (8, 48)):
+            flags = {"sequence_start": start == 0, "sequence_end": end == 48}
+            told = await inferred(
+                client, "sequence", chunks[start:end], "speech_probs", sequence_id="s", **flags
+            )
+            by_v2 += told.tolist()
+    np.testing.assert_allclose(by_v2, found, atol=1e-6)
     expected = own_loop(chunks, "silero_vad_16k_op15.onnx")
     np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
 
