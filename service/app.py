@@ -34,6 +34,7 @@ from service.api.keys import KeyRing
 from service.api.middleware import LimitBody, RequireJson, SecureHeaders
 from service.api.observe import Observe
 from service.api.open_inference_errors import OpenInferenceErrors
+from service.api.open_inference_schemas import describe_open_inference
 from service.api.problems import install_error_handlers, problem_schema
 from service.api.quotas import Quotas
 from service.api.rates import Rates
@@ -123,6 +124,7 @@ def create_app(settings: Settings) -> HotPath:
             {"name": "predict", "description": "Answers without a session."},
             {"name": "sessions", "description": "Streams whose state is carried."},
             {"name": "operations", "description": "Health and metrics."},
+            {"name": "open inference", "description": "Triton's protocol, sequences included."},
         ],
     )
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
@@ -213,6 +215,7 @@ def _document_problems(app: FastAPI, settings: Settings) -> None:
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     del operation["responses"]["422"]
         document_keys(document, open_paths_of(settings))
+        describe_open_inference(document)
         document_ids(document)
         return document
 

@@ -1,8 +1,8 @@
 """`/v2`: the Open Inference Protocol as its clients use it: health, what is served, how it does.
 
-The protocol's own specification documents its routes, so they are not in `/docs`. Inference is in
-`open_inference_infer.py`, loading in `open_inference_repository.py`. Tracing, logging and shared
-memory are answered 501.
+Inference is in `open_inference_infer.py`, loading in `open_inference_repository.py`; what OpenAPI
+says of them all is in `open_inference_schemas.py`. Tracing, logging and shared memory are answered
+501.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from service.api.present import json_response
 from service.engine.loaded_model import LoadedModel
 from service.errors import NotReadyError, UnsupportedError
 
-router = APIRouter(prefix="/v2", include_in_schema=False)
+router = APIRouter(prefix="/v2", tags=["open inference"])
 
 _EXTENSIONS = (
     "sequence", "model_configuration", "binary_tensor_data", "parameters", "statistics",
@@ -26,14 +26,15 @@ _EXTENSIONS = (
 _DOCUMENTED: dict[str, Any] = {
     "responses": {404: {"description": 'No such model: `{"error": "…"}`'}},
 }
+_EMPTY: dict[str, Any] = _DOCUMENTED | {"response_class": Response}
 
 
-@router.get("/health/live", summary="Alive?")
+@router.get("/health/live", summary="Alive?", response_class=Response)
 async def live() -> Response:
     return Response()
 
 
-@router.get("/health/ready", summary="Ready?", responses={503: {"description": "Not ready"}})
+@router.get("/health/ready", summary="Ready?", response_class=Response)
 async def ready(context: InContext) -> Response:
     problems = await why_not_ready(context)
     if problems:
@@ -61,8 +62,8 @@ async def model_metadata(model: str, context: InContext, version: str | None = N
     return json_response(metadata_of(found, [each.version for each in registry.versions(model)]))
 
 
-@router.get("/models/{model}/ready", summary="Is a model ready?", **_DOCUMENTED)
-@router.get("/models/{model}/versions/{version}/ready", summary="Is it ready?", **_DOCUMENTED)
+@router.get("/models/{model}/ready", summary="Is a model ready?", **_EMPTY)
+@router.get("/models/{model}/versions/{version}/ready", summary="Is it ready?", **_EMPTY)
 async def model_ready(model: str, context: InContext, version: str | None = None) -> Response:
     context.engine.registry.get(model, version)
     return Response()

@@ -192,7 +192,7 @@ def _flat(data: list[Any], depth: int) -> Any:  # noqa: ANN401 -- a generator of
 
 def _wanted(signature: Signature, listed: Any, is_binary: bool) -> dict[str, bool]:  # noqa: ANN401
     names = [tensor.name for tensor in signature.outputs]
-    if not listed:
+    if listed is None or listed == []:
         return dict.fromkeys(names, is_binary)
     if not isinstance(listed, list) or len(listed) > _MAX_OUTPUTS:
         raise MalformedError('"outputs" is no list, or too long')

@@ -19,7 +19,7 @@ from service.engine.loaded_model import LoadedModel
 from service.engine.requests import Observations
 from service.errors import InvalidInputError, MalformedError, TooLargeError
 
-router = APIRouter(prefix="/v2/models/{model}", include_in_schema=False)
+router = APIRouter(prefix="/v2/models/{model}", tags=["open inference"])
 
 _DOCUMENTED: dict[str, Any] = {
     "responses": {

@@ -17,9 +17,10 @@ from service.errors import InvalidInputError
 
 log = structlog.get_logger()
 
-router = APIRouter(prefix="/v2/repository", include_in_schema=False)
+router = APIRouter(prefix="/v2/repository", tags=["open inference"])
 
 _OF_ONE_MODEL: dict[str, Any] = {
+    "response_class": Response,
     "responses": {
         400: {"description": 'A bundle was refused, or is asked for oddly: `{"error": "…"}`'},
         403: {"description": "For admins"},

@@ -30,6 +30,17 @@ OTHERS = {
     ("post", "/v1/models/{model}/predict"): SHARED,
     ("post", "/v1/models/{model}/versions/{version}/predict"): SHARED,
     ("post", "/v1/timeseries/forecast"): SHARED,
+    ("get", "/v2/models/stats"): SHARED,
+    **{
+        ("get", f"/v2/models/{{model}}{version}{what}"): SHARED
+        for version in ("", "/versions/{version}")
+        for what in ("", "/ready", "/config", "/stats")
+    },
+    ("post", "/v2/models/{model}/infer"): "test_a_sequence_is_its_own_tenants",
+    ("post", "/v2/models/{model}/versions/{version}/infer"): "test_a_sequence_is_its_own_tenants",
+    ("post", "/v2/repository/index"): SHARED,
+    ("post", "/v2/repository/models/{model}/load"): "test_users_load_and_unload_nothing",
+    ("post", "/v2/repository/models/{model}/unload"): "test_users_load_and_unload_nothing",
     ("get", "/v1/sessions"): "test_lists_show_ones_own_only",
     ("post", "/v1/sessions"): "test_equal_names_of_two_tenants_never_meet",
     ("post", "/v1/steps"): "test_a_bulk_steps_ones_own_only",
@@ -164,6 +175,34 @@ async def test_an_idempotency_key_means_its_own_tenants_session(world):
     ]
     assert [each.status_code for each in told] == [201, 201, 201]
     assert [each.headers.get("idempotent-replayed") for each in told] == [None, None, "true"]
+
+
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+async def test_a_sequence_is_its_own_tenants(world, version):
+    def asked(**flags):
+        inputs = [
+            {"name": "x", "datatype": "FP32", "shape": [1, 1, 2], "data": [1, 2]},
+            {"name": "time", "datatype": "INT64", "shape": [1, 1], "data": [1_471_824_000]},
+        ]
+        return {"parameters": {"sequence_id": 7} | flags, "inputs": inputs[: 1 + len(flags)]}
+
+    url = f"/v2/models/load{version}/infer"
+    started = await world.post(url, json=asked(sequence_start=True), headers=world.ada)
+    assert started.status_code == 200, started.text
+    told = await world.post(url, json=asked(), headers=world.bob)
+    assert told.status_code == 400
+    assert "must specify the START flag" in told.json()["error"]
+    told = await world.post(url, json=asked(), headers=world.ada)
+    assert told.json()["parameters"]["sequence_step"] == 2
+
+
+async def test_users_load_and_unload_nothing(world):
+    for what in ("load", "unload"):
+        url = f"/v2/repository/models/mood/{what}"
+        told = await world.post(url, json={}, headers=world.bob)
+        assert told.status_code == 403
+    told = await world.get("/v2/models/mood/ready", headers=world.bob)
+    assert told.status_code == 200
 
 
 @pytest.mark.parametrize("said", ["none", "wrong", "revoked"])

@@ -54,8 +54,9 @@ def test_every_example_of_the_documentation_works_in_order(tmp_path):
     ):
         document = client.get("/openapi.json").json()
         posts = [(path, item["post"]) for path, item in document["paths"].items() if "post" in item]
+        posts = [post for post in posts if not post[0].startswith("/v2/repository")]
         posts.sort(key=lambda post: "{session}" in post[0])
-        assert len(posts) == 11
+        assert len(posts) == 13
         for path, operation in posts:
             media = operation["requestBody"]["content"]["application/json"]
             for kind, example in media["examples"].items():
