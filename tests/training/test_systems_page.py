@@ -194,7 +194,7 @@ def percent(errors: list[float]) -> float:
         ("waveform", "RNN", "RNN {:.2f}", mean),
         *(
             (folder, f"{cell}, {order}", f"{cell} {{:.0f}} %", percent_right)
-            for folder in ("pixels-mnist14", "pixels-digits8")
+            for folder in ("pixels-mnist14", "pixels-digits8", "pixels-digits8-late")
             for cell in ("tanh RNN", "IRNN", "IRNN with wider inputs")
             for order in ("in order", "permuted")
         ),
