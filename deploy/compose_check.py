@@ -86,9 +86,9 @@ def check_networks() -> None:
     ]
     for container, place in reached:
         assert not fails(container, "bash", "-c", f"</dev/tcp/{place}"), (container, place)
-    for container in ("front", "prometheus"):
+    for container in ("front", "prometheus", "node-exporter"):
         assert fails(container, "bash", "-c", "</dev/tcp/valkey/6379"), container
-    say("published on 127.0.0.1 alone; only replicas reach Valkey")
+    say("published on 127.0.0.1 alone; only replicas and its exporter reach Valkey")
 
 
 def check_valkey() -> None:
@@ -170,7 +170,11 @@ def check_prometheus() -> None:
         lambda: len(query('up{job="carry"} == 1')) == 2 and len(query('up{job="carry"}')) == 2,
         "Prometheus sees both new replicas and forgot the old ones",
     )
-    say("Prometheus scrapes both replicas")
+    wait_until(
+        lambda: query("redis_up == 1") and query("redis_memory_max_bytes > 0"), "Valkey is seen"
+    )
+    wait_until(lambda: query("node_filesystem_avail_bytes > 0"), "a disk is seen")
+    say("Prometheus scrapes both replicas, Valkey and the disks")
 
 
 def check_expressions() -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the service's image and run docker-compose.yml under a real Docker engine that this script
-# starts for itself and stops again. Nothing is pulled: the base image, nginx, Valkey and Prometheus are
-# stand-ins made from Debian packages under the tags that the compose file names. Grafana has no
+# starts for itself and stops again. Nothing is pulled: the base image, nginx, Valkey, Prometheus and the
+# exporters are stand-ins made from Debian packages under the tags that the compose file names. Grafana has no
 # stand-in and is not started.
 #
 # Needs root and: apt-get install docker.io mmdebstrap iproute2 iptables; and .venv-dev (make check).
@@ -18,10 +18,11 @@ WORK=${WORK:-$MADE}
 PYTHON_ROOT=$CACHE/python-1.tar
 SERVICES_ROOT=$CACHE/services-1.tar
 NGINX_ROOT=$CACHE/nginx-1.tar
+EXPORTERS_ROOT=$CACHE/exporters-1.tar
 CERTIFICATES=/etc/ssl/certs/ca-certificates.crt
 export DOCKER_HOST=unix://$WORK/docker.sock DOCKER_BUILDKIT=1
 export COMPOSE=$PWD/.venv-dev/bin/docker-compose DOCKER=/usr/bin/docker
-export UP="front service valkey prometheus"
+export UP="front service valkey valkey-exporter node-exporter prometheus"
 
 skip() {
   printf 'SKIP compose_check: %s\n' "$1" >&2
@@ -65,6 +66,8 @@ make_roots() {
   make_root "$SERVICES_ROOT" trixie --include=valkey-server,valkey-tools,prometheus,wget \
     --customize-hook='install -d -o 999 -g 1000 "$1/data"' \
     --customize-hook='install -d -o 65534 -g 65534 "$1/prometheus"' & pids+=($!)
+  make_root "$EXPORTERS_ROOT" trixie --include=prometheus-node-exporter,prometheus-redis-exporter,wget \
+    --customize-hook='ln -s /usr/bin/prometheus-redis-exporter "$1/redis_exporter"' & pids+=($!)
   # The stable Debian has no nginx that can look its replicas up again (1.27.3).
   make_root "$NGINX_ROOT" forky --include=nginx-light,wget \
     --aptopt='Acquire::Check-Valid-Until "false"' & pids+=($!)
@@ -84,7 +87,10 @@ import_stand_ins() {
     "$PYTHON_ROOT" python:3.11-slim >/dev/null
   $DOCKER import "$NGINX_ROOT" "$(image nginx)" >/dev/null
   $DOCKER import --change 'VOLUME /data' "$SERVICES_ROOT" "$(image valkey/)" >/dev/null
-  $DOCKER import --change 'ENTRYPOINT ["prometheus"]' "$SERVICES_ROOT" "$(image prom/)" >/dev/null
+  $DOCKER import --change 'ENTRYPOINT ["prometheus"]' "$SERVICES_ROOT" "$(image prom/prometheus)" >/dev/null
+  $DOCKER import "$EXPORTERS_ROOT" "$(image oliver006/)" >/dev/null
+  $DOCKER import --change 'ENTRYPOINT ["prometheus-node-exporter"]' "$EXPORTERS_ROOT" "$(image prom/node)" \
+    >/dev/null
 }
 
 image() { awk -v name="image: $1" 'index($0, name) { print $2 }' docker-compose.yml; }

@@ -10,7 +10,9 @@ from service.settings import Settings
 from tests.architecture.project_files import ROOT
 from tests.system import installed_program
 
-SERVICES = ["front", "service", "valkey", "prometheus", "grafana"]
+SERVICES = [
+    "front", "service", "valkey", "valkey-exporter", "node-exporter", "prometheus", "grafana"
+]  # fmt: skip
 
 
 def resolve(**environment: str) -> dict[str, Any]:
@@ -88,11 +90,11 @@ def test_address_and_ports_can_be_chosen() -> None:
     assert [(port["host_ip"], port["published"]) for port in chosen] == [("192.0.2.1", "9000")]
 
 
-def test_valkey_is_reached_by_the_service_alone(services: dict[str, Any]) -> None:
+def test_valkey_is_reached_by_the_service_and_its_exporter_alone(services: dict[str, Any]) -> None:
     assert resolve()["networks"]["store"]["internal"] is True
     assert "ports" not in services["valkey"]
     on_store = [name for name, container in services.items() if "store" in container["networks"]]
-    assert sorted(on_store) == ["service", "valkey"]
+    assert sorted(on_store) == ["service", "valkey", "valkey-exporter"]
 
 
 def test_sessions_outlive_their_containers(services: dict[str, Any]) -> None:
@@ -118,7 +120,7 @@ def test_settings_of_the_service_are_settings(services: dict[str, Any]) -> None:
 
 def test_password_of_valkey_is_a_file_and_nowhere_else(services: dict[str, Any]) -> None:
     assert set(resolve()["secrets"]) == {"valkey_password"}
-    for name in ("service", "valkey"):
+    for name in ("service", "valkey", "valkey-exporter"):
         assert [secret["source"] for secret in services[name]["secrets"]] == ["valkey_password"]
     shown = json.dumps([services["valkey"]["command"], services["service"]["environment"]])
     assert "/run/secrets/valkey_password" in shown
