@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.benchmarks.bulk_client import warm_up
 from tests.benchmarks.bundle import NAME, F
 from tests.benchmarks.engine_load import STORES
 from tests.benchmarks.figures import Figure
@@ -89,6 +90,7 @@ def measure_stream(
 
 def measure_bulk_requests(name: str, server: Server, num_sessions: int, seconds: float) -> Figure:
     """Arrow bulks, a row for every session in each, one after another."""
+    warm_up(server.port, num_sessions)
     numbers = map(str, (server.port, num_sessions, seconds))
     command = [sys.executable, "-m", "tests.benchmarks.bulk_client", *numbers]
     return _measure(name, server, num_sessions, seconds, command)
