@@ -87,6 +87,8 @@ def test_workers_on_one_file_agree_and_one_that_is_new_follows(tmp_path, models)
 
         change(server.url, "unload", "load")
         wait_until(lambda: all_say("UNAVAILABLE"))
+        gauge = 'carry_model_loaded{model="load",provider="cpu",version="1"} 0.0'
+        assert gauge in httpx.get(f"{server.url}/metrics", timeout=AT_MOST_S).text
         before = workers_of(server)
         os.kill(before[0], signal.SIGKILL)
         wait_until(lambda: len(now := workers_of(server)) == 2 and before[0] not in now)
