@@ -129,8 +129,10 @@ class Metrics:
             for metric in (self._streams_open, self._streams, self._resumes):
                 metric.labels(each)
         self._loaded = Gauge(
-            "carry_model_loaded", "1 for each loaded model.", (*_MODEL, "provider"), registry=reg,
-            multiprocess_mode="livemax",
+            "carry_model_loaded",
+            "1 for each loaded model, until nothing is left of it; with several workers 0 from then"
+            " on.",
+            (*_MODEL, "provider"), registry=reg, multiprocess_mode="livemax",
         )  # fmt: skip
         self._refused = Gauge(
             "carry_bundles_refused", "Bundles refused at load.", registry=reg,
