@@ -27,25 +27,26 @@ def settings(tmp_path):
 
 
 async def stream(server, name, rows, seed):
-    """Send every row; the mean of each answer, and how many came from the ring."""
-    chance, means, num_replayed = random.Random(seed), [], 0
-    while len(means) < len(rows):
+    """Send every row; what each answer forecasts, and how many came from the ring."""
+    chance, forecasts, num_replayed = random.Random(seed), [], 0
+    while len(forecasts) < len(rows):
         socket = await open_socket(server.port, f"/v1/sessions/{name}/stream")
         hello = orjson.loads(await socket.recv())
-        assert len(means) <= hello["step"] <= len(means) + RING
-        sent = len(means)
+        assert len(forecasts) <= hello["step"] <= len(forecasts) + RING
+        sent = len(forecasts)
         for _ in range(chance.randint(*CUT_AFTER)):
-            while sent < min(len(rows), len(means) + RING):
+            while sent < min(len(rows), len(forecasts) + RING):
                 socket.send(b'{"step":%d,"observations":[%s]}' % (sent, rows[sent]))
                 sent += 1
             told = orjson.loads(await socket.recv())
-            assert told["step"] == len(means) + 1, told
-            means.append(told["prediction"]["mean"])
+            assert told["step"] == len(forecasts) + 1, told
+            prediction = told["prediction"]
+            forecasts.append([prediction["mean"], *prediction["quantiles"].values()])
             num_replayed += told.get("replayed", False)
-            if len(means) == len(rows):
+            if len(forecasts) == len(rows):
                 break
         socket.abort()
-    return means, num_replayed
+    return forecasts, num_replayed
 
 
 async def stream_all(server, values):
@@ -63,7 +64,7 @@ async def stream_all(server, values):
 
 
 def whole_sequences(folder, values):
-    """`mean [B, T, K]` of the graph, given each sequence at once."""
+    """Mean and quantiles, `[B, T, 1 + Q, K]`, of the graph, given each sequence at once."""
     model = load_registry(folder, "cpu", 1).get("load")
     states = np.frombuffer(model.layout.initial_row, np.float32)
     fed = {
@@ -71,7 +72,8 @@ def whole_sequences(folder, values):
         "length": np.full(len(values), values.shape[1]),
         "state": np.tile(states, (len(values), 1)),
     }
-    return model.runner.call(fed)["mean"]
+    found = model.runner.call(fed)
+    return np.concatenate([found["mean"][..., None], found["quantiles"]], -1).swapaxes(2, 3)
 
 
 @pytest.mark.timeout(600)  # a hundred thousand steps, on whatever else the machine does
@@ -82,5 +84,5 @@ def test_clients_that_lose_their_sockets_get_every_answer_exactly_once(tmp_path,
         assert server.stop() == 0
     assert steps == [NUM_STEPS] * NUM_CLIENTS
     assert sum(num_replayed for _, num_replayed in told) > NUM_CLIENTS
-    means = np.array([answers for answers, _ in told], np.float32)
-    np.testing.assert_allclose(means, whole_sequences(tmp_path / "models", values), atol=1e-4)
+    forecasts = np.array([answers for answers, _ in told], np.float32)
+    np.testing.assert_allclose(forecasts, whole_sequences(tmp_path / "models", values), atol=1e-4)
