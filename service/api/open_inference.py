@@ -31,11 +31,13 @@ _EMPTY: dict[str, Any] = _DOCUMENTED | {"response_class": Response}
 
 @router.get("/health/live", summary="Alive?", response_class=Response)
 async def live() -> Response:
+    """The process answers; it says nothing about models or the store."""
     return Response()
 
 
 @router.get("/health/ready", summary="Ready?", response_class=Response)
 async def ready(context: InContext) -> Response:
+    """Models are loaded and the store can be reached; else 503 and why."""
     problems = await why_not_ready(context)
     if problems:
         raise NotReadyError("; ".join(problems), retry_after_s=1)
@@ -44,6 +46,7 @@ async def ready(context: InContext) -> Response:
 
 @router.get("", summary="The server and its extensions")
 async def server_metadata(request: Request) -> Response:
+    """Name, version and the extensions of the protocol that are spoken."""
     return json_response(
         {"name": "carry", "version": request.app.version, "extensions": list(_EXTENSIONS)}
     )
@@ -51,12 +54,14 @@ async def server_metadata(request: Request) -> Response:
 
 @router.get("/models/stats", summary="Statistics of all models")
 async def all_statistics(context: InContext) -> Response:
+    """Of every model, what `/v2` asked of it since the process began, and how its batches went."""
     return _statistics(context, context.engine.registry.all())
 
 
 @router.get("/models/{model}", summary="What a model reads and answers", **_DOCUMENTED)
 @router.get("/models/{model}/versions/{version}", summary="As above, of one version", **_DOCUMENTED)
 async def model_metadata(model: str, context: InContext, version: str | None = None) -> Response:
+    """Its tensors with names, types and shapes; the default version where none is named."""
     registry = context.engine.registry
     found = registry.get(model, version)
     return json_response(metadata_of(found, [each.version for each in registry.versions(model)]))
@@ -65,6 +70,7 @@ async def model_metadata(model: str, context: InContext, version: str | None = N
 @router.get("/models/{model}/ready", summary="Is a model ready?", **_EMPTY)
 @router.get("/models/{model}/versions/{version}/ready", summary="Is it ready?", **_EMPTY)
 async def model_ready(model: str, context: InContext, version: str | None = None) -> Response:
+    """200 while it is served, else 404."""
     context.engine.registry.get(model, version)
     return Response()
 
@@ -72,6 +78,7 @@ async def model_ready(model: str, context: InContext, version: str | None = None
 @router.get("/models/{model}/config", summary="A model's configuration", **_DOCUMENTED)
 @router.get("/models/{model}/versions/{version}/config", summary="Its configuration", **_DOCUMENTED)
 async def model_config(model: str, context: InContext, version: str | None = None) -> Response:
+    """As Triton describes models: tensors, the largest batch, sequence batching."""
     found = context.engine.registry.get(model, version)
     return json_response(config_of(found, context.settings.max_batch_rows))
 
@@ -79,6 +86,7 @@ async def model_config(model: str, context: InContext, version: str | None = Non
 @router.get("/models/{model}/stats", summary="A model's statistics", **_DOCUMENTED)
 @router.get("/models/{model}/versions/{version}/stats", summary="Its statistics", **_DOCUMENTED)
 async def model_statistics(model: str, context: InContext, version: str | None = None) -> Response:
+    """What `/v2` asked of it since the process began, and how its batches went."""
     registry = context.engine.registry
     found = registry.versions(model) if version is None else [registry.get(model, version)]
     return _statistics(context, found)

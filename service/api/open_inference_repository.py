@@ -19,6 +19,22 @@ log = structlog.get_logger()
 
 router = APIRouter(prefix="/v2/repository", tags=["open inference"])
 
+
+class _IndexBody(BaseModel):
+    ready: bool = Field(default=False, strict=True)
+
+
+class _ChangeBody(BaseModel):
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+def _may_read(body: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
+    """What OpenAPI says of a body that may be left out."""
+    shown = {name: {"value": value} for name, value in examples.items()}
+    content = {"schema": body.model_json_schema(), "examples": shown}
+    return {"requestBody": {"required": False, "content": {"application/json": content}}}
+
+
 _OF_ONE_MODEL: dict[str, Any] = {
     "response_class": Response,
     "responses": {
@@ -26,18 +42,17 @@ _OF_ONE_MODEL: dict[str, Any] = {
         403: {"description": "For admins"},
         404: {"description": "No such bundle"},
     },
+    "openapi_extra": _may_read(
+        _ChangeBody, all_versions={}, one_version={"parameters": {"version": "2"}}
+    ),
 }
 
 
-class _IndexBody(BaseModel):
-    ready: bool = False
-
-
-class _ChangeBody(BaseModel):
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-@router.post("/index", summary="Every bundle and its state")
+@router.post(
+    "/index",
+    summary="Every bundle and its state",
+    openapi_extra=_may_read(_IndexBody, all={}, those_served={"ready": True}),
+)
 async def repository_index(request: Request, context: InContext) -> Response:
     """READY, LOADING, UNLOADING or UNAVAILABLE, with the reason; with `ready`, those alone."""
     body = parse_body(_IndexBody, await request.body() or b"{}")

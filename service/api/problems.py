@@ -10,6 +10,7 @@ import orjson
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
@@ -43,11 +44,18 @@ _MAX_PATH_CHARS = 300
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route's OpenAPI entry."""
-    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+def error_responses(
+    *statuses: int, beside: dict[str, type[BaseModel]] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route's OpenAPI entry; `beside` are members of its own."""
+    schema: dict[str, Any] = {"$ref": "#/components/schemas/Problem"}
+    if beside:
+        members = {name: model.model_json_schema() for name, model in beside.items()}
+        more = {"type": "object", "properties": members, "required": [*members]}
+        schema = {"allOf": [schema, more]}
+    content = {PROBLEM_MEDIA_TYPE: {"schema": schema}}
     return {
-        status: {"description": _EXPLAINED[status], "content": {PROBLEM_MEDIA_TYPE: schema}}
+        status: {"description": _EXPLAINED[status], "content": content}
         for status in sorted(statuses)
     }
 

@@ -21,11 +21,11 @@ from service.api.decode import decode_time
 from service.api.keys import Caller
 from service.api.parse import invalid_request, parse_body
 from service.api.present import ForecastOptions, Json, json_response, present_prediction
-from service.api.problems import PROBLEM_MEDIA_TYPE, error_responses
+from service.api.problems import error_responses
 from service.api.timeseries_schemas import (
     TimeSeriesAnswer,
+    TimeSeriesError,
     TimeSeriesInput,
-    TimeSeriesProblem,
     TimeSeriesRequest,
 )
 from service.contract.manifest import ForecastSpec
@@ -107,10 +107,9 @@ async def _read_and_forecast(
     "/forecast",
     summary="Forecast time series (KServe)",
     response_model=TimeSeriesAnswer,
-    responses={
-        status: answer | {"content": {PROBLEM_MEDIA_TYPE: {}}, "model": TimeSeriesProblem}
-        for status, answer in error_responses(400, 404, 413, 415, 422, 429, 500, 503).items()
-    },
+    responses=error_responses(
+        400, 404, 413, 415, 422, 429, 500, 503, beside={"error": TimeSeriesError}
+    ),
 )
 @answers_big_bodies(_read_and_forecast)
 async def forecast(

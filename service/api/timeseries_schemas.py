@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from service.api.fields import ListedRow, Number, Text, Time
-from service.api.schemas import Problem
 
 SeriesType = Literal["univariate_time_series", "multivariate_time_series"]
 Series = Annotated[
@@ -88,9 +87,3 @@ class TimeSeriesError(BaseModel):
     message: str
     param: str | None
     type: str
-
-
-class TimeSeriesProblem(Problem):
-    """A problem document that is the protocol's error answer as well."""
-
-    error: TimeSeriesError

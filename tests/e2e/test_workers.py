@@ -31,9 +31,9 @@ def settings(request, tmp_path):
 
 
 def step(server, count, row):
-    """Over a connection of its own, so that any worker may get it."""
+    """Over a connection of its own, so that any worker may get it, also one that still starts."""
     body = {"step": count, "observations": [row]}
-    return httpx.post(f"{server.url}/v1/sessions/s/steps", json=body)
+    return httpx.post(f"{server.url}/v1/sessions/s/steps", json=body, timeout=60)
 
 
 def workers_of(server):
