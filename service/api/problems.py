@@ -47,11 +47,14 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 def error_responses(
     *statuses: int, beside: dict[str, type[BaseModel]] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route's OpenAPI entry; `beside` are members of its own."""
+    """The `responses` of a route's OpenAPI entry.
+
+    `beside` are members of its own, which refusals before the route do not have.
+    """
     schema: dict[str, Any] = {"$ref": "#/components/schemas/Problem"}
     if beside:
         members = {name: model.model_json_schema() for name, model in beside.items()}
-        more = {"type": "object", "properties": members, "required": [*members]}
+        more = {"type": "object", "properties": members}
         schema = {"allOf": [schema, more]}
     content = {PROBLEM_MEDIA_TYPE: {"schema": schema}}
     return {
