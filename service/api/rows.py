@@ -65,4 +65,4 @@ def read_vector(
 @lru_cache
 def _floats(count: int) -> struct.Struct:
     """Packs a row in a quarter of NumPy's time, and refuses what NumPy does."""
-    return struct.Struct(f"{count}f")
+    return struct.Struct(f"<{count}f")  # "<": without it, what is too large becomes infinite

@@ -15,7 +15,8 @@ from tests.e2e.server import ROOT
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
 STEP = {"observations": [[1, 2]]}
-FREE = ["/", "/docs", "/redoc", "/openapi.json", "/healthz", "/readyz", "/metrics",
+FREE = ["/", "/docs", "/redoc", "/openapi.json", "/asyncapi.json", "/healthz", "/readyz",
+        "/metrics", "/v2", "/v2/health/live", "/v2/health/ready",
         "/static-offline-docs/swagger-ui.css"]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ async def test_a_batch_is_linked_to_every_request_in_it(monkeypatch):
                 ).raise_for_status()
             [worker] = [
                 worker
-                for worker in client.app.context.engine._workers.values()
+                for worker in client.app.context.engine.workers
                 if (worker.model.name, worker.model.version) == ("load", "1")
             ]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from service.engine.registry import load_registry
+from tests.benchmarks.bulk_client import NUM_CONNECTIONS
 from tests.benchmarks.bundle import NAME, write_bench_bundle
 from tests.benchmarks.chart import draw
 from tests.benchmarks.engine_load import STORES, measure_bulk, measure_engine, measure_raw_loop
@@ -117,7 +118,8 @@ def bulk_round(folder: Path, seconds: float) -> list[Figure]:
     """Arrow requests of many sessions, against the bare loop over the graph."""
     model = load_registry(folder / "models", "cpu", 1).get(NAME)
     raw = measure_raw_loop(model, 128, seconds)
-    with serving(folder / "models", "memory", folder, BULK_SESSIONS) as server:
+    num_sessions = NUM_CONNECTIONS * BULK_SESSIONS
+    with serving(folder / "models", "memory", folder, num_sessions) as server:
         measured = measure_bulk_requests("Arrow bulk, memory", server, BULK_SESSIONS, seconds)
     return [replace(raw, sessions=BULK_SESSIONS), related(measured, raw)]
 

@@ -2,14 +2,15 @@
 
     python -m tests.benchmarks.bulk_client PORT SESSIONS SECONDS
 
-Each request is a row for every session `s0`, `s1`, …; the next is sent when its answer has come in
-whole, and of that no more is read than its length. Prints one line of JSON.
+Over two connections, each with so many sessions of its own: a request is a row for every one of
+them; the next is sent when its answer has come in whole. Prints one line of JSON.
 """
 
 import http.client
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +19,15 @@ from service.api.bulk import ARROW, BULK_PATH
 from tests.benchmarks.bundle import F
 from tests.benchmarks.figures import percentile_ms
 
+NUM_CONNECTIONS = 2
+"""So that one request is read or answered while the graph runs for the other."""
 
-def body_of(num_sessions: int) -> bytes:
+
+def body_of(num_sessions: int, first: int = 0) -> bytes:
     values = np.random.default_rng(0).normal(size=num_sessions * F).astype(np.float32)
     table = pa.table(
         {
-            "session": [f"s{place}" for place in range(num_sessions)],
+            "session": [f"s{first + place}" for place in range(num_sessions)],
             "observations": pa.FixedSizeListArray.from_arrays(pa.array(values), F),
         }
     )
@@ -54,23 +58,37 @@ def warm_up(port: int, num_sessions: int) -> None:
     connection.close()
 
 
-def main() -> None:
-    port, num_sessions, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    body, buffer = body_of(num_sessions), bytearray(2048 * num_sessions + 65_536)
+def load(port: int, num_sessions: int, seconds: float, number: int) -> list[float]:
+    """Latencies of one connection's requests; the first, which warms up, is not counted."""
+    body = body_of(num_sessions, number * num_sessions)
+    buffer = bytearray(2048 * num_sessions + 65_536)
     connection = http.client.HTTPConnection("127.0.0.1", port)
     size = len(ask(connection, body, buffer))
     latencies: list[float] = []
-    started, cpu = time.perf_counter(), time.process_time()
-    while (sent := time.perf_counter()) < started + seconds:
+    stop = time.perf_counter() + seconds
+    while (sent := time.perf_counter()) < stop:
         assert len(ask(connection, body, buffer)) == size, "an answer of another size"
         latencies.append(time.perf_counter() - sent)
-    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return latencies
+
+
+def main() -> None:
+    port, num_sessions, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    cpu = time.process_time()
+    with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
+        loads = [
+            pool.submit(load, port, num_sessions, seconds, number)
+            for number in range(NUM_CONNECTIONS)
+        ]
+        each = [load.result() for load in loads]
+    latencies = [latency for one in each for latency in one]
     answer = {
-        "steps_per_s": len(latencies) * num_sessions / elapsed,
+        "steps_per_s": sum(len(one) * num_sessions / sum(one) for one in each),
         "p50_ms": percentile_ms(latencies, 0.5),
         "p99_ms": percentile_ms(latencies, 0.99),
-        "count": (len(latencies) + 1) * num_sessions,  # what the server worked for
-        "cpu_s": cpu,
+        # What the server worked for.
+        "count": (len(latencies) + NUM_CONNECTIONS) * num_sessions,
+        "cpu_s": time.process_time() - cpu,
     }
     print(json.dumps(answer))
 

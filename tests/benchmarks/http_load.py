@@ -89,7 +89,7 @@ def measure_stream(
 
 
 def measure_bulk_requests(name: str, server: Server, num_sessions: int, seconds: float) -> Figure:
-    """Arrow bulks, a row for every session in each, one after another."""
+    """Arrow bulks of so many rows each, over a few connections."""
     warm_up(server.port, num_sessions)
     numbers = map(str, (server.port, num_sessions, seconds))
     command = [sys.executable, "-m", "tests.benchmarks.bulk_client", *numbers]
