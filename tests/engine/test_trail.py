@@ -201,5 +201,5 @@ async def test_without_a_trail_nobody_marks():
     async with running_engine() as engine:
         await engine.submit(A, create_load())
         await engine.submit(A, step_rows(rows(1)))
-        [worker] = [each for each in engine._workers.values() if each.model.name == "load"]
+        [worker] = [each for each in engine.workers if each.model.name == "load"]
         assert not worker._has_trails
