@@ -87,7 +87,7 @@ def test_the_page_and_the_readme_say_what_was_measured(bundle: Bundle) -> None:
     found = figure(bundle, "accuracy", "logistic regression on the last 7 values")
     mine, rival = f"{100 * found.value:.1f} %", f"{100 * found.baseline_value:.1f} %"
     page = (ROOT / "training" / "SYSTEMS.md").read_text(encoding="utf-8")
-    assert f"{mine} of days right, logistic regression on the last 7 values {rival}" in page
+    assert f"rightly: {mine}, {rival} by a logistic regression on the last 7 values" in page
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{mine} right, a logistic regression {rival}" in readme
 

@@ -38,7 +38,7 @@ def change(fields: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("cell", None, r"cell: Field required"),
         ("name", "Transit Ridership", r"name: .*pattern"),
         ("seed", "seven", r"seed: .*\(got 'seven'\)"),
-        ("task.kind", "translate", r"task.kind is 'translate'; expected one of forecast"),
+        ("task.kind", "paint", r"task.kind is 'paint'; expected one of forecast"),
         ("task.horizn", 3, r"\[task\]: horizn: Extra inputs"),
         ("task.window", 9, r"window 9 is shorter than two seasons of 7"),
         ("task.quantiles", [0.9, 0.5, 0.1], r"rise strictly"),
