@@ -123,14 +123,16 @@ def world(tmp_path_factory):
             models=folder / "models",
             store=store.url,
             store_password_file=folder / "password",
-            store_timeout_s=1,
+            store_timeout_s=5,
             api_keys_file=file,
             snapshot_key_file=folder / "signing",
             log_level="debug",
             slow_request_s=1e-6,
         ) as server:
             wrong_keys(server.url)
-            with httpx.Client(base_url=server.url, headers=headers(keys["ada"])) as client:
+            with httpx.Client(
+                base_url=server.url, headers=headers(keys["ada"]), timeout=60
+            ) as client:
                 snapshot = ordinary_work(client, keys["ada"])
                 crashes(client, keys["ada"])
                 store.kill()
