@@ -11,6 +11,7 @@ Where the rows come from, and who waits for them, is said by `bulk_rows` and `st
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from service.engine.turns import Turns
 
 
-class RowGroup:
+class RowGroup(ABC):
     """One batch of single rows, from `head` to the answers."""
 
     __slots__ = ("_bases", "_first_times", "deadline", "lanes", "turns", "worker")
@@ -46,43 +47,43 @@ class RowGroup:
         self._bases: list[Record] = []
         self._first_times: list[int] = []
 
-    # Said by each kind; see `worker.Group`.
+    # Said by each kind; those without a word here, by `worker.Group`.
 
     @property
+    @abstractmethod
     def futures(self) -> "Iterable[asyncio.Future[Any]]":
         """Whoever waits for the rows."""
-        raise NotImplementedError
 
     @property
-    def num_pieces(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def num_pieces(self) -> int: ...
 
     @property
-    def trails(self) -> Collection[Trail]:
-        raise NotImplementedError
+    @abstractmethod
+    def trails(self) -> Collection[Trail]: ...
 
     @property
-    def is_full(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def is_full(self) -> bool: ...
 
-    def drop_unwanted(self, now: float) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def drop_unwanted(self, now: float) -> int: ...
 
+    @abstractmethod
     def values(self) -> np.ndarray:
         """The rows, `[N, F]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, place: int, outcome: Reply | CarryError) -> None:
         """Answer a row, once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer_committed(self, places: list[int], records: list[Record], steps: list[int]) -> None:
         """Answer all rows that were committed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def alone(self, place: int) -> None:
         """Begin again, alone and at the head of its lane, a row that could not go with others."""
-        raise NotImplementedError
 
     # The same for all.
 

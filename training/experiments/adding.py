@@ -18,7 +18,14 @@ from torch.nn import functional
 
 from training.config import CellConfig
 from training.evaluate.report import Table
-from training.experiments.experiment import Experiment, Findings, Job, Outcome, Result
+from training.experiments.experiment import (
+    Experiment,
+    Findings,
+    Job,
+    Outcome,
+    Result,
+    cell_settings,
+)
 from training.experiments.figures import Spread, plot_curves, spread_of
 from training.experiments.learning import LearningPlan, Reader, learn
 
@@ -57,8 +64,7 @@ class AddingExperiment(Experiment):
                 method,
                 seed,
                 {
-                    "cell": kind,
-                    **{name: str(value) for name, value in options.items()},
+                    **cell_settings(kind, options),
                     "hidden_size": _HIDDEN,
                     "num_steps": self.num_steps,
                     "batch_size": _BATCH,

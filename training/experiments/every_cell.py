@@ -22,7 +22,14 @@ from training.config import CellConfig
 from training.evaluate.plots import BLACK, BLUE, style, to_png
 from training.evaluate.report import Plot, Table
 from training.experiments.adding import SOLVED, TRIVIAL, sequences
-from training.experiments.experiment import Experiment, Findings, Job, Outcome, Result
+from training.experiments.experiment import (
+    Experiment,
+    Findings,
+    Job,
+    Outcome,
+    Result,
+    cell_settings,
+)
 from training.experiments.figures import spread_of
 from training.experiments.learning import LearningPlan, Reader, learn
 
@@ -64,8 +71,7 @@ class EveryCellExperiment(Experiment):
                 method,
                 seed,
                 {
-                    "cell": kind,
-                    **{name: str(value) for name, value in options.items()},
+                    **cell_settings(kind, options),
                     "hidden_size": _HIDDEN,
                     "num_steps": _STEPS,
                     "batch_size": _BATCH,

@@ -11,7 +11,7 @@ Rule 3: what is reported is what was measured, whichever order comes out.
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +22,11 @@ from training.errors import RecipeError
 from training.evaluate.report import Plot, Table
 
 Settings = dict[str, str | int | float | bool | None]
+
+
+def cell_settings(kind: str, options: Mapping[str, object]) -> Settings:
+    """What of a job's settings says which cell it trains."""
+    return {"cell": kind, **{name: str(value) for name, value in options.items()}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,14 @@ from training.config import CellConfig
 from training.data.digit_images import DigitImages, halve, packaged_digits, read_mnist
 from training.errors import DataError
 from training.evaluate.report import Table
-from training.experiments.experiment import Experiment, Findings, Job, Outcome, Result
+from training.experiments.experiment import (
+    Experiment,
+    Findings,
+    Job,
+    Outcome,
+    Result,
+    cell_settings,
+)
 from training.experiments.figures import plot_curves, spread_of
 from training.experiments.learning import LearningPlan, Reader, learn
 
@@ -102,8 +109,7 @@ class PixelsExperiment(Experiment):
                 f"{cell}, {order}",
                 seed,
                 {
-                    "cell": kind,
-                    **{name: str(value) for name, value in options.items()},
+                    **cell_settings(kind, options),
                     "hidden_size": _HIDDEN,
                     "num_steps": size.num_steps,
                     "batch_size": size.batch_size,

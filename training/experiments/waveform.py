@@ -24,7 +24,14 @@ from torch.nn import functional
 from training.config import CellConfig
 from training.evaluate.plots import BLACK, style, to_png
 from training.evaluate.report import Plot, Table
-from training.experiments.experiment import Experiment, Findings, Job, Outcome, Result
+from training.experiments.experiment import (
+    Experiment,
+    Findings,
+    Job,
+    Outcome,
+    Result,
+    cell_settings,
+)
 from training.experiments.figures import COLOURS, plot_curves, spread_of
 from training.experiments.learning import LearningPlan, Reader, learn
 
@@ -64,8 +71,7 @@ class WaveformExperiment(Experiment):
                 method,
                 seed,
                 {
-                    "cell": kind,
-                    **{name: str(value) for name, value in options.items()},
+                    **cell_settings(kind, options),
                     "hidden_size": hidden_size,
                     "weight_std": _WEIGHT_STD,
                     "learning_rate": rate,

@@ -151,6 +151,17 @@ class Task(ABC):
             f"fit.window_size: task {self.recipe.kind!r} learns from whole sequences; leave it out"
         )
 
+    def refuse_refit(self) -> None:
+        """For tasks that have none.
+
+        Raises:
+            RecipeError: the recipe asks for one.
+        """
+        if self.recipe.fit.refit_on_validation:
+            raise RecipeError(
+                f"fit.refit_on_validation: task {self.recipe.kind!r} has none; leave it out"
+            )
+
     def validation_loss(self, network: StreamNetwork, batch: Batch) -> Tensor:
         """What early stopping looks at."""
         return self.loss(network, batch)

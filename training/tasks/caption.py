@@ -44,8 +44,7 @@ class CaptionTask(Task):
                 f"data.source {recipe.data.source!r} is no vectors with names; task 'caption' needs"
                 " some, such as 'digits'"
             )
-        if recipe.fit.refit_on_validation:
-            raise RecipeError("fit.refit_on_validation: task 'caption' has none; leave it out")
+        self.refuse_refit()
         self.options = options
         self._dataset = dataset
 

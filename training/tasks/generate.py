@@ -52,8 +52,7 @@ class GenerateTask(Task):
                 f"data.source {recipe.data.source!r} is not one text; task 'generate' needs one,"
                 " such as 'shakespeare'"
             )
-        if recipe.fit.refit_on_validation:
-            raise RecipeError("fit.refit_on_validation: task 'generate' has none; leave it out")
+        self.refuse_refit()
         self._options = options
         self._dataset = dataset
 

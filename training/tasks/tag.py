@@ -52,8 +52,7 @@ class TagTask(Task):
                 f"data.source is {recipe.data.source!r}, which is not a series; task 'tag' needs"
                 " one, such as 'chicago'"
             )
-        if recipe.fit.refit_on_validation:
-            raise RecipeError("fit.refit_on_validation: task 'tag' has none; leave it out")
+        self.refuse_refit()
         path = dataset.locate(data_path)
         first, *others = options.columns
         series = dataset.load(path, first, others, options.frequency_s)

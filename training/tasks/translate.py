@@ -55,8 +55,7 @@ class TranslateTask(Task):
                 f"data.source {recipe.data.source!r} is no pairs of texts; task 'translate' needs"
                 " some, such as 'dates'"
             )
-        if recipe.fit.refit_on_validation:
-            raise RecipeError("fit.refit_on_validation: task 'translate' has none; leave it out")
+        self.refuse_refit()
         if recipe.cell.kind != "gru" or recipe.cell.num_layers != 1:
             raise RecipeError(
                 "cell: task 'translate' has one GRU that reads and one that writes; expected kind"
