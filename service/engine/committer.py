@@ -7,6 +7,8 @@ Rule 2: writes that were put together are answered together, once, with an outco
 Rule 3: a write whose answer was lost is read back (`read_back`), by its own group, for at most
         `_PATIENCE_S`.
 Rule 4: the number of waiting writes is bounded by the number of sessions with a request in flight.
+Rule 5: many writes let others go first, once: a store may hold the loop up while it writes them,
+        and a batch that is ready must be in the graph meanwhile.
 
 The task is owned by the engine, which cancels it when it closes.
 """
@@ -25,6 +27,7 @@ Answer = Callable[[Sequence[Record | CarryError | None]], None]
 """Takes, for each write, the record as kept, None if another writer was first, or an error."""
 
 _MAX_GROUP = 256
+_FEW = 8
 _MAX_GROUPS = 3
 _PATIENCE_S = 5.0
 
@@ -48,7 +51,12 @@ class Committer:
         """Commit group after group, for as long as the task lives."""
         while True:
             await self._wake.wait()
+            if self._is_much():
+                await asyncio.sleep(0)
             await self._run_next_group()
+
+    def _is_much(self) -> bool:
+        return any([len(writes) > _FEW for writes, _ in self._parcels])
 
     async def _run_next_group(self) -> None:
         """A call of its own, so that the last group, and its model, is not held on to by `run`."""

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 DURABILITIES: Final = ("power", "process")
 _BUSY_TIMEOUT_S: Final = 5.0
-_INLINE_S: Final = 0.001
+_INLINE_S: Final = 0.002
 
 
 class SqliteStore:

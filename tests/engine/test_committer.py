@@ -153,3 +153,18 @@ async def test_a_defect_behind_a_commit_ends_the_task_at_once(waits):
         await settle()
         assert task.done()
         assert isinstance(task.exception(), RuntimeError)
+
+
+@pytest.mark.parametrize(("num_writes", "is_first"), [(9, False), (1, True)])
+async def test_many_writes_let_others_go_first_and_few_do_not_wait(num_writes, is_first):
+    async with committing(waits=False) as (committer, store, _):
+        await settle()
+        seen = []
+        # What was ready makes something ready in its turn, as steps that come begin a batch.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, lambda: seen.append(store.sizes))
+        put(committer, [], *range(num_writes))
+        await settle()
+        assert seen == [[num_writes] if is_first else []]
+        assert store.sizes == [num_writes]
+        store.end(0)
