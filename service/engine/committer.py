@@ -56,7 +56,7 @@ class Committer:
             await self._run_next_group()
 
     def _is_much(self) -> bool:
-        return any([len(writes) > _FEW for writes, _ in self._parcels])
+        return any(len(writes) > _FEW for writes, _ in self._parcels)
 
     async def _run_next_group(self) -> None:
         """A call of its own, so that the last group, and its model, is not held on to by `run`."""
