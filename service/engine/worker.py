@@ -2,12 +2,13 @@
 
 Rule 1: no timer. An idle worker runs a job at once; a busy one batches what gathered meanwhile.
 Rule 2: a batch that is expected to be short runs on the event loop, because to hand it to a thread
-        and back costs more. A longer one runs in the model's thread, and while it does, the loop
-        answers those of the batch before and stages the next.
-Rule 3: two batches are in the thread at most, and the second only if it is a full one, so that
-        the graph is never idle under load and nobody waits behind work that could have waited.
-        Where none but rows of many steps are in it, single steps pass them by: on the loop if
-        their batch is short, else as the second.
+        and back costs more. A longer one runs in a thread, and while it does, the loop answers
+        those of the batch before and stages the next.
+Rule 3: two batches are in a thread at most, and the second only if it is a full one, so that the
+        graph is never idle under load and nobody waits behind work that could have waited.
+        Where none but rows of many steps are in the graph, single steps pass them by: on the loop
+        if their batch is short, else beside them, for those have a thread of their own, which
+        leaves the processors to whoever else wants them.
 Rule 4: the queue is bounded (`backlog`), so that accepted work is answered soon however much is
         sent; what does not fit is refused at once.
 Rule 5: a job is finished exactly once, with its outputs or with an error; a failed batch fails its
@@ -37,6 +38,9 @@ from service.errors import CarryError, DeadlineError, ModelFailedError
 
 INLINE_S = 0.0002
 """A batch that is expected to take no longer runs on the event loop."""
+_PASSING = 3
+"""One that passes by rows of many steps may take as many times that: a thread may be late then."""
+_LONG_NICENESS = 10
 
 _FULL_ROWS = 64
 """As many rows make good use of the graph: more wait for the batch after."""
@@ -107,18 +111,22 @@ class Worker:
         self._cost_s: dict[int, float] = {}
         self._loop: asyncio.AbstractEventLoop
         self._thread: GraphThread
+        self._long_thread: GraphThread
 
     def start(self) -> None:
         """Begin to serve, on the loop that runs now."""
         self._loop = asyncio.get_running_loop()
         name = f"{self.model.name}-{self.model.version}"
         self._thread = GraphThread(name, self._loop, self._on_ran)
+        self._long_thread = GraphThread(f"{name}-long", self._loop, self._on_ran, _LONG_NICENESS)
 
     def close(self) -> None:
-        """Let go of the thread. Whatever waits must have been ended before."""
+        """Let go of the threads. Whatever waits must have been ended before."""
         self._has_stopped = True
         self._thread.close()
-        del self._thread  # which knows the worker: freed now, not when the collector comes by
+        self._long_thread.close()
+        # They know the worker, which is freed now, not when the collector comes by.
+        del self._thread, self._long_thread
 
     @property
     def is_running(self) -> bool:
@@ -253,14 +261,16 @@ class Worker:
         is_passing: bool = False,
     ) -> bool:
         expected_s = self._cost_s.get(batch.num_cells.bit_length(), 1.0)
-        if expected_s <= INLINE_S and (is_passing or not self._in_thread):
+        most_s = _PASSING * INLINE_S if is_passing else INLINE_S
+        if expected_s <= most_s and (is_passing or not self._in_thread):
             batch.run()
             self._apply(batch, load)
             if self._waiting or self._groups:
                 self._pump_soon()
             return False
         self._in_thread[batch] = load
-        self._thread.put(batch)
+        is_long = batch.num_cells > len(batch.lengths)
+        (self._long_thread if is_long else self._thread).put(batch)
         return True
 
     def _stage(self, jobs: list[Job], sizes: list[int]) -> Batch:

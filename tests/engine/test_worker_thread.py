@@ -1,6 +1,8 @@
 """Where batches run, how many at a time, and what becomes of their jobs, whatever happens there."""
 
 import asyncio
+import os
+import sys
 import threading
 
 import pytest
@@ -47,6 +49,27 @@ async def test_single_steps_pass_a_slice_by_and_nothing_else_does():
         worker.model.let_all_go()
         for asked in long:
             assert await asked.outcome == asked.expected
+
+
+async def test_single_steps_that_are_not_short_pass_a_slice_by_in_a_thread_of_their_own():
+    limits = ROWS_OF_FOUR._replace(max_slice_steps=8)
+    async with working(limits, graph=FakeGraph(cost_s=1.0), max_steps=1000) as (worker, desk):
+        worker.model.hold(only_long=True)
+        [long] = submit(worker, desk, Asked(*range(60)))
+        await worker.model.has_entered()
+        for asked in submit(worker, desk, Asked(3), Asked(4)):
+            assert await asked.outcome == asked.expected
+        assert not long.outcome.done()
+        of_long, of_steps = [batch.thread for batch in worker.model.staged]
+        assert (of_long.name, of_steps.name) == ("fake-1-long", "fake-1")
+        if sys.platform == "linux":
+            usual, nice = (
+                os.getpriority(os.PRIO_PROCESS, thread.native_id) for thread in (of_steps, of_long)
+            )
+            assert usual == os.getpriority(os.PRIO_PROCESS, 0)
+            assert nice == min(usual + 10, 19)
+        worker.model.let_all_go()
+        assert await long.outcome == long.expected
 
 
 async def test_a_short_batch_does_not_overtake_single_steps_in_the_thread():
