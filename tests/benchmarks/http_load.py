@@ -120,8 +120,9 @@ def _measure(
 
 def _wrk(server: Server, num_sessions: int, seconds: float, path: str, body: str) -> list[str]:
     script = str(Path(__file__).with_name("wrk.lua"))
-    load = ["-t1", f"-c{num_sessions}", f"-d{max(1, round(seconds))}s", "-s", script, server.url]
-    return ["wrk", *load, "--", path, body, str(num_sessions)]
+    # An answer that comes late is slow, and no failure: uvicorn may leave one of many waiting.
+    load = ["-t1", f"-c{num_sessions}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+    return ["wrk", *load, "-s", script, server.url, "--", path, body, str(num_sessions)]
 
 
 def _http_client(
