@@ -3,9 +3,8 @@
 Rule 1: SQLite hands a commit to the system without syncing (synchronous=NORMAL); `sync` returns
         when everything that was written before it was called is on the disk. The two together are
         what synchronous=FULL does in one, but the next group can be written during the sync.
-Rule 2: taking up the log (a checkpoint) moves it while commits go on, again while much came
-        meanwhile, and the little that is left while the store waits. So the log does not grow, and
-        only its end is waited for.
+Rule 2: taking up the log (a checkpoint) moves most of it while commits go on, and the rest, which
+        is little, while the store waits. So the log does not grow, and only its end is waited for.
 Rule 3: a sync and a checkpoint never wait for each other: each has its own thread.
 Rule 4: one sync is under way at a time, and all who ask during it share the next: after a slow one
         nobody waits for more than one other.
@@ -37,11 +36,6 @@ log = structlog.get_logger()
 # bounded for strangers is the pages, because commits wait for the disk that these go to.
 _CHECKPOINT_BYTES = 16 * 2**20
 _CHECKPOINT_PAGES = 512
-# What came during a pass is moved by another one, rather than while commits wait; each has less to
-# move than the one before, unless the disk cannot keep up.
-_MUCH_LEFT_BYTES = 2**20
-_MUCH_LEFT_PAGES = 64
-_MAX_PASSES = 4
 
 # To finish a checkpoint takes that nobody reads the log. Somebody may do so for long, as a backup
 # does, and commits wait meanwhile: so it is left to a later one.
@@ -62,7 +56,6 @@ class WriteAheadLog:
         self._path = path
         self._num_bytes = 0
         self._pages: set[int] = set()
-        self._num_passes = 0
         self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-sync")
         self._checkpoint_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
         self._under_way: asyncio.Future[None] | None = None
@@ -106,14 +99,10 @@ class WriteAheadLog:
     def _begin_if_much(self) -> None:
         is_much = self._num_bytes >= _CHECKPOINT_BYTES or len(self._pages) >= _CHECKPOINT_PAGES
         if is_much and self._under_way is None:
-            self._begin_pass()
-
-    def _begin_pass(self) -> None:
-        self._num_passes += 1
-        self._num_bytes = 0
-        self._pages.clear()
-        self._under_way = self._checkpoint()
-        self._under_way.add_done_callback(self._on_passed)
+            self._num_bytes = 0
+            self._pages.clear()
+            self._under_way = self._checkpoint()
+            self._under_way.add_done_callback(self._on_most_moved)
 
     async def finish_checkpoint(self) -> None:
         """Move what was written during the checkpoint; the next commit begins the log anew."""
@@ -123,7 +112,6 @@ class WriteAheadLog:
     async def close(self) -> None:
         while self._syncing is not None:
             await asyncio.wait({self._syncing})
-        self._num_passes = _MAX_PASSES  # SQLite moves what is left when it closes the file
         if self._under_way is not None:
             await self._under_way
         self._sync_thread.shutdown()
@@ -169,13 +157,8 @@ class WriteAheadLog:
     def _checkpoint(self, how: str = "PASSIVE") -> "asyncio.Future[None]":
         return asyncio.get_running_loop().run_in_executor(self._checkpoint_thread, self._move, how)
 
-    def _on_passed(self, _: "asyncio.Future[None]") -> None:
+    def _on_most_moved(self, _: "asyncio.Future[None]") -> None:
         self._under_way = None
-        is_much = self._num_bytes > _MUCH_LEFT_BYTES or len(self._pages) > _MUCH_LEFT_PAGES
-        if is_much and self._num_passes < _MAX_PASSES:
-            self._begin_pass()
-            return
-        self._num_passes = 0
         self.is_checkpoint_wanted = True
 
     def _move(self, how: str) -> None:

@@ -130,39 +130,6 @@ async def test_strangers_are_moved_sooner_than_as_many_bytes_of_the_same_few(
     await store.close()
 
 
-@pytest.mark.parametrize("what", ["_MUCH_LEFT_BYTES", "_MUCH_LEFT_PAGES"])
-async def test_much_that_was_written_meanwhile_is_moved_while_commits_go_on(
-    tmp_path, moves, monkeypatch, what
-):
-    monkeypatch.setattr(sqlite_log, what, 0)
-    store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
-    moves.go_on.clear()
-    await write(store, log, "a", CHECKPOINT_BYTES)
-    await moves.is_under_way()
-    first_pass = store._log._under_way
-    await opened(store, "b")
-    moves.go_on.set()
-    await first_pass
-    second_pass = store._log._under_way
-    assert second_pass is not None
-    assert not store._log.is_checkpoint_wanted
-    await second_pass  # during which nothing was written
-    assert moves.num_begun == 2
-    assert store._log.is_checkpoint_wanted
-    await store.close()
-
-
-async def test_a_disk_that_cannot_keep_up_is_waited_for_in_the_end(tmp_path, moves, monkeypatch):
-    monkeypatch.setattr(sqlite_log, "_MUCH_LEFT_BYTES", -1)
-    store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
-    await write(store, log, "a", CHECKPOINT_BYTES)
-    while store._log._under_way is not None:
-        await store._log._under_way
-    assert store._log.is_checkpoint_wanted
-    assert moves.num_begun == sqlite_log._MAX_PASSES
-    await store.close()
-
-
 async def test_what_was_written_meanwhile_is_moved_before_the_next_commit(tmp_path, moves):
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
     moves.go_on.clear()
