@@ -29,12 +29,12 @@ from typing import Protocol
 from service.engine.backlog import COUNTED_STEPS, Backlog, QueueBounds
 from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
-from service.engine.graph_thread import GraphThread
 from service.engine.job import Job
 from service.engine.loaded_model import LoadedModel
 from service.engine.runner import Batch, BatchResult
 from service.engine.trail import Trail, mark_batch
 from service.errors import CarryError, DeadlineError, ModelFailedError
+from service.work_thread import WorkThread
 
 INLINE_S = 0.0002
 """A batch that is expected to take no longer runs on the event loop."""
@@ -110,15 +110,15 @@ class Worker:
         # Expected time of a batch, by the power-of-two class of its cells (rows × steps).
         self._cost_s: dict[int, float] = {}
         self._loop: asyncio.AbstractEventLoop
-        self._thread: GraphThread
-        self._long_thread: GraphThread
+        self._thread: WorkThread[Batch]
+        self._long_thread: WorkThread[Batch]
 
     def start(self) -> None:
         """Begin to serve, on the loop that runs now."""
         self._loop = asyncio.get_running_loop()
         name = f"{self.model.name}-{self.model.version}"
-        self._thread = GraphThread(name, self._loop, self._on_ran)
-        self._long_thread = GraphThread(f"{name}-long", self._loop, self._on_ran, _LONG_NICENESS)
+        self._thread = WorkThread(name, self._on_ran)
+        self._long_thread = WorkThread(f"{name}-long", self._on_ran, _LONG_NICENESS)
 
     def close(self) -> None:
         """Let go of the threads. Whatever waits must have been ended before."""

@@ -12,19 +12,19 @@ Rule 4: a file of another program, or of a later service, is refused and left un
 """
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+import apsw
 import structlog
 
 from service.errors import StartUpError, StoreUnavailableError
 from service.stores.base import Swept, Usage, Write
 from service.stores.record import Key, Record, RecordFormatError
-from service.stores.sqlite_errors import unavailable
+from service.stores.sqlite_errors import FAILURES, unavailable
 from service.stores.sqlite_file import PAGE_BYTES, SqliteFile
 from service.stores.sqlite_log import WriteAheadLog
 
@@ -137,11 +137,9 @@ class SqliteStore:
         started = time.perf_counter()
         try:
             kept = self._here.commit(writes)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                return None
-            raise unavailable(error) from error
-        except sqlite3.Error as error:
+        except apsw.BusyError:
+            return None
+        except apsw.Error as error:
             raise unavailable(error) from error
         row_s = (time.perf_counter() - started) / len(writes)
         self._row_s += 0.05 * (row_s - self._row_s)
@@ -160,7 +158,7 @@ class SqliteStore:
     async def _call(self, work: Callable[[], T]) -> T:
         try:
             return await self._in_thread(work)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise unavailable(error) from error
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

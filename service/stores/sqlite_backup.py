@@ -6,13 +6,14 @@ Rule 2: the target appears whole, synced and checked, or not at all; nothing is 
 """
 
 import os
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import apsw
+
 from service.errors import StartUpError
 from service.stores.sqlite_check import Checked, check_file
-from service.stores.sqlite_file import refuse_strange_file
+from service.stores.sqlite_file import OPENING_TIMEOUT_MS, refuse_strange_file
 
 
 def back_up(source: Path, target: Path) -> Checked:
@@ -37,7 +38,7 @@ def back_up(source: Path, target: Path) -> Checked:
     except FileExistsError:
         _refuse_existing(target)
         raise
-    except (sqlite3.Error, OSError) as error:
+    except (apsw.Error, OSError) as error:
         raise StartUpError(f"cannot back {source} up to {target}: {error}") from None
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
@@ -48,10 +49,14 @@ def back_up(source: Path, target: Path) -> Checked:
 
 def _copy(source: Path, part: Path) -> None:
     # Opened as the service does: a file that was not closed well is recovered by that.
-    with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True)) as db:
+    with closing(apsw.Connection(str(source), apsw.SQLITE_OPEN_READWRITE)) as db:
+        db.set_busy_timeout(OPENING_TIMEOUT_MS)
         refuse_strange_file(db, source)
-        with closing(sqlite3.connect(part)) as copy:
-            db.backup(copy)
+        with (
+            closing(apsw.Connection(str(part))) as copy,
+            copy.backup("main", db, "main") as backup,
+        ):
+            backup.step()  # all of it
 
 
 def _refuse_existing(target: Path) -> None:

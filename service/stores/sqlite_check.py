@@ -4,15 +4,17 @@ Rule 1: nothing is written, not even by closing the file: damage must stay as it
 Rule 2: each problem says where it lies; one damaged record or page does not hide the others.
 """
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import apsw
+
 from service.errors import RecordUnreadableError, StartUpError
 from service.stores.sealed import decode_record
-from service.stores.sqlite_file import refuse_strange_file
+from service.stores.sqlite_errors import FAILURES
+from service.stores.sqlite_file import refuse_strange_file, rows_of
 
 _MAX_PROBLEMS = 100
 _AT_ONCE = 1000
@@ -48,11 +50,11 @@ def path_of(url: str) -> Path:
     return path
 
 
-def open_to_read(path: Path) -> sqlite3.Connection:
+def open_to_read(path: Path) -> apsw.Connection:
     """Without a log nobody writes the file, and it needs no files beside it to be read."""
     has_log = path.with_name(path.name + "-wal").exists()
     uri = f"{path.absolute().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None)
+    return apsw.Connection(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def check_file(path: Path) -> Checked:
@@ -64,20 +66,20 @@ def check_file(path: Path) -> Checked:
     try:
         with closing(open_to_read(path)) as db:
             refuse_strange_file(db, path)
-            rows = db.execute(f"PRAGMA integrity_check({_MAX_PROBLEMS})").fetchall()
+            rows = rows_of(db, f"PRAGMA integrity_check({_MAX_PROBLEMS})")
             problems = [f"file: {row[0]}" for row in rows if row[0] != "ok"]
             num_sessions, of_records = _check_records(db)
-    except sqlite3.DatabaseError as error:
+    except FAILURES as error:
         return Checked(0, [f"file: {error}; expected an SQLite file of this service"])
     return Checked(num_sessions, [*problems, *of_records][:_MAX_PROBLEMS])
 
 
-def _check_records(db: sqlite3.Connection) -> tuple[int, list[str]]:
+def _check_records(db: apsw.Connection) -> tuple[int, list[str]]:
     num_sessions, last, problems = 0, 0, list[str]()
     while True:
         try:
-            rows = db.execute(_PAGE_OF, (last, _AT_ONCE)).fetchall()
-        except sqlite3.DatabaseError as error:
+            rows = rows_of(db, _PAGE_OF, (last, _AT_ONCE))
+        except FAILURES as error:
             problems.append(f"sessions behind number {last}: {error}; they were not read")
             return num_sessions, problems
         for _, tenant, name, *sealed in rows:

@@ -4,14 +4,16 @@ Rule 1: what a step changes lies in `states`, found by number, and in nothing el
         touched by a step.
 Rule 2: `sessions.due_at` says only that a session cannot expire earlier. A step does not write it;
         the sweeper looks at `states.expires_at` and puts `due_at` off.
-Rule 3: used from one thread at a time.
+Rule 3: used from one thread at a time, and in this process by this SQLite alone (`apsw`'s, not
+        Python's): whichever closed the file would let go of the other's locks.
 """
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import apsw
 
 from service.errors import StartUpError
 from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
@@ -22,6 +24,7 @@ _APPLICATION_ID: Final = 0x43525259  # "CRRY"
 _SCHEMA_VERSION: Final = 1
 # Of 4, 8 and 16 kB, 8 was the fastest for groups of neighbours without being slow for strangers.
 PAGE_BYTES: Final = 8192
+OPENING_TIMEOUT_MS: Final = 5000
 
 _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS sessions (
@@ -94,7 +97,7 @@ class SqliteFile:
         self._path = path
         self._clock = clock
         self._busy_timeout_s = busy_timeout_s
-        self._db: sqlite3.Connection
+        self._db: apsw.Connection
 
     def connect(self) -> None:
         """Open or create the file.
@@ -105,12 +108,8 @@ class SqliteFile:
         try:
             # One folder, such as var/: a path mistyped higher up is an error, not a new tree.
             self._path.parent.mkdir(exist_ok=True)
-            self._db = sqlite3.connect(
-                self._path,
-                timeout=max(self._busy_timeout_s, 5.0),
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            self._db = apsw.Connection(str(self._path))
+            self._db.set_busy_timeout(OPENING_TIMEOUT_MS)
             refuse_strange_file(self._db, self._path)
             self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # heeded by a new file only
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -124,8 +123,8 @@ class SqliteFile:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            self._db.execute(f"PRAGMA busy_timeout = {int(1000 * self._busy_timeout_s)}")
-        except (sqlite3.Error, OSError) as error:
+            self._db.set_busy_timeout(int(1000 * self._busy_timeout_s))
+        except (apsw.Error, OSError) as error:
             raise StartUpError(
                 f"CARRY_STORE: cannot use {self._path} as the session store ({error});"
                 " expected a writable folder and an SQLite file of this service: if the file is"
@@ -136,8 +135,8 @@ class SqliteFile:
         self._db.close()
 
     def load(self, key: Key) -> Record | None:
-        row = self._db.execute(f"{_FOUND} WHERE tenant = ? AND name = ?", key).fetchone()
-        return decode_record(*row) if row else None
+        rows = rows_of(self._db, f"{_FOUND} WHERE tenant = ? AND name = ?", key)
+        return decode_record(*rows[0]) if rows else None
 
     def commit(self, writes: Sequence[Write]) -> list[Record | None]:
         """One transaction, whether the log is synced or not."""
@@ -154,11 +153,12 @@ class SqliteFile:
         self, tenant: str, model: str | None, after: str, limit: int
     ) -> list[Callable[[], Record]]:
         """Live records by name, each to be decoded by a call, which may fail by itself."""
-        rows = self._db.execute(_LIST, (tenant, after, self._clock(), model, model, limit))
+        rows = rows_of(self._db, _LIST, (tenant, after, self._clock(), model, model, limit))
         return [partial(decode_record, *row) for row in rows]
 
     def usage(self, tenant: str) -> Usage:
-        return Usage(*self._db.execute(_USAGE, (tenant, self._clock())).fetchone())
+        [row] = rows_of(self._db, _USAGE, (tenant, self._clock()))
+        return Usage(*row)
 
     def sweep(self, limit: int) -> list[Swept]:
         """Look at everything that may be over; remove at most `limit`."""
@@ -167,7 +167,7 @@ class SqliteFile:
         while len(swept) < limit:
             with _Transaction(self._db):
                 wanted = limit - len(swept)
-                due = self._db.execute(_DUE, (before, wanted)).fetchall()
+                due = rows_of(self._db, _DUE, (before, wanted))
                 over = [row for row in due if row[-1] <= before]
                 self._put_off([(row[-1], row[0]) for row in due if row[-1] > before])
                 places = [(row[0],) for row in over]
@@ -179,8 +179,8 @@ class SqliteFile:
         return swept
 
     def read_value(self, name: str) -> bytes:
-        row = self._db.execute("SELECT value FROM named_values WHERE name = ?", (name,)).fetchone()
-        return bytes(row[0]) if row else b""
+        rows = rows_of(self._db, "SELECT value FROM named_values WHERE name = ?", (name,))
+        return bytes(rows[0][0]) if rows else b""
 
     def swap_value(self, name: str, old: bytes, new: bytes) -> bool:
         with _Transaction(self._db):
@@ -215,7 +215,9 @@ class SqliteFile:
             )
             for record, (_, data, base) in zip(kept, steps, strict=True)
         ]
-        num_written = self._db.executemany(_STEP, rows).rowcount
+        before = self._db.total_changes()
+        self._db.executemany(_STEP, rows)
+        num_written = self._db.total_changes() - before
         written: list[Record | None] = list(kept)
         if num_written != len(kept):
             written = [record if self._lies_there(record) else None for record in kept]
@@ -239,7 +241,7 @@ class SqliteFile:
 
     def _lies_there(self, record: Record) -> bool:
         query = "SELECT 1 FROM states WHERE id = ? AND revision = ?"
-        return self._db.execute(query, (record.place, record.revision)).fetchone() is not None
+        return bool(rows_of(self._db, query, (record.place, record.revision)))
 
     def _create(self, opening: Opening, data: bytes, now: float) -> Record | None:
         expires_at = now + ttl_s_of(data)
@@ -248,10 +250,10 @@ class SqliteFile:
             opening.tenant, opening.name, opening.model, opening.version, expires_at,
             checksum(sealed), sealed, now,
         )  # fmt: skip
-        created = self._db.execute(_CREATE, row).fetchone()
-        if created is None:
+        created = rows_of(self._db, _CREATE, row)
+        if not created:
             return None
-        kept = Record(opening, data, expires_at, created[0])
+        kept = Record(opening, data, expires_at, created[0][0])
         self._db.execute(
             "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)",
             (kept.place, kept.revision, expires_at, "", checksum(kept.data), kept.data),
@@ -259,14 +261,15 @@ class SqliteFile:
         return kept
 
 
-def refuse_strange_file(db: sqlite3.Connection, path: Path) -> None:
+def refuse_strange_file(db: apsw.Connection, path: Path) -> None:
     """Raise StartUpError if it is of another program, or of a later service.
 
     One statement, so that no other process can change the file between its parts.
     """
-    [(application_id, version, num_tables)] = db.execute(
+    [(application_id, version, num_tables)] = rows_of(
+        db,
         "SELECT (SELECT application_id FROM pragma_application_id),"
-        " (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+        " (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)",
     )
     if num_tables and application_id != _APPLICATION_ID:
         raise StartUpError(
@@ -279,10 +282,15 @@ def refuse_strange_file(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def rows_of(db: apsw.Connection, statement: str, values: Sequence[object] = ()) -> list[Any]:
+    """All rows: a statement that is read by half would hold on to the log."""
+    return list(db.execute(statement, values))
+
+
 class _Transaction:
     """Takes the write lock at once; commits at the end, or rolls back on any error."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: apsw.Connection) -> None:
         self._db = db
 
     def __enter__(self) -> None:
@@ -293,7 +301,7 @@ class _Transaction:
             return  # rolled back by SQLite, as on a full disk; to do it again would be an error
         try:
             self._db.execute("ROLLBACK" if kind else "COMMIT")
-        except sqlite3.Error:
+        except apsw.Error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise

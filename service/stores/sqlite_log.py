@@ -19,16 +19,18 @@ Rule 6: a checkpoint never begins on a log that is moved already: SQLite before 
 import asyncio
 import fcntl
 import os
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import apsw
 import structlog
 
 from service.stores.record import Record
-from service.stores.sqlite_file import PAGE_BYTES
+from service.stores.sqlite_file import PAGE_BYTES, rows_of
+from service.work_thread import WorkThread
 
 log = structlog.get_logger()
 
@@ -45,6 +47,21 @@ _PATIENCE_S = 0.1
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
+class _Sync:
+    """One call for the disk, on behalf of all who asked before it."""
+
+    def __init__(self, call: Callable[[], None], asked: "list[asyncio.Future[None]]") -> None:
+        self.asked = asked
+        self.error: OSError | None = None
+        self._call = call
+
+    def run(self) -> None:
+        try:
+            self._call()
+        except OSError as error:
+            self.error = error
+
+
 class WriteAheadLog:
     """Owned by the store, which opens it behind its first transaction and closes it before itself.
 
@@ -56,30 +73,29 @@ class WriteAheadLog:
         self._path = path
         self._num_bytes = 0
         self._pages: set[int] = set()
-        self._sync_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-sync")
+        self._sync_thread = WorkThread("sqlite-sync", self._on_synced)
         self._checkpoint_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
         self._under_way: asyncio.Future[None] | None = None
-        self._syncing: asyncio.Future[None] | None = None
+        self._is_syncing = False
         self._asked: list[asyncio.Future[None]] = []
         self._may_have_a_hole = False
         self._file: int
-        self._db: sqlite3.Connection
+        self._db: apsw.Connection
         self._application_id: int
 
     def open(self) -> None:
         self._file = os.open(f"{self._path}-wal", os.O_RDWR)
-        self._db = sqlite3.connect(
-            self._path, _PATIENCE_S, isolation_level=None, check_same_thread=False
-        )
+        self._db = apsw.Connection(str(self._path))
+        self._db.set_busy_timeout(int(1000 * _PATIENCE_S))
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        [(self._application_id,)] = self._db.execute("PRAGMA application_id")
+        [(self._application_id,)] = rows_of(self._db, "PRAGMA application_id")
 
     async def sync(self) -> None:
         """Return when all that was written before is on the disk."""
         asked = asyncio.get_running_loop().create_future()
         self._asked.append(asked)
-        if self._syncing is None:
+        if not self._is_syncing:
             self._begin_sync()
         await asked
 
@@ -110,37 +126,37 @@ class WriteAheadLog:
         await self._checkpoint("RESTART")
 
     async def close(self) -> None:
-        while self._syncing is not None:
-            await asyncio.wait({self._syncing})
+        while self._is_syncing:
+            with suppress(OSError):
+                await self.sync()
         if self._under_way is not None:
             await self._under_way
-        self._sync_thread.shutdown()
+        self._sync_thread.close()
         self._checkpoint_thread.shutdown()
         self._db.close()
         os.close(self._file)
 
     def _begin_sync(self) -> None:
         asked, self._asked = self._asked, []
-        loop = asyncio.get_running_loop()
+        self._is_syncing = True
         if self._may_have_a_hole:
-            self._syncing = loop.run_in_executor(self._checkpoint_thread, self._move_and_sync)
+            moving = _Sync(self._move_and_sync, asked)
+            loop = asyncio.get_running_loop()
+            moved = loop.run_in_executor(self._checkpoint_thread, moving.run)
+            moved.add_done_callback(lambda _: self._on_synced(moving))
         else:
-            self._syncing = loop.run_in_executor(self._sync_thread, _sync, self._file)
-        self._syncing.add_done_callback(partial(self._on_synced, asked))
+            self._sync_thread.put(_Sync(partial(_sync, self._file), asked))
 
-    def _on_synced(
-        self, asked: "list[asyncio.Future[None]]", synced: "asyncio.Future[None]"
-    ) -> None:
-        error = synced.exception()
-        self._may_have_a_hole = error is not None
-        for each in asked:
+    def _on_synced(self, sync: "_Sync") -> None:
+        self._may_have_a_hole = sync.error is not None
+        for each in sync.asked:
             if each.done():  # nobody waits any more
                 continue
-            if error is None:
+            if sync.error is None:
                 each.set_result(None)
             else:
-                each.set_exception(error)
-        self._syncing = None
+                each.set_exception(sync.error)
+        self._is_syncing = False
         if self._asked:
             self._begin_sync()
 
@@ -148,7 +164,7 @@ class WriteAheadLog:
         """Move all of the log into the file, as the system still holds it in memory."""
         try:
             is_busy, num_pages, num_moved = self._run_checkpoint("RESTART")
-        except sqlite3.Error as error:
+        except apsw.Error as error:
             raise OSError(f"an earlier sync failed, and the log cannot be moved: {error}") from None
         if is_busy or num_moved != num_pages:
             raise OSError("an earlier sync failed, and the log could not be moved yet")
@@ -164,7 +180,7 @@ class WriteAheadLog:
     def _move(self, how: str) -> None:
         try:
             self._run_checkpoint(how)
-        except sqlite3.Error as error:  # commits go on without it; it is tried again with more
+        except apsw.Error as error:  # commits go on without it; it is tried again with more
             log.warning("checkpoint failed, will try again", reason=str(error))
 
     def _run_checkpoint(self, how: str) -> tuple[int, int, int]:
@@ -172,7 +188,7 @@ class WriteAheadLog:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             self._db.execute(f"PRAGMA application_id = {self._application_id}")
-            [told] = self._db.execute(f"PRAGMA wal_checkpoint({how})")
+            [told] = rows_of(self._db, f"PRAGMA wal_checkpoint({how})")
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         result: tuple[int, int, int] = told

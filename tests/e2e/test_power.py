@@ -7,11 +7,11 @@ must hold every step that was answered until then.
 import json
 import random
 import re
-import sqlite3
 import time
 from collections import Counter
 from pathlib import Path
 
+import apsw
 import pytest
 
 from service.stores.sealed import decode_record
@@ -79,7 +79,7 @@ def answered_step(event):
 
 
 def steps_after_a_cut(folder: Path) -> Counter:
-    db = sqlite3.connect(folder / "carry.db")
+    db = apsw.Connection(str(folder / "carry.db"))
     records = [decode_record(*row) for row in db.execute(RECORDS)]
     db.close()
     return Counter({record.opening.name: record.step for record in records})

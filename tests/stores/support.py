@@ -50,6 +50,13 @@ async def commit(store, record, base=None):
     return kept
 
 
+def statements_of(connection):
+    """What it is asked from now on."""
+    statements = []
+    connection.exec_trace = lambda _, statement, values: statements.append(statement) or True
+    return statements
+
+
 async def opened(store, *names, **fields):
     """Sessions of these names, as they are kept."""
     records = [record_named(name, **fields) for name in names]

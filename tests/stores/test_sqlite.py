@@ -1,10 +1,10 @@
 """What only the SQLite store promises: a file that outlives the process, and is its own."""
 
 import asyncio
-import sqlite3
 import subprocess
 import sys
 
+import apsw
 import pytest
 
 from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
@@ -84,8 +84,8 @@ async def test_processes_that_race_on_one_session_apply_each_step_once(tmp_path)
 
 async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "other.db"
-    with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE theirs (x)")
+    db = apsw.Connection(str(path))
+    db.execute("CREATE TABLE theirs (x)")
     db.close()
     before = path.read_bytes()
     with pytest.raises(StartUpError, match="another program"):
@@ -96,8 +96,8 @@ async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path)
 async def test_a_file_of_a_later_service_is_refused(tmp_path):
     path = tmp_path / "s.db"
     await SqliteStore.open(path, "power").close()
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 99")
+    db = apsw.Connection(str(path))
+    db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(StartUpError, match="later service"):
         SqliteStore.open(path, "power")
@@ -145,10 +145,10 @@ async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other
     path = tmp_path / "s.db"
     store = SqliteStore.open(path, "power")
     damaged, _ = await opened(store, "a", "b")
-    with sqlite3.connect(path) as db:
-        [(data,)] = db.execute(f"SELECT {column} FROM {table} WHERE id = ?", (damaged.place,))
-        flipped = data[:-1] + bytes([data[-1] ^ 1])
-        db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (flipped, damaged.place))
+    db = apsw.Connection(str(path))
+    [(data,)] = db.execute(f"SELECT {column} FROM {table} WHERE id = ?", (damaged.place,))
+    flipped = data[:-1] + bytes([data[-1] ^ 1])
+    db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (flipped, damaged.place))
     db.close()
     with pytest.raises(RecordUnreadableError, match="damaged"):
         await store.load(Key("t", "a"))

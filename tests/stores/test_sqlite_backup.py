@@ -1,7 +1,6 @@
 """A backup is whole or not there, and never in the place of something else."""
 
-import sqlite3
-
+import apsw
 import pytest
 
 from service.errors import StartUpError
@@ -63,9 +62,8 @@ async def test_what_appears_during_the_backup_is_not_overwritten_either(
 
 async def test_a_damaged_store_makes_no_backup(tmp_path, store, target):
     await opened(store, "a")
-    db = sqlite3.connect(tmp_path / "s.db")
-    with db:
-        db.execute("UPDATE states SET data = x'00'")
+    db = apsw.Connection(str(tmp_path / "s.db"))
+    db.execute("UPDATE states SET data = x'00'")
     db.close()
     with pytest.raises(StartUpError, match=r"damaged.*checksum.*nothing was kept"):
         back_up(tmp_path / "s.db", target)
@@ -81,7 +79,7 @@ async def test_commits_go_on_while_a_backup_reads(tmp_path, store, monkeypatch):
     """A reader of the log holds a checkpoint's end up; commits must not wait for that."""
     monkeypatch.setattr(store._log, "_num_bytes", 2**30)
     [record] = await opened(store, "a")
-    reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    reader = apsw.Connection(str(tmp_path / "s.db"))
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM states").fetchone()
     step = await commit(store, after(record), record)

@@ -1,7 +1,6 @@
 """A damaged file of sessions: refused or served, with what is wrong and where."""
 
-import sqlite3
-
+import apsw
 import pytest
 
 from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
@@ -24,7 +23,7 @@ async def path(tmp_path):
 
 
 def change(path, statement, *values):
-    db = sqlite3.connect(path, isolation_level=None)
+    db = apsw.Connection(str(path))
     found = db.execute(statement, values).fetchall()
     db.close()
     return found
@@ -104,6 +103,18 @@ async def test_a_damaged_page_is_an_error_for_its_sessions_and_no_others(path):
     assert outcomes[30] == "damaged"
     await opened(store, "elsewhere")
     await store.close()
+
+
+async def test_a_damaged_text_is_told_as_damage(path):
+    change(path, "UPDATE sessions SET model = CAST(x'FF' AS TEXT), due_at = 0")
+    store = SqliteStore.open(path, "power")
+    change(path, "UPDATE states SET expires_at = 0")
+    with pytest.raises(StoreUnavailableError, match=r"damaged.*check-store"):
+        await store.sweep(10)
+    await store.close()
+    change(path, "UPDATE sessions SET name = CAST(x'FF' AS TEXT) WHERE id = 1")
+    [problem] = check_file(path).problems
+    assert "behind number 0" in problem
 
 
 def test_a_session_without_its_state_is_named(path):

@@ -1,9 +1,9 @@
 """When the SQLite store has synced its log, and what it does while the file is locked."""
 
 import asyncio
-import sqlite3
 import threading
 
+import apsw
 import pytest
 
 from service.errors import StoreUnavailableError
@@ -55,9 +55,7 @@ async def store(tmp_path):
 @pytest.fixture
 def rival(tmp_path, store):
     """Another process's connection, as far as SQLite can tell; it never waits."""
-    rival = sqlite3.connect(
-        tmp_path / "s.db", timeout=0, isolation_level=None, check_same_thread=False
-    )
+    rival = apsw.Connection(str(tmp_path / "s.db"))
     yield rival
     rival.close()
 
@@ -200,7 +198,7 @@ async def test_a_file_that_stays_locked_is_told_and_nothing_is_kept(tmp_path, mo
     monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_S", 0.01)
     store = SqliteStore.open(tmp_path / "s.db", "power")
     [record] = await opened(store, "a")
-    rival = sqlite3.connect(tmp_path / "s.db", timeout=0, isolation_level=None)
+    rival = apsw.Connection(str(tmp_path / "s.db"))
     rival.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailableError, match=r"locked.*nothing of this request was kept"):
         await commit(store, after(record), record)
@@ -226,15 +224,13 @@ async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
 
     def clock():
         if rival:
-            with pytest.raises(sqlite3.OperationalError, match="locked"):
+            with pytest.raises(apsw.BusyError):
                 rival.execute("BEGIN IMMEDIATE")
             refused.append(True)
         return 1000.0
 
     store = SqliteStore.open(tmp_path / "s.db", "power", clock)
-    rival = sqlite3.connect(
-        tmp_path / "s.db", timeout=0, isolation_level=None, check_same_thread=False
-    )
+    rival = apsw.Connection(str(tmp_path / "s.db"))
     for is_here in (True, False):
         if not is_here:
             store._commit_here = lambda writes: None
@@ -249,14 +245,15 @@ async def test_a_sweep_holds_the_write_lock_from_its_start(store, rival):
     await opened(store, "a")
     tried = []
 
-    def try_to_write(statement):
+    def try_to_write(_, statement, values):
         if statement.lstrip().startswith("SELECT id"):
             try:
                 rival.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
+            except apsw.BusyError as error:
                 tried.append(str(error))
+        return True
 
-    store._there._db.set_trace_callback(try_to_write)
+    store._there._db.exec_trace = try_to_write
     await store.sweep(10)
     assert tried == ["database is locked"]
 

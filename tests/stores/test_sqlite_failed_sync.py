@@ -1,15 +1,15 @@
 """Behind a failed sync nothing is acknowledged that a power cut could take."""
 
 import shutil
-import sqlite3
 
+import apsw
 import pytest
 
 from service.errors import StoreUnavailableError
 from service.stores import sqlite_log
 from service.stores.sqlite import SqliteStore
 from service.stores.sqlite_file import _Transaction
-from tests.stores.support import after, commit, opened
+from tests.stores.support import after, commit, opened, statements_of
 
 
 class FailingDisk:
@@ -42,7 +42,7 @@ async def store(tmp_path):
 def revisions_without_the_log(path, copy):
     """What a power cut leaves that takes the log and spares the file."""
     shutil.copy(path, copy)
-    db = sqlite3.connect(copy)
+    db = apsw.Connection(str(copy))
     found = {row[0] for row in db.execute("SELECT revision FROM states")}
     db.close()
     return found
@@ -69,7 +69,7 @@ async def test_while_the_log_cannot_be_moved_every_write_is_refused_and_later_al
     disk.num_failing = 1
     with pytest.raises(StoreUnavailableError):
         await store.load(record.key)
-    reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    reader = apsw.Connection(str(tmp_path / "s.db"))
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM states").fetchone()
     store._log._db.execute("PRAGMA busy_timeout = 0")
@@ -90,8 +90,7 @@ async def test_the_log_is_moved_once_and_then_only_synced(store, disk):
     disk.num_failing = 1
     with pytest.raises(StoreUnavailableError):
         await store.load(record.key)
-    statements = []
-    store._log._db.set_trace_callback(statements.append)
+    statements = statements_of(store._log._db)
     for _ in range(3):
         await store.load(record.key)
     moves = [each for each in statements if "checkpoint" in each]
@@ -105,7 +104,7 @@ def fail_after_a_roll_back(db):
 
 
 def test_an_error_that_made_sqlite_roll_back_is_told_as_it_was():
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+    db = apsw.Connection(":memory:")
+    with pytest.raises(apsw.SQLError, match="no such table"):
         fail_after_a_roll_back(db)
     db.close()

@@ -2,14 +2,14 @@
 
 import asyncio
 import fcntl
-import sqlite3
 import threading
 
+import apsw
 import pytest
 
 from service.stores import sqlite_log
 from service.stores.sqlite import SqliteStore
-from tests.stores.support import after, commit, opened
+from tests.stores.support import after, commit, opened, statements_of
 
 AT_MOST_S = 5.0
 CHECKPOINT_BYTES = 1_000_000
@@ -148,7 +148,7 @@ async def test_what_was_written_meanwhile_is_moved_before_the_next_commit(tmp_pa
 
 async def test_a_checkpoint_that_fails_fails_no_commit_and_is_tried_again(tmp_path, moves):
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
-    moves.error = sqlite3.OperationalError("disk I/O error")
+    moves.error = apsw.IOError("disk I/O error")
     await write(store, log, "a", 5 * CHECKPOINT_BYTES)
     assert moves.num_begun >= 2
     [base] = await opened(store, "b")
@@ -190,8 +190,7 @@ async def test_a_checkpoint_waits_for_that_of_another_process_and_never_begins_o
     stores = [SqliteStore.open(tmp_path / "s.db", "process") for _ in range(2)]
     [mine, others] = [store._log for store in stores]
     await write(stores[0], Log(tmp_path), "a", 100_000)
-    told = []
-    mine._db.set_trace_callback(told.append)
+    told = statements_of(mine._db)
     fcntl.flock(others._file, fcntl.LOCK_EX)
     moving = mine._checkpoint()
     assert await asyncio.wait({moving}, timeout=0.2) == (set(), {moving})

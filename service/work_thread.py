@@ -1,12 +1,12 @@
-"""A thread of one model, in which longer batches run.
+"""A thread of one's own for work that frees the interpreter while it runs: the graph's, the disk's.
 
-Rule 1: batches run one after another, in the order in which they were put; each comes back on the
-        event loop.
-Rule 2: the thread does nothing but call the graph, during which Python is free for everybody else.
+Rule 1: work runs piece after piece, in the order in which it was put; each comes back on the event
+        loop that put it. A piece costs two hand-overs of the interpreter; an executor takes more.
+Rule 2: work keeps its own errors: `run` raises nothing.
 Rule 3: where it is nice, the processors belong to whoever else wants them (on Linux, where threads
         have priorities of their own).
 
-The worker owns it, and closes it when nothing is under way any more. Its first batch starts it.
+Whoever owns it closes it when nothing is under way any more. Its first piece of work starts it.
 """
 
 import asyncio
@@ -16,43 +16,43 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
-from service.engine.runner import Batch
+
+class Work(Protocol):
+    def run(self) -> None: ...
 
 
-class GraphThread:
-    def __init__(
-        self,
-        name: str,
-        loop: asyncio.AbstractEventLoop,
-        on_done: Callable[[Batch], None],
-        niceness: int = 0,
-    ) -> None:
+W = TypeVar("W", bound=Work)
+
+
+class WorkThread(Generic[W]):
+    def __init__(self, name: str, on_done: Callable[[W], None], niceness: int = 0) -> None:
         self._name = name
-        self._loop = loop
         self._on_done = on_done
         self._niceness = niceness
-        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._put: SimpleQueue[tuple[asyncio.AbstractEventLoop, W] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def put(self, batch: Batch) -> None:
-        self._batches.put(batch)
+    def put(self, work: W) -> None:
+        self._put.put((asyncio.get_running_loop(), work))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Return when the last batch has run."""
+        """Return when the last piece has run."""
         if self._thread is not None:
-            self._batches.put(None)
+            self._put.put(None)
             self._thread.join()
 
     def _run(self) -> None:
         if self._niceness:
             _be_nice(self._niceness)
-        while (batch := self._batches.get()) is not None:
-            batch.run()
-            self._loop.call_soon_threadsafe(self._on_done, batch)
+        while (put := self._put.get()) is not None:
+            loop, work = put
+            work.run()
+            loop.call_soon_threadsafe(self._on_done, work)
 
 
 def _be_nice(niceness: int) -> None:
