@@ -246,6 +246,16 @@ class Manifest(_Part):
             raise ValueError(f"files without a SHA-256 in `files`: {unhashed}")
         return self
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What an observation holds, by name and in this order; nothing where it is text."""
+        if self.generate is not None:
+            return self.generate.columns or ()
+        rows = self.forecast or self.tag
+        if rows is not None:
+            return tuple(column.name for column in rows.columns)
+        return tuple(f"{each.name} {describe_shape(each.shape)}" for each in self.graph.tensors)
+
     def sealed(self) -> Self:
         """The same manifest with the right `manifest_sha256`."""
         fields = self.model_dump(mode="json")

@@ -190,16 +190,12 @@ def _require_same_inputs(live: Record, old: LoadedModel | None, model: LoadedMod
             f"version {model.version} of model {model.name!r} uses the time of each row, and"
             f" session {opening.name!r} was opened without a start: open a new one"
         )
-    if old is not None and _columns(old) != _columns(model):
+    if old is not None and old.manifest.reads != model.manifest.reads:
         raise UpgradeRefusedError(
-            f"version {old.version} of model {model.name!r} reads {_columns(old)}, version"
-            f" {model.version} {_columns(model)}: expected the same columns; open a new session"
+            f"version {old.version} of model {model.name!r} reads {list(old.manifest.reads)},"
+            f" version {model.version} {list(model.manifest.reads)}: expected the same columns;"
+            " open a new session"
         )
-
-
-def _columns(model: LoadedModel) -> list[str]:
-    forecast = model.manifest.forecast
-    return [] if forecast is None else [column.name for column in forecast.columns]
 
 
 def _as_it_is(record: Record, opening: Opening, ttl_s: float, now: float) -> Record:

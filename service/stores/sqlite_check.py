@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import apsw
 
 from service.errors import RecordUnreadableError, StartUpError
+from service.stores.record import Key
 from service.stores.sealed import decode_record
 from service.stores.sqlite_errors import FAILURES
 from service.stores.sqlite_file import refuse_strange_file, rows_of
@@ -20,7 +21,8 @@ _MAX_PROBLEMS = 100
 _AT_ONCE = 1000
 
 _PAGE_OF = """
-SELECT sessions.id, tenant, name, opening, sessions.checksum, data, states.checksum
+SELECT sessions.id, CAST(tenant AS BLOB), CAST(name AS BLOB), opening, sessions.checksum, data,
+    states.checksum
 FROM sessions LEFT JOIN states USING (id) WHERE sessions.id > ? ORDER BY sessions.id LIMIT ?
 """
 
@@ -84,21 +86,24 @@ def _check_records(db: apsw.Connection) -> tuple[int, list[str]]:
             return num_sessions, problems
         for _, tenant, name, *sealed in rows:
             num_sessions += 1
-            problem = _problem_of(*sealed)
+            key = Key(tenant.decode(errors="replace"), name.decode(errors="replace"))
+            problem = _problem_of(key, *sealed)
             if problem is not None:
-                problems.append(f"session {name!r} of tenant {tenant!r}: {problem}")
+                problems.append(f"session {key.name!r} of tenant {key.tenant!r}: {problem}")
         if len(rows) < _AT_ONCE:
             return num_sessions, problems
         last = rows[-1][0]
 
 
 def _problem_of(
-    opening: bytes, opening_checksum: int, data: bytes | None, data_checksum: int
+    key: Key, opening: bytes, opening_checksum: int, data: bytes | None, data_checksum: int
 ) -> str | None:
     if data is None:
         return "its state is missing"
     try:
-        decode_record(opening, opening_checksum, data, data_checksum)
+        record = decode_record(opening, opening_checksum, data, data_checksum)
     except RecordUnreadableError as error:
         return error.detail
+    if record.key != key:
+        return f"its record is of session {record.key.name!r} of tenant {record.key.tenant!r}"
     return None

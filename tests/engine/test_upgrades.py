@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from service.engine.loaded_model import LoadedModel
 from service.engine.registry import Registry, load_registry
-from service.engine.requests import DeleteRequest, Observations, RewindRequest, UpgradeRequest
+from service.engine.requests import (
+    CreateRequest,
+    DeleteRequest,
+    Observations,
+    RewindRequest,
+    UpgradeRequest,
+)
 from service.errors import (
     ModelNotFoundError,
     SessionClosedError,
@@ -34,9 +40,15 @@ from tests.engine.support import (
     step_rows,
     step_text,
 )
-from tests.fakes.bundles import write_classifier, write_forecaster
+from tests.fakes.bundles import (
+    write_captioner,
+    write_classifier,
+    write_forecaster,
+    write_tagger,
+)
 
 CARRY, REPLAY = UpgradeRequest("2"), UpgradeRequest("2", "replay")
+COLUMNS_OF = [("load", "forecast"), ("phase", "tag"), ("label", "generate")]
 
 
 @cache
@@ -45,6 +57,8 @@ def two_versions() -> Registry:
     for version in ("1", "2"):
         write_forecaster(folder, version, seed=int(version))
         write_classifier(folder, version, seed=int(version))
+        write_tagger(folder, version, seed=int(version))
+        write_captioner(folder, version, seed=int(version))
     return load_registry(folder, "cpu", 1)
 
 
@@ -198,15 +212,16 @@ async def test_what_kept_no_observations_is_not_replayed():
             await engine.submit(A, REPLAY)
 
 
-async def test_a_version_that_reads_other_columns_is_refused():
-    load = two_versions().get("load", "2")
-    forecast = load.manifest.forecast
-    turned = forecast.model_copy(update={"columns": forecast.columns[::-1]})
-    manifest = load.manifest.model_copy(update={"forecast": turned})
-    other = LoadedModel(manifest, load.layout, load.runner, load.codec)
-    registry = Registry([two_versions().get("load", "1"), other], {}, "cpu")
+@pytest.mark.parametrize(("name", "task"), COLUMNS_OF)
+async def test_a_version_that_reads_other_columns_is_refused(name, task):
+    model = two_versions().get(name, "2")
+    part = getattr(model.manifest, task)
+    turned = part.model_copy(update={"columns": part.columns[::-1]})
+    manifest = model.manifest.model_copy(update={task: turned})
+    other = LoadedModel(manifest, model.layout, model.runner, model.codec)
+    registry = Registry([two_versions().get(name, "1"), other], {}, "cpu")
     async with running_engine(registry=registry) as engine:
-        await engine.submit(A, create(rows(2), keeps=Keeps(observations=2)))
+        await engine.submit(A, CreateRequest(name, "1", 60, start_s=0, keeps=Keeps(observations=2)))
         for request in (CARRY, REPLAY):
             with pytest.raises(UpgradeRefusedError, match="same columns"):
                 await engine.submit(A, request)

@@ -112,9 +112,9 @@ async def test_a_damaged_text_is_told_as_damage(path):
     with pytest.raises(StoreUnavailableError, match=r"damaged.*check-store"):
         await store.sweep(10)
     await store.close()
-    change(path, "UPDATE sessions SET name = CAST(x'FF' AS TEXT) WHERE id = 1")
+    change(path, "UPDATE sessions SET name = CAST(x'FF' AS TEXT) WHERE id = 7")
     [problem] = check_file(path).problems
-    assert "behind number 0" in problem
+    assert problem == "session '\ufffd' of tenant 't': its record is of session 's06' of tenant 't'"
 
 
 def test_a_session_without_its_state_is_named(path):
