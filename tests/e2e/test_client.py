@@ -14,6 +14,7 @@ from tests.fakes.bundles import write_classifier, write_forecaster
 
 ROWS = [[float(number % 7), None if number % 5 == 0 else 1.5] for number in range(24)]
 HISTORY = {"start": "2016-08-22", "observations": ROWS[:4]}
+HOST = ADDRESS.removeprefix("http://")
 
 
 @pytest.fixture
@@ -98,12 +99,20 @@ def test_text_forks_and_closing_work_as_the_service_means_them(tmp_path, setting
         assert caught.value.code == "model-not-found"
 
 
-def test_the_example_of_the_readme_runs(tmp_path, capsys):
+def test_the_examples_of_the_readme_run(tmp_path, capsys):
+    """In order, as a reader tries them, beside the session that the tour has opened."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (example,) = [block for block in blocks if "service.client" in block]
+    examples = [block for block in blocks if "tritonclient" not in block]
+    known = {}
     with running_server(tmp_path, store="memory://") as server:
-        assert ADDRESS in example
-        exec(compile(example.replace(ADDRESS, server.url), "README", "exec"), {})
-    stepped, previewed = capsys.readouterr().out.splitlines()
+        with Client(server.url) as client:
+            client.open("transit-ridership", session="clark-lake", start="2016-08-15")
+        for example in examples:
+            assert HOST in example
+            here = example.replace(HOST, server.url.removeprefix("http://"))
+            exec(compile(here, "README", "exec"), known)
+    by_socket, stepped, previewed, *streamed = capsys.readouterr().out.splitlines()
+    assert by_socket.startswith("[")
     assert stepped.startswith("8 [")
     assert previewed.endswith("if it rains; the session stays at 8")
+    assert [line.partition(" ")[0] for line in streamed] == [str(step) for step in range(1, 8)]
