@@ -3,7 +3,8 @@
 Rule 1: work runs piece after piece, in the order in which it was put; each comes back on the event
         loop that put it. A piece costs two hand-overs of the interpreter; an executor takes more.
 Rule 2: work keeps its own errors: `run` raises nothing.
-Rule 3: where it is nice, the processors belong to whoever else wants them (on Linux, where threads
+Rule 3: where the system has no thread left, the loop does the work itself: late, but done.
+Rule 4: where it is nice, the processors belong to whoever else wants them (on Linux, where threads
         have priorities of their own).
 
 Whoever owns it closes it when nothing is under way any more. Its first piece of work starts it.
@@ -35,16 +36,28 @@ class WorkThread(Generic[W]):
         self._thread: threading.Thread | None = None
 
     def put(self, work: W) -> None:
-        self._put.put((asyncio.get_running_loop(), work))
+        loop = asyncio.get_running_loop()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            self._thread = self._started()
+        if self._thread is not None:
+            self._put.put((loop, work))
+        else:
+            work.run()
+            loop.call_soon(self._on_done, work)
 
     def close(self) -> None:
         """Return when the last piece has run."""
         if self._thread is not None:
             self._put.put(None)
             self._thread.join()
+
+    def _started(self) -> threading.Thread | None:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return None
+        return thread
 
     def _run(self) -> None:
         if self._niceness:

@@ -254,7 +254,9 @@ class Manifest(_Part):
         rows = self.forecast or self.tag
         if rows is not None:
             return tuple(column.name for column in rows.columns)
-        return tuple(f"{each.name} {describe_shape(each.shape)}" for each in self.graph.tensors)
+        return tuple(
+            f"{spec.name} {spec.dtype} {list(spec.row_shape)}" for spec in self.graph.tensors
+        )
 
     def sealed(self) -> Self:
         """The same manifest with the right `manifest_sha256`."""

@@ -190,12 +190,16 @@ def _require_same_inputs(live: Record, old: LoadedModel | None, model: LoadedMod
             f"version {model.version} of model {model.name!r} uses the time of each row, and"
             f" session {opening.name!r} was opened without a start: open a new one"
         )
-    if old is not None and old.manifest.reads != model.manifest.reads:
+    if old is not None and _inputs(old) != _inputs(model):
         raise UpgradeRefusedError(
-            f"version {old.version} of model {model.name!r} reads {list(old.manifest.reads)},"
-            f" version {model.version} {list(model.manifest.reads)}: expected the same columns;"
+            f"version {old.version} of model {model.name!r} reads {_inputs(old)}, version"
+            f" {model.version} {_inputs(model)}: expected the same columns for the same task;"
             " open a new session"
         )
+
+
+def _inputs(model: LoadedModel) -> str:
+    return f"{list(model.manifest.reads)} (to {model.manifest.task})"
 
 
 def _as_it_is(record: Record, opening: Opening, ttl_s: float, now: float) -> Record:

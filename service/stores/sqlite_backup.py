@@ -13,7 +13,14 @@ import apsw
 
 from service.errors import StartUpError
 from service.stores.sqlite_check import Checked, check_file
+from service.stores.sqlite_errors import UNUSABLE
 from service.stores.sqlite_file import OPENING_TIMEOUT_MS, refuse_strange_file
+
+# A copy that fails has no words of its own.
+_WITHOUT_WORDS: dict[type[Exception], str] = {
+    apsw.FullError: "the disk is full",
+    apsw.IOError: "the disk failed",
+}
 
 
 def back_up(source: Path, target: Path) -> Checked:
@@ -38,8 +45,9 @@ def back_up(source: Path, target: Path) -> Checked:
     except FileExistsError:
         _refuse_existing(target)
         raise
-    except (apsw.Error, OSError) as error:
-        raise StartUpError(f"cannot back {source} up to {target}: {error}") from None
+    except UNUSABLE as error:
+        what = _WITHOUT_WORDS.get(type(error), error)
+        raise StartUpError(f"cannot back {source} up to {target}: {what}") from None
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
             part.with_name(part.name + suffix).unlink(missing_ok=True)

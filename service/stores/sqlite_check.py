@@ -14,15 +14,15 @@ import apsw
 from service.errors import RecordUnreadableError, StartUpError
 from service.stores.record import Key
 from service.stores.sealed import decode_record
-from service.stores.sqlite_errors import FAILURES
+from service.stores.sqlite_errors import FAILURES, UNUSABLE
 from service.stores.sqlite_file import refuse_strange_file, rows_of
 
 _MAX_PROBLEMS = 100
 _AT_ONCE = 1000
 
 _PAGE_OF = """
-SELECT sessions.id, CAST(tenant AS BLOB), CAST(name AS BLOB), opening, sessions.checksum, data,
-    states.checksum
+SELECT sessions.id, COALESCE(CAST(tenant AS BLOB), x''), COALESCE(CAST(name AS BLOB), x''), opening,
+    sessions.checksum, data, states.checksum
 FROM sessions LEFT JOIN states USING (id) WHERE sessions.id > ? ORDER BY sessions.id LIMIT ?
 """
 
@@ -71,7 +71,7 @@ def check_file(path: Path) -> Checked:
             rows = rows_of(db, f"PRAGMA integrity_check({_MAX_PROBLEMS})")
             problems = [f"file: {row[0]}" for row in rows if row[0] != "ok"]
             num_sessions, of_records = _check_records(db)
-    except FAILURES as error:
+    except UNUSABLE as error:
         return Checked(0, [f"file: {error}; expected an SQLite file of this service"])
     return Checked(num_sessions, [*problems, *of_records][:_MAX_PROBLEMS])
 

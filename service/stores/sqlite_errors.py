@@ -11,6 +11,8 @@ from service.errors import StoreUnavailableError
 
 FAILURES: Final = (apsw.Error, UnicodeDecodeError)
 """What reading the file may raise; the second, where a text in it is damaged."""
+UNUSABLE: Final = (*FAILURES, OSError, UnicodeEncodeError)
+"""What opening one may raise; the last, where its path is no UTF-8."""
 
 _WHAT: Final = {
     apsw.FullError: "the disk of the session store is full",

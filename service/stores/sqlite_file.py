@@ -19,6 +19,7 @@ from service.errors import StartUpError
 from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
 from service.stores.record import Key, Opening, Record, revision_of, ttl_s_of
 from service.stores.sealed import checksum, decode_record, encode_opening
+from service.stores.sqlite_errors import UNUSABLE
 
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
 _SCHEMA_VERSION: Final = 1
@@ -124,7 +125,7 @@ class SqliteFile:
                 self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
             self._db.set_busy_timeout(int(1000 * self._busy_timeout_s))
-        except (apsw.Error, OSError) as error:
+        except UNUSABLE as error:
             raise StartUpError(
                 f"CARRY_STORE: cannot use {self._path} as the session store ({error});"
                 " expected a writable folder and an SQLite file of this service: if the file is"

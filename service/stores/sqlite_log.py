@@ -52,13 +52,13 @@ class _Sync:
 
     def __init__(self, call: Callable[[], None], asked: "list[asyncio.Future[None]]") -> None:
         self.asked = asked
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self._call = call
 
     def run(self) -> None:
         try:
             self._call()
-        except OSError as error:
+        except Exception as error:
             self.error = error
 
 
@@ -127,7 +127,7 @@ class WriteAheadLog:
 
     async def close(self) -> None:
         while self._is_syncing:
-            with suppress(OSError):
+            with suppress(Exception):
                 await self.sync()
         if self._under_way is not None:
             await self._under_way

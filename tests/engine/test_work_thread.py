@@ -63,6 +63,24 @@ def test_each_piece_comes_back_on_the_loop_that_put_it():
     thread.close()
 
 
+async def test_without_a_thread_to_be_had_the_loop_does_the_work(monkeypatch):
+    done, pieces = Done(), [Piece(), Piece()]
+    for piece in pieces:
+        piece.may_end.set()
+    thread = WorkThread("work", done)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", no_thread)
+        thread.put(pieces[0])
+    thread.put(pieces[1])
+    assert [(await done.next())[0] for _ in pieces] == pieces
+    assert [piece.thread.name for piece in pieces] == ["MainThread", "work"]
+    thread.close()
+
+
+def no_thread(_):
+    raise RuntimeError("can't start new thread")
+
+
 async def test_to_close_waits_for_what_runs_and_without_work_there_is_no_thread():
     thread, piece = WorkThread("work", Done()), Piece()
     WorkThread("idle", Done()).close()

@@ -1,6 +1,7 @@
 """What only the SQLite store promises: a file that outlives the process, and is its own."""
 
 import asyncio
+import os
 import subprocess
 import sys
 
@@ -127,6 +128,12 @@ async def test_a_crash_while_the_file_is_made_leaves_nothing_in_the_way(tmp_path
 async def test_a_file_that_is_no_database_is_refused(tmp_path):
     path = tmp_path / "s.db"
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(StartUpError, match="cannot use"):
+        SqliteStore.open(path, "power")
+
+
+def test_a_path_that_is_no_utf8_is_refused(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.db")
     with pytest.raises(StartUpError, match="cannot use"):
         SqliteStore.open(path, "power")
 

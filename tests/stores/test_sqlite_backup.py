@@ -36,6 +36,22 @@ async def test_a_backup_holds_what_was_kept_before_it_and_goes_on(tmp_path, stor
     assert await commit(store, after(step), step)  # the store itself was not touched
 
 
+@pytest.mark.parametrize(
+    ("error", "told"), [(apsw.FullError, "the disk is full"), (apsw.IOError, "the disk failed")]
+)
+async def test_a_copy_that_fails_says_why_and_leaves_nothing(
+    tmp_path, store, target, monkeypatch, error, told
+):
+    def fail(source, part):
+        part.write_text("half")
+        raise error("not an error")
+
+    monkeypatch.setattr(sqlite_backup, "_copy", fail)
+    with pytest.raises(StartUpError, match=told):
+        back_up(tmp_path / "s.db", target)
+    assert list(target.parent.iterdir()) == []
+
+
 async def test_what_is_there_is_never_overwritten(tmp_path, store, target):
     target.write_text("precious")
     with pytest.raises(StartUpError, match="is there already"):

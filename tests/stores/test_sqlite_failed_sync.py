@@ -1,6 +1,7 @@
 """Behind a failed sync nothing is acknowledged that a power cut could take."""
 
 import shutil
+import threading
 
 import apsw
 import pytest
@@ -95,6 +96,39 @@ async def test_the_log_is_moved_once_and_then_only_synced(store, disk):
         await store.load(record.key)
     moves = [each for each in statements if "checkpoint" in each]
     assert moves == ["PRAGMA wal_checkpoint(RESTART)"]
+
+
+async def test_a_move_that_fails_in_another_way_is_no_success(store, disk, monkeypatch):
+    [record] = await opened(store, "a")
+    disk.num_failing = 1
+    with pytest.raises(StoreUnavailableError):
+        await store.load(record.key)
+    with monkeypatch.context() as short:
+        short.setattr(store._log, "_run_checkpoint", out_of_memory)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                await store.load(record.key)
+    assert await store.load(record.key) == record
+
+
+def out_of_memory(how):
+    raise MemoryError
+
+
+async def test_without_a_thread_for_it_the_log_is_synced_all_the_same(tmp_path, monkeypatch):
+    store, started = SqliteStore.open(tmp_path / "s.db", "power"), threading.Thread.start
+    synced = []
+    monkeypatch.setattr(sqlite_log, "_sync", synced.append)
+
+    def start(thread):
+        if thread.name == "sqlite-sync":
+            raise RuntimeError("can't start new thread")
+        started(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert await opened(store, "a")
+    assert synced
+    await store.close()
 
 
 def fail_after_a_roll_back(db):
