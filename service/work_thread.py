@@ -55,7 +55,7 @@ class WorkThread(Generic[W]):
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:
+        except RuntimeError:  # there is none left; the next piece asks again
             return None
         return thread
 

@@ -51,13 +51,9 @@ class Reads:
     @classmethod
     def of(cls, manifest: Manifest) -> "Reads":
         forecast, graph = manifest.forecast, manifest.graph
-        rows = forecast or manifest.tag
-        columns = None if manifest.generate is None else manifest.generate.columns
-        if rows is not None:
-            columns = tuple(column.name for column in rows.columns)
         return cls(
             manifest.name,
-            columns,
+            manifest.columns,
             graph.input_with("time") is not None,
             0 if forecast is None else forecast.frequency_s,
             OutputLayout(graph.outputs).step_bytes,

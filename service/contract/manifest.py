@@ -247,16 +247,12 @@ class Manifest(_Part):
         return self
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """What an observation holds, by name and in this order; nothing where it is text."""
+    def columns(self) -> tuple[str, ...] | None:
+        """What a row or a vector holds, by name; None where text or tensors are read."""
         if self.generate is not None:
-            return self.generate.columns or ()
+            return self.generate.columns
         rows = self.forecast or self.tag
-        if rows is not None:
-            return tuple(column.name for column in rows.columns)
-        return tuple(
-            f"{spec.name} {spec.dtype} {list(spec.row_shape)}" for spec in self.graph.tensors
-        )
+        return None if rows is None else tuple(column.name for column in rows.columns)
 
     def sealed(self) -> Self:
         """The same manifest with the right `manifest_sha256`."""

@@ -199,7 +199,12 @@ def _require_same_inputs(live: Record, old: LoadedModel | None, model: LoadedMod
 
 
 def _inputs(model: LoadedModel) -> str:
-    return f"{list(model.manifest.reads)} (to {model.manifest.task})"
+    """What an observation of it is made of, and what for."""
+    manifest = model.manifest
+    tensors = [
+        f"{each.name} {each.dtype} {list(each.row_shape)}" for each in manifest.graph.tensors
+    ]
+    return f"{list(manifest.columns or tensors)} (to {manifest.task})"
 
 
 def _as_it_is(record: Record, opening: Opening, ttl_s: float, now: float) -> Record:

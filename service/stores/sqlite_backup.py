@@ -13,8 +13,9 @@ import apsw
 
 from service.errors import StartUpError
 from service.stores.sqlite_check import Checked, check_file
+from service.stores.sqlite_connection import connected
 from service.stores.sqlite_errors import UNUSABLE
-from service.stores.sqlite_file import OPENING_TIMEOUT_MS, refuse_strange_file
+from service.stores.sqlite_file import refuse_strange_file
 
 # A copy that fails has no words of its own.
 _WITHOUT_WORDS: dict[type[Exception], str] = {
@@ -57,11 +58,10 @@ def back_up(source: Path, target: Path) -> Checked:
 
 def _copy(source: Path, part: Path) -> None:
     # Opened as the service does: a file that was not closed well is recovered by that.
-    with closing(apsw.Connection(str(source), apsw.SQLITE_OPEN_READWRITE)) as db:
-        db.set_busy_timeout(OPENING_TIMEOUT_MS)
+    with closing(connected(source, apsw.SQLITE_OPEN_READWRITE)) as db:
         refuse_strange_file(db, source)
         with (
-            closing(apsw.Connection(str(part))) as copy,
+            closing(connected(part)) as copy,
             copy.backup("main", db, "main") as backup,
         ):
             backup.step()  # all of it

@@ -14,8 +14,9 @@ import apsw
 from service.errors import RecordUnreadableError, StartUpError
 from service.stores.record import Key
 from service.stores.sealed import decode_record
+from service.stores.sqlite_connection import connected, rows_of
 from service.stores.sqlite_errors import FAILURES, UNUSABLE
-from service.stores.sqlite_file import refuse_strange_file, rows_of
+from service.stores.sqlite_file import refuse_strange_file
 
 _MAX_PROBLEMS = 100
 _AT_ONCE = 1000
@@ -56,7 +57,7 @@ def open_to_read(path: Path) -> apsw.Connection:
     """Without a log nobody writes the file, and it needs no files beside it to be read."""
     has_log = path.with_name(path.name + "-wal").exists()
     uri = f"{path.absolute().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}"
-    return apsw.Connection(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    return connected(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def check_file(path: Path) -> Checked:

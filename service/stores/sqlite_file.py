@@ -4,14 +4,13 @@ Rule 1: what a step changes lies in `states`, found by number, and in nothing el
         touched by a step.
 Rule 2: `sessions.due_at` says only that a session cannot expire earlier. A step does not write it;
         the sweeper looks at `states.expires_at` and puts `due_at` off.
-Rule 3: used from one thread at a time, and in this process by this SQLite alone (`apsw`'s, not
-        Python's): whichever closed the file would let go of the other's locks.
+Rule 3: used from one thread at a time.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import apsw
 
@@ -19,13 +18,13 @@ from service.errors import StartUpError
 from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
 from service.stores.record import Key, Opening, Record, revision_of, ttl_s_of
 from service.stores.sealed import checksum, decode_record, encode_opening
+from service.stores.sqlite_connection import Transaction, connected, rows_of, wait_at_most
 from service.stores.sqlite_errors import UNUSABLE
 
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
 _SCHEMA_VERSION: Final = 1
 # Of 4, 8 and 16 kB, 8 was the fastest for groups of neighbours without being slow for strangers.
 PAGE_BYTES: Final = 8192
-OPENING_TIMEOUT_MS: Final = 5000
 
 _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS sessions (
@@ -109,8 +108,7 @@ class SqliteFile:
         try:
             # One folder, such as var/: a path mistyped higher up is an error, not a new tree.
             self._path.parent.mkdir(exist_ok=True)
-            self._db = apsw.Connection(str(self._path))
-            self._db.set_busy_timeout(OPENING_TIMEOUT_MS)
+            self._db = connected(self._path)
             refuse_strange_file(self._db, self._path)
             self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # heeded by a new file only
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -118,13 +116,13 @@ class SqliteFile:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA wal_autocheckpoint = 0")
             # Looked at again under the lock: another process may be making the same file.
-            with _Transaction(self._db):
+            with Transaction(self._db):
                 refuse_strange_file(self._db, self._path)
                 for statement in _SCHEMA:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            self._db.set_busy_timeout(int(1000 * self._busy_timeout_s))
+            wait_at_most(self._db, self._busy_timeout_s)
         except UNUSABLE as error:
             raise StartUpError(
                 f"CARRY_STORE: cannot use {self._path} as the session store ({error});"
@@ -141,7 +139,7 @@ class SqliteFile:
 
     def commit(self, writes: Sequence[Write]) -> list[Record | None]:
         """One transaction, whether the log is synced or not."""
-        with _Transaction(self._db):
+        with Transaction(self._db):
             now = self._clock()
             steps = [(opening, data, base) for opening, data, base in writes if base is not None]
             stepped = iter(self._commit_steps(steps, now))
@@ -166,7 +164,7 @@ class SqliteFile:
         before = self._clock() - TOMBSTONE_S
         swept: list[Swept] = []
         while len(swept) < limit:
-            with _Transaction(self._db):
+            with Transaction(self._db):
                 wanted = limit - len(swept)
                 due = rows_of(self._db, _DUE, (before, wanted))
                 over = [row for row in due if row[-1] <= before]
@@ -184,7 +182,7 @@ class SqliteFile:
         return bytes(rows[0][0]) if rows else b""
 
     def swap_value(self, name: str, old: bytes, new: bytes) -> bool:
-        with _Transaction(self._db):
+        with Transaction(self._db):
             if self.read_value(name) != old:
                 return False
             self._db.execute("INSERT OR REPLACE INTO named_values VALUES (?, ?)", (name, new))
@@ -192,7 +190,7 @@ class SqliteFile:
 
     def check(self) -> None:
         """Write a page as it is, which a full disk refuses, too."""
-        with _Transaction(self._db):
+        with Transaction(self._db):
             self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
 
     def _commit_steps(
@@ -281,28 +279,3 @@ def refuse_strange_file(db: apsw.Connection, path: Path) -> None:
             f"CARRY_STORE: {path} has schema {version}, this service knows up to"
             f" {_SCHEMA_VERSION}: it was written by a later service; upgrade this one"
         )
-
-
-def rows_of(db: apsw.Connection, statement: str, values: Sequence[object] = ()) -> list[Any]:
-    """All rows: a statement that is read by half would hold on to the log."""
-    return list(db.execute(statement, values))
-
-
-class _Transaction:
-    """Takes the write lock at once; commits at the end, or rolls back on any error."""
-
-    def __init__(self, db: apsw.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not self._db.in_transaction:
-            return  # rolled back by SQLite, as on a full disk; to do it again would be an error
-        try:
-            self._db.execute("ROLLBACK" if kind else "COMMIT")
-        except apsw.Error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise

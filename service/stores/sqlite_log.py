@@ -29,7 +29,8 @@ import apsw
 import structlog
 
 from service.stores.record import Record
-from service.stores.sqlite_file import PAGE_BYTES, rows_of
+from service.stores.sqlite_connection import connected, rows_of, wait_at_most
+from service.stores.sqlite_file import PAGE_BYTES
 from service.work_thread import WorkThread
 
 log = structlog.get_logger()
@@ -85,8 +86,8 @@ class WriteAheadLog:
 
     def open(self) -> None:
         self._file = os.open(f"{self._path}-wal", os.O_RDWR)
-        self._db = apsw.Connection(str(self._path))
-        self._db.set_busy_timeout(int(1000 * _PATIENCE_S))
+        self._db = connected(self._path)
+        wait_at_most(self._db, _PATIENCE_S)
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
         self._db.execute("PRAGMA synchronous = NORMAL")
         [(self._application_id,)] = rows_of(self._db, "PRAGMA application_id")
@@ -127,7 +128,7 @@ class WriteAheadLog:
 
     async def close(self) -> None:
         while self._is_syncing:
-            with suppress(Exception):
+            with suppress(Exception):  # those who asked are told; here only its end matters
                 await self.sync()
         if self._under_way is not None:
             await self._under_way

@@ -40,15 +40,9 @@ from tests.engine.support import (
     step_rows,
     step_text,
 )
-from tests.fakes.bundles import (
-    write_captioner,
-    write_classifier,
-    write_forecaster,
-    write_tagger,
-)
+from tests.fakes.bundles import write_captioner, write_classifier, write_forecaster, write_tagger
 
 CARRY, REPLAY = UpgradeRequest("2"), UpgradeRequest("2", "replay")
-COLUMNS_OF = [("load", "forecast"), ("phase", "tag"), ("label", "generate")]
 
 
 @cache
@@ -212,7 +206,9 @@ async def test_what_kept_no_observations_is_not_replayed():
             await engine.submit(A, REPLAY)
 
 
-@pytest.mark.parametrize(("name", "task"), COLUMNS_OF)
+@pytest.mark.parametrize(
+    ("name", "task"), [("load", "forecast"), ("phase", "tag"), ("label", "generate")]
+)
 async def test_a_version_that_reads_other_columns_is_refused(name, task):
     model = two_versions().get(name, "2")
     part = getattr(model.manifest, task)

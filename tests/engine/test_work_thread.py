@@ -7,8 +7,7 @@ from service.work_thread import WorkThread
 
 
 class Piece:
-    def __init__(self, number=0):
-        self.number = number
+    def __init__(self):
         self.may_end = threading.Event()
         self.thread = None
 
@@ -31,7 +30,7 @@ class Done:
 
 
 async def test_pieces_run_one_after_another_and_come_back_in_order():
-    done, pieces = Done(), [Piece(number) for number in range(5)]
+    done, pieces = Done(), [Piece() for _ in range(5)]
     thread = WorkThread("work", done)
     for piece in pieces:
         thread.put(piece)

@@ -224,7 +224,7 @@ async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
 
     def clock():
         if rival:
-            with pytest.raises(apsw.BusyError):
+            with pytest.raises(apsw.BusyError, match="locked"):
                 rival.execute("BEGIN IMMEDIATE")
             refused.append(True)
         return 1000.0

@@ -9,7 +9,7 @@ import pytest
 from service.errors import StoreUnavailableError
 from service.stores import sqlite_log
 from service.stores.sqlite import SqliteStore
-from service.stores.sqlite_file import _Transaction
+from service.stores.sqlite_connection import Transaction
 from tests.stores.support import after, commit, opened, statements_of
 
 
@@ -132,7 +132,7 @@ async def test_without_a_thread_for_it_the_log_is_synced_all_the_same(tmp_path, 
 
 
 def fail_after_a_roll_back(db):
-    with _Transaction(db):
+    with Transaction(db):
         db.execute("ROLLBACK")  # as SQLite does by itself when it has no room to spill a page to
         db.execute("SELECT * FROM missing")
 
