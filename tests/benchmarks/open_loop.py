@@ -53,7 +53,9 @@ class _Connection(asyncio.Protocol):
 
 
 class _Load:
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._opening: set[asyncio.Task] = set()
         self.free: deque[tuple[_Connection, bytes]] = deque()
         self.requests: dict[_Connection, bytes] = {}
         self.due: deque[float] = deque()
@@ -62,10 +64,23 @@ class _Load:
         self.is_all_sent = False
         self.all_answered = asyncio.get_running_loop().create_future()
 
+    async def open(self, request: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: _Connection(self), "127.0.0.1", self._port
+        )
+        self.requests[connection] = request
+        self.free.append((connection, request))
+        self.send_what_is_due()
+
     def send_what_is_due(self) -> None:
-        while self.due and self.free:
+        while len(self.due) > len(self._opening) and self.free:
             connection, request = self.free.pop()  # the last one used: the server closes idle ones
-            if not connection.is_closed:
+            if connection.is_closed:
+                task = asyncio.ensure_future(self.open(request))
+                self._opening.add(task)
+                task.add_done_callback(self._opening.discard)
+            else:
                 connection.send(request, self.due.popleft())
                 self.num_waiting += 1
 
@@ -79,16 +94,13 @@ class _Load:
 
 
 async def run(port: int, per_s: float, seconds: float, connections: int, path: str, body: bytes):
-    load = _Load()
-    loop = asyncio.get_running_loop()
+    load = _Load(port)
     for place in range(connections):
         head = (
             f"POST {path.replace('%d', str(place))} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        _, connection = await loop.create_connection(lambda: _Connection(load), "127.0.0.1", port)
-        load.requests[connection] = head.encode() + body
-        load.free.append((connection, load.requests[connection]))
+        await load.open(head.encode() + body)
     started = time.perf_counter()
     sent, total = 0, int(per_s * seconds)
     while sent < total:
