@@ -72,12 +72,14 @@ async def run_clients(
     *,
     seed: int | None = None,
     name: str = "client",
+    may_lose: bool = False,
     **of_clients: float,
 ) -> list[CarefulClient]:
     """Run clients and chaos to their ends; then every session must stand at its count.
 
-    Their sessions are `name`-0 and so on. Fails with the seed, which makes rows, retries and chaos
-    again (not the timing).
+    None may have gone back on the way, unless the store `may_lose` what it acknowledged. Their
+    sessions are `name`-0 and so on. Fails with the seed, which makes rows, retries and chaos again
+    (not the timing).
     """
     seed = new_seed() if seed is None else seed
     steps = reference_steps(models, num_clients, num_steps, seed)
@@ -93,6 +95,7 @@ async def run_clients(
             tasks.create_task(chaos(progress, random.Random(f"{seed} chaos")))
         counts = [await client.stored_step() for client in clients]
         assert counts == [num_steps] * num_clients
+        assert may_lose or not any(client.num_gone_back for client in clients)
     except* Exception as errors:
         raise AssertionError(f"TEST_SEED={seed}: {errors.exceptions[0]}") from errors
     finally:

@@ -28,6 +28,5 @@ async def test_sigterm_under_load_answers_what_was_accepted_and_hands_the_rest_o
         )
     assert codes == [0] * NUM_STOPS
     assert sum(client.num_retries for client in clients) > 0
-    assert sum(client.num_gone_back for client in clients) == 0
     # A request that was applied and not answered would be answered by its repetition.
     assert sum(client.num_replays for client in clients) == 0

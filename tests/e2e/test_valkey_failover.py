@@ -64,7 +64,9 @@ async def test_sentinels_promote_a_replica_that_lacks_the_last_steps_and_they_ar
                 store_timeout_s=1,
             )
         )
-        clients = await run_clients([server.url], models, NUM_CLIENTS, NUM_STEPS, chaos)
+        clients = await run_clients(
+            [server.url], models, NUM_CLIENTS, NUM_STEPS, chaos, may_lose=True
+        )
         assert sum(client.num_gone_back for client in clients) >= NUM_CLIENTS
         assert replica.ask("INFO", "replication")["role"] == "master"
 
@@ -88,6 +90,8 @@ async def test_a_cluster_whose_primary_dies_goes_on_with_its_replica(tmp_path):
                 store_timeout_s=1,
             )
         )
-        clients = await run_clients([server.url], models, NUM_CLIENTS, NUM_STEPS, chaos)
+        clients = await run_clients(
+            [server.url], models, NUM_CLIENTS, NUM_STEPS, chaos, may_lose=True
+        )
         assert sum(client.num_retries for client in clients) > 0
         assert nodes[-1].ask("INFO", "replication")["role"] == "master"

@@ -170,5 +170,4 @@ async def test_whatever_happens_to_the_store_every_session_ends_at_its_count(tmp
         clients = await run_clients(
             [server.url], tmp_path / "models", 32, 150, chaos, timeout_s=DEADLINE_S + SLACK_S
         )
-        assert sum(client.num_gone_back for client in clients) == 0
         assert sum(client.num_retries for client in clients) > 0

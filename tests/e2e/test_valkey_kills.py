@@ -41,7 +41,6 @@ async def test_clients_of_replicas_that_are_killed_lose_nothing_and_repeat_nothi
             servers.append(stack.enter_context(running_server(tmp_path / name, **settings)))
         async with round_robin([server.url for server in servers]) as url:
             clients = await run_clients([url], models, NUM_CLIENTS, NUM_STEPS, killer(servers))
-        assert sum(client.num_gone_back for client in clients) == 0
         assert sum(client.num_retries for client in clients) > NUM_KILLS
         assert sum(client.num_replays for client in clients) > 0
         assert [server.stop() for server in servers] == [0, 0]
