@@ -234,48 +234,45 @@ class Turns:
         self.committer.put(writes, partial(self._answer, turns))
 
     def _answer(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
-        num_steps: dict[Origin, int] = defaultdict(int)
-        origin, count = None, 0
+        self._count(turns, outcomes)  # first: whoever is answered may ask how many there were
         for turn, outcome in zip(turns, outcomes, strict=True):
             if isinstance(outcome, Record):
                 if turn.trail is not None:
                     turn.trail.committed()
-                if outcome.opening.origin is not origin:  # sessions of one model come together
-                    if origin is not None:
-                        num_steps[origin] += count
-                    origin, count = outcome.opening.origin, 0
-                count += self._committed(turn, outcome)
+                self._committed(turn, outcome)
             elif outcome is None:
                 self._race_lost(turn)
             else:
                 self.lanes.remember(turn.lane, None)
                 self._end(turn, outcome)
-        if origin is not None:
-            num_steps[origin] += count
-        for each, number in num_steps.items():
-            self.observer.steps_committed(each.model, each.version, number)
         self.observer.cache_changed(len(self.lanes), self.lanes.state_bytes)
 
-    def _committed(self, turn: Turn, record: Record) -> int:
-        """Answer a committed turn; how many steps it made."""
+    def _count(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
+        num_steps: dict[Origin, int] = defaultdict(int)
+        for turn, outcome in zip(turns, outcomes, strict=True):
+            if isinstance(outcome, Record):
+                num_steps[outcome.opening.origin] += num_steps_made(turn, outcome)
+        for each, number in num_steps.items():
+            self.observer.steps_committed(each.model, each.version, number)
+
+    def _committed(self, turn: Turn, record: Record) -> None:
+        """Answer a committed turn."""
         lane, request = turn.lane, turn.request
         if (
             turn.replaces is lane.record
             and isinstance(request, StepRequest)
             and not request.observations.final
         ):
-            count = request.observations.num_observed
-            step = lane.step + count
+            step = lane.step + request.observations.num_observed
             self.lanes.stepped(lane, record, step)
             turn.end(Reply(record, step, turn.outputs))
             self.next(lane)
-            return count
+            return
         is_new = turn.replaces is None
         self._report_life(turn, record, is_new=is_new)
         self.lanes.remember(lane, record)
         reply = Reply(record, record.step, turn.outputs, is_new=is_new, before=turn.replaces)
         self._end(turn, reply)
-        return num_steps_made(turn, record)
 
     def _report_life(self, turn: Turn, record: Record, *, is_new: bool) -> None:
         opening = record.opening

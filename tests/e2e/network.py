@@ -22,8 +22,7 @@ class Network:
         self._switch = f"{tag}-switch"
         self._cable = f"{tag}-0"
         self._namespaces = {host: f"{tag}-{host}" for host in hosts}
-        # 198.18.0.0/15 is set aside for tests of networks (RFC 2544).
-        self._subnet = f"198.18.{os.getpid() % 254 + 1}"
+        self._subnet = self._free_subnet()
         self._places = {host: place for place, host in enumerate(hosts, start=1)}
 
     def address(self, host: str) -> str:
@@ -75,6 +74,13 @@ class Network:
         for namespace in (*self._namespaces.values(), self._switch):
             subprocess.run([self._ip, "netns", "del", namespace], capture_output=True)
         subprocess.run([self._ip, "link", "del", self._cable], capture_output=True)
+
+    def _free_subnet(self) -> str:
+        """Of 198.18.0.0/15, which is set aside for tests of networks (RFC 2544)."""
+        told = subprocess.run([self._ip, "-o", "-4", "addr"], capture_output=True, text=True)
+        first = os.getpid()
+        subnets = [f"198.18.{(first + number) % 254 + 1}" for number in range(254)]
+        return next(each for each in subnets if f" {each}." not in told.stdout)
 
     def _plug(self, place: int, name: str, *where: str) -> None:
         port = f"port{place}"

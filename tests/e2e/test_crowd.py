@@ -14,8 +14,9 @@ from tests.fakes.bundles import write_forecaster
 
 NUM_IDLE = 10_000
 NUM_BESIDE = 20
-READ_TIMEOUT_S = 12.0
-ANSWERED_S = 5.0
+READ_TIMEOUT_S = 30.0
+"""Until then the whole crowd must be there."""
+ANSWERED_S = 20.0
 """A step takes about a millisecond; beside the crowd, on a machine that does other things, too."""
 MAX_BYTES_EACH = 16 * 1024
 OPEN = {"model": "load", "session": "s", "start": "2016-08-22"}
@@ -48,7 +49,7 @@ def num_sockets(pid: int) -> int:
     return sum("socket:" in leads_to(path) for path in Path(f"/proc/{pid}/fd").iterdir())
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_ten_thousand_idle_sockets_keep_nobody_waiting_and_are_swept(tmp_path):
     write_forecaster(tmp_path / "models")
     with ExitStack() as opened:

@@ -24,7 +24,13 @@ async def test_sigterm_under_load_answers_what_was_accepted_and_hands_the_rest_o
                 await asyncio.to_thread(server.wait_ready)
 
         clients = await run_clients(
-            [server.url], models, NUM_CLIENTS, NUM_STEPS, stop_and_start, duplicates=0.0
+            [server.url],
+            models,
+            NUM_CLIENTS,
+            NUM_STEPS,
+            stop_and_start,
+            duplicates=0.0,
+            timeout_s=30,  # a disk may be slow: nobody gives up what is applied
         )
     assert codes == [0] * NUM_STOPS
     assert sum(client.num_retries for client in clients) > 0

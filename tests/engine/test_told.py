@@ -2,10 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from service.engine.session import Reply
 from service.errors import StepConflictError
 from service.stores.record import Key
-from tests.engine.support import A, create_load, rows, running_engine, step_rows
+from tests.engine.support import A, Witness, create_load, rows, running_engine, step_rows
 
 B = Key("t", "b")
 
@@ -77,3 +79,20 @@ async def test_a_listener_may_ask_for_the_next_step_at_once():
         engine.submit(A, step_rows(rows(1), 0), on_end=go_on)
         await done
     assert heard == list(range(1, 101))
+
+
+@pytest.mark.parametrize("ring_size", [1, 2])
+async def test_a_step_is_counted_before_it_is_answered(ring_size):
+    class Counter(Witness):
+        num_steps = 0
+
+        def steps_committed(self, model, version, count):
+            self.num_steps += count
+
+    counter, found = Counter(), []
+    async with running_engine(observer=counter) as engine:
+        await engine.submit(A, create_load(ring_size=ring_size))
+        for step in range(3):
+            request = step_rows(rows(1), step)
+            await engine.submit(A, request, on_end=lambda _: found.append(counter.num_steps))
+    assert found == [1, 2, 3]
