@@ -24,7 +24,13 @@ class Draws:
 
 
 def choose(logits: np.ndarray, temperature: float, draws: Draws) -> int:
-    """A token by its probability at `temperature`, from `logits[V]`; at 0 the likeliest."""
+    """A token by its probability at `temperature`, from `logits[V]`; at 0 the likeliest.
+
+    Raises:
+        FloatingPointError: the graph has left the numbers: there is nothing to choose by.
+    """
+    if not np.isfinite(logits.max()):
+        raise FloatingPointError("the largest logit is no finite number")
     if temperature == 0:
         return int(np.argmax(logits))
     scaled = (logits.astype(np.float64) - float(logits.max())) / temperature

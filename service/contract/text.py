@@ -107,7 +107,8 @@ class TextCodec:
 
 def split_pieces(text: str) -> tuple[list[str], str]:
     """`text` → its certain pieces (marked for white space) and the pending rest."""
-    matches = list(_PIECE.finditer(text))
+    # White space that nothing follows would be tried from each of its characters.
+    matches = list(_PIECE.finditer(text.rstrip()))
     if not matches:
         return [], " " if text else ""
     last = matches[-1]

@@ -331,6 +331,9 @@ class Engine:
             turn.end(error)
         for bulk in list(self._bulks):
             bulk.refuse(error)
+        for future in list(self._predictions.under_way):
+            if not future.done():
+                future.set_exception(error)
         for worker in self.workers:
             worker.refuse_all(error)
 

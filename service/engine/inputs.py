@@ -174,6 +174,9 @@ def _text_segments(
     if observations.final:
         certain = fed.certain + fed.tail
         return [_tokens_segment(model, certain, "last", keeps_state=True)], fed.cursor
+    if not fed.cursor.num_tokens:  # what stands for a text where none was read is not kept
+        read = _tokens_segment(model, fed.certain + fed.tail, "last", keeps_state=False)
+        return [read], fed.cursor
     segments = [_tokens_segment(model, fed.certain, "none", keeps_state=True)]
     segments.append(_tokens_segment(model, fed.tail, "last", keeps_state=False))
     return [segment for segment in segments if segment.num_steps], fed.cursor

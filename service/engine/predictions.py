@@ -15,6 +15,9 @@ from service.engine.workers import Workers
 from service.errors import InvalidInputError
 from service.stores.record import PackedOutputs
 
+_READ_AT_ONCE = 10_000
+"""Characters; then others have a turn, for to read them takes some 20 ms."""
+
 
 class Predictions:
     """`under_way` holds a future for each job that was submitted, until it is done."""
@@ -32,10 +35,15 @@ class Predictions:
         emit: Literal["last", "all"] | None,
     ) -> list[PackedOutputs]:
         """As `Engine.predict`."""
-        jobs = [
-            self._job(model, f"instances[{index}]", *instance, emit)
-            for index, instance in enumerate(instances)
-        ]
+        jobs: list[Job] = []
+        num_read = 0
+        for index, (observations, start_s) in enumerate(instances):
+            jobs.append(self._job(model, f"instances[{index}]", observations, start_s, emit))
+            num_read += len(observations.text or "")
+            if num_read >= _READ_AT_ONCE:
+                num_read = 0
+                await asyncio.sleep(0)
+                self._workers.of(model).refuse_if_full()
         worker = self._workers.of(model)
         futures: list[asyncio.Future[PackedOutputs]] = []
         try:

@@ -118,9 +118,9 @@ class Registry:
     def find_for_session(self, opening: Opening) -> LoadedModel | None:
         """The version that a session was opened with, if it may be stepped."""
         model = self.find(opening.model, opening.version)
-        if model is not None and model.origin.graph_sha256 == opening.origin.graph_sha256:
+        if model is not None and model.origin == opening.origin:
             return model
-        return next((each for each in self._retiring if _is_of(opening, each)), None)
+        return next((each for each in self._retiring if each.origin == opening.origin), None)
 
     def get_for_session(self, opening: Opening) -> LoadedModel:
         """As `find_for_session`.
@@ -132,7 +132,7 @@ class Registry:
         if model is None:
             name, version = opening.model, opening.version
             loaded = sorted(self._models.get(name, {}), key=int)
-            changed = ", with other weights" if version in loaded else ""
+            changed = ", with other weights or states" if version in loaded else ""
             raise VersionGoneError(
                 f"the session belongs to model {name!r} version {version}, which is not loaded as"
                 f" it was (loaded: {loaded}{changed}): a state means nothing to other weights; load"
@@ -144,7 +144,7 @@ class Registry:
     def get_for_reply(self, opening: Opening) -> LoadedModel:
         """As `get_for_session`, of a model that is leaving as well: it has made a reply."""
         for model in self._leaving:
-            if _is_of(opening, model):
+            if model.origin == opening.origin:
                 return model
         return self.get_for_session(opening)
 
@@ -199,12 +199,6 @@ def load_model(bundle: Bundle, provider: str = "cpu", num_threads: int = 1) -> L
     model = LoadedModel(manifest, layout, runner, bundle.text_codec())
     _warm_up(model)
     return model
-
-
-def _is_of(opening: Opening, model: LoadedModel) -> bool:
-    """Whether a session that was opened so can be stepped by this model."""
-    same_name = (opening.model, opening.version) == (model.name, model.version)
-    return same_name and opening.origin.graph_sha256 == model.origin.graph_sha256
 
 
 def reason_of(error: Exception) -> str:

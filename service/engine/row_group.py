@@ -47,7 +47,7 @@ class RowGroup(ABC):
         self._bases: list[Record] = []
         self._first_times: list[int] = []
 
-    # Said by each kind; those without a word here, by `worker.Group`.
+    # Said by each kind; those without a word here, by `group.Group`.
 
     @property
     @abstractmethod

@@ -168,7 +168,7 @@ class Turns:
         state = base.data[STATE_AT : STATE_AT + model.layout.row_bytes]
         start_s = base.opening.start_s
         turn.cursor = feed(turn, model, start_s, step, cursor, state, observations, request.emit)
-        if request.is_preview or request.key is not None:
+        if request.is_preview or request.key is not None or observations.final:
             turn.is_simple = False
         worker.submit(turn)
 

@@ -23,16 +23,16 @@ are through go to `on_done`, those of a batch together; a failed one to `on_fail
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable
 
 from service.engine.backlog import COUNTED_STEPS, Backlog, QueueBounds
 from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
+from service.engine.group import Group
 from service.engine.job import Job
 from service.engine.loaded_model import LoadedModel
 from service.engine.runner import Batch, BatchResult
-from service.engine.trail import Trail, mark_batch
+from service.engine.trail import mark_batch
 from service.errors import CarryError, DeadlineError, ModelFailedError
 from service.work_thread import WorkThread
 
@@ -44,34 +44,6 @@ _LONG_NICENESS = 10
 
 _FULL_ROWS = 64
 """As many rows make good use of the graph: more wait for the batch after."""
-
-
-class Group(Protocol):
-    """Rows that were put together by somebody else and are one batch."""
-
-    @property
-    def num_rows(self) -> int: ...
-
-    @property
-    def num_pieces(self) -> int:
-        """Of how many requests the rows are."""
-
-    @property
-    def trails(self) -> Collection[Trail]:
-        """Of its requests, those that have one."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it may be the second batch in the thread."""
-
-    def drop_unwanted(self, now: float) -> int:
-        """Drop rows that nobody waits for, or whose time is up; how many."""
-
-    def stage(self) -> Batch: ...
-
-    def ran(self, result: BatchResult) -> None: ...
-
-    def fail(self, error: CarryError) -> None: ...
 
 
 OnDone = Callable[[list[Job], list[int], BatchResult], None]
@@ -317,35 +289,48 @@ class Worker:
 
     def _apply(self, batch: Batch, load: tuple[list[Job], list[int]] | Group) -> None:
         num_rows = len(batch.lengths)
+        result = self._taken(batch)
         if batch.error is None:
             self._learn_cost(batch)
             self._observer.batch_ran(self.model.name, self.model.version, num_rows, batch.ort_s)
         if isinstance(load, tuple):
             if self._has_trails:
                 mark_batch([job.trail for job in load[0]], self.model, batch)
-            self._apply_jobs(batch, *load)
+            if result is None:
+                self._finish(load[0], self._failed(batch.error))
+            else:
+                self._apply_jobs(result, *load)
             return
         if load.trails:
             mark_batch(load.trails, self.model, batch)
-        if batch.error is not None:
+        if result is None:
             self._finish_group(load, self._failed(batch.error))
         else:
             self._backlog.let_out(num_rows, num_rows)
-            load.ran(self.model.runner.take(batch))
+            load.ran(result)
 
-    def _apply_jobs(self, batch: Batch, jobs: list[Job], sizes: list[int]) -> None:
-        if batch.error is not None:
-            self._finish(jobs, self._failed(batch.error))
-            return
-        runner = self.model.runner
-        result = runner.take(batch)
+    def _taken(self, batch: Batch) -> BatchResult | None:
+        """What the graph gave; None where it failed, or gave what its manifest does not promise."""
+        if batch.error is None:
+            try:
+                return self.model.runner.take(batch)
+            except Exception as error:  # the boundary: a bundle is somebody else's
+                batch.error = error
+        return None
+
+    def _apply_jobs(self, result: BatchResult, jobs: list[Job], sizes: list[int]) -> None:
         self._backlog.num_steps -= sum(sizes)
         done: list[Job] = []
         rows: list[int] = []
         for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
             # A simple job that ends with its first batch is taken up from the result as it is.
             if not (job.is_simple and size == job.num_steps):
-                if not job.advance(size, result, row, runner.outputs):
+                try:
+                    is_through = job.advance(size, result, row, self.model.runner.outputs)
+                except Exception as error:  # a writer may find no number to choose by
+                    self._finish([job], self._failed(error))
+                    continue
+                if not is_through:
                     self._waiting.append(job)
                     continue
                 self._backlog.num_steps -= job.steps_left  # a writer may end early
@@ -359,10 +344,10 @@ class Worker:
         size_class = batch.num_cells.bit_length()
         before = self._cost_s.get(size_class, batch.ort_s)
         self._cost_s[size_class] = before + 0.1 * (batch.ort_s - before)
-        if batch.num_cells >= _FULL_ROWS:
+        if batch.num_cells >= self.full_rows:  # of smaller ones each cell costs more
             self._backlog.learn(batch.ort_s / batch.num_cells)
 
-    def _failed(self, error: Exception) -> ModelFailedError:
+    def _failed(self, error: Exception | None) -> ModelFailedError:
         problem = ModelFailedError(
             f"model {self.model.name!r} version {self.model.version} failed on this input"
             f" ({type(error).__name__}); nothing was applied"

@@ -95,3 +95,9 @@ def test_remembered_pieces_are_bounded(monkeypatch):
     for _ in range(2):
         assert codec.encode("a waste of time") == CODEC.encode("a waste of time")
         assert len(codec._cache) <= 2
+
+
+@pytest.mark.timeout(20)
+def test_white_space_without_end_is_read_at_once():
+    pieces, pending = split_pieces("a waste" + " " * 1_000_000)
+    assert (pieces, pending) == (["a"], " waste ")

@@ -117,6 +117,18 @@ async def test_a_defect_answers_every_client_at_once(monkeypatch):
             await engine.submit(A, step_rows(rows(1), 0))
 
 
+async def test_a_defect_answers_predictions_whose_batch_is_being_taken_up(monkeypatch):
+    async with asyncio.timeout(5), running_engine() as engine:
+        model = engine.registry.get("load")
+
+        def explode(*_):
+            raise RuntimeError("defect")
+
+        monkeypatch.setattr(engine.workers.of(model), "_apply_jobs", explode)
+        with pytest.raises(ModelFailedError, match="must be restarted"):
+            await engine.predict(model, [(Observations(rows=rows(2)), 0)])
+
+
 class SweptStore(MemoryStore):
     """Counts its sweeps; `errors` are raised first, one for each."""
 

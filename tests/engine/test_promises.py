@@ -248,3 +248,15 @@ async def test_a_session_of_a_version_that_is_gone_says_so():
     async with running_engine(store, registry=only_mood) as engine:
         with pytest.raises(VersionGoneError, match="'load' version 1"):
             await engine.submit(A, step_rows(rows(1), 0))
+
+
+async def test_while_long_texts_are_read_for_predictions_others_have_their_turns():
+    async with running_engine() as engine:
+        model = engine.registry.get("mood")
+        text, num_turns = "a waste of time " * 2_000, 0
+        asked = asyncio.ensure_future(engine.predict(model, [(Observations(text=text), None)] * 8))
+        while not engine.workers.of(model)._waiting:
+            await asyncio.sleep(0)
+            num_turns += 1
+        assert num_turns >= 8
+        assert len(set(await asked)) == 1

@@ -1,5 +1,7 @@
 """A bundle that cannot be served is refused with its reason, and the others are served."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +9,10 @@ import pytest
 from service.contract.bundle import read_bundle, write_arrays, write_bundle
 from service.contract.errors import BundleError
 from service.engine.registry import load_model, load_registry
+from service.engine.session import seed_record
+from service.errors import VersionGoneError
+from service.stores.record import Key
+from tests.engine.support import create_load
 from tests.fakes.bundles import write_classifier, write_forecaster
 
 
@@ -63,3 +69,15 @@ def test_a_graph_with_a_fixed_number_of_rows_is_refused(folder, name):
     reseal(folder, **{"model.onnx": model.SerializeToString()})
     with pytest.raises(BundleError, match=rf"input '{name}' of the graph is .*\[3"):
         load_model(read_bundle(folder / "mood" / "1"))
+
+
+def test_a_state_that_is_laid_out_otherwise_is_not_stepped_by_the_same_graph(folder):
+    registry = load_registry(folder, "cpu", 1)
+    model = registry.get("load")
+    opening = seed_record(Key("t", "a"), model, create_load(), now=0.0).opening
+    assert registry.get_for_session(opening) is model
+    other = replace(opening, origin=model.origin._replace(state_schema="another"))
+    with pytest.raises(VersionGoneError, match="with other weights or states"):
+        registry.get_for_session(other)
+    with pytest.raises(VersionGoneError):
+        registry.get_for_reply(other)

@@ -8,7 +8,8 @@ import pytest
 
 from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.errors import DeadlineError, InvalidInputError, QueueFullError
+from service.engine.requests import Observations, StepRequest
+from service.errors import DeadlineError, InvalidInputError, QueueFullError, SessionClosedError
 from service.stores.record import Key
 from tests.engine.support import (
     ScriptedStore,
@@ -167,3 +168,16 @@ async def test_a_failing_graph_answers_all_who_wait_for_the_batch(monkeypatch):
 def _fail(batch):
     batch.error = RuntimeError("broken")
     batch.ort_s = 0.0
+
+
+async def test_final_steps_in_one_batch_end_their_sessions():
+    keys = [Key("t", f"ends-{place}") for place in range(12)]
+    async with running_engine() as engine:
+        for key in keys:
+            await engine.submit(key, create_load())
+            await engine.submit(key, step_rows(rows(1), 0))
+        last = [StepRequest(Observations(rows=rows(1), final=True), 1) for _ in keys]
+        replies = await asyncio.gather(*map(engine.submit, keys, last))
+        assert [reply.record.closed for reply in replies] == ["final"] * len(keys)
+        with pytest.raises(SessionClosedError):
+            await engine.submit(keys[0], step_rows(rows(1), 2))

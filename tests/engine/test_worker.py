@@ -11,7 +11,7 @@ from service.engine.engine import EngineLimits
 from service.engine.events import NullObserver
 from service.engine.requests import Observations
 from service.engine.worker import Worker
-from service.errors import DeadlineError, QueueFullError
+from service.errors import DeadlineError, ModelFailedError, QueueFullError
 from tests.engine.fakes import AT_MOST_S, Asked, Desk, FakeGraph, group_of, settle
 from tests.engine.support import (
     A,
@@ -164,6 +164,36 @@ async def test_work_that_would_take_too_long_is_refused():
         for refused in (lambda: worker.submit(Asked(1).job), worker.refuse_if_full):
             with pytest.raises(QueueFullError, match=r"about 1e\+02 s .* and 100 s"):
                 refused()
+
+
+@pytest.mark.parametrize("max_rows", [1, 8])
+async def test_what_a_graph_costs_that_takes_few_rows_is_learnt_from_those(max_rows):
+    limits, graph = BatchLimits(max_rows, max_slice_steps=64, max_cells=64), FakeGraph(1.0)
+    bounds = {"max_jobs": 1000, "max_steps": 1000, "max_s": 20.0}
+    async with working(limits, **bounds, graph=graph) as (worker, desk):
+        for asked in submit(worker, desk, *(Asked(1) for _ in range(max_rows))):
+            await asked.outcome
+        graph.hold()
+        submit(worker, desk, *(Asked(1) for _ in range(20 * max_rows + 1)))
+        with pytest.raises(QueueFullError, match="and 20 s"):
+            worker.refuse_if_full()
+        worker.refuse_all(DeadlineError("the end of the test"))
+
+
+async def test_a_result_that_cannot_be_read_fails_its_batch_and_no_other():
+    async with working(BatchLimits(4, 64, 64)) as (worker, desk):
+        take, errors = worker.model.take, [ValueError("a shape that was not promised")]
+        worker.model.take = lambda batch: raise_first(errors) or take(batch)
+        [failed] = submit(worker, desk, Asked(1, 2))
+        assert isinstance(await failed.outcome, ModelFailedError)
+        [fine] = submit(worker, desk, Asked(1, 2))
+        assert await fine.outcome == fine.expected
+        assert worker._backlog.num_steps == worker._backlog.num_counted == 0
+
+
+def raise_first(errors):
+    if errors:
+        raise errors.pop()
 
 
 async def test_a_long_job_counts_for_a_part_of_its_time_because_it_gives_way():

@@ -12,12 +12,18 @@ from service.contract.sampling import Draws, choose
 from service.contract.text import UNREAD
 from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
+from service.engine.registry import load_registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.engine.writer import Sampling
-from service.errors import DigestMismatchError, InvalidInputError, StepConflictError
+from service.errors import (
+    DigestMismatchError,
+    InvalidInputError,
+    ModelFailedError,
+    StepConflictError,
+)
 from service.stores.record import Key
 from tests.engine.support import A, ScriptedStore, outputs_of, running_engine, small_models
-from tests.fakes.bundles import CHARACTERS
+from tests.fakes.bundles import CHARACTERS, write_generator
 
 VERSE = small_models().get("verse")
 SIZE = VERSE.runner.outputs.step_bytes
@@ -48,6 +54,16 @@ def call(tokens, row):
     feeds = {"tokens": np.array([tokens]), "length": np.array([len(tokens)])}
     answers = VERSE.runner.call(feeds | VERSE.layout.gather([row]))
     return answers["logits"][0, -1], VERSE.layout.scatter(answers)[0]
+
+
+def tokens_of(text):
+    return [CHARACTERS.index(each) for each in text]
+
+
+def choose_of_seed_5_alone(logits, temperature, draws):
+    """As `choose`; to anybody else the graph seems to have left the numbers."""
+    is_meant = draws._generator.bit_generator.state["state"]["key"][0] == 5
+    return choose(logits if is_meant else np.full_like(logits, np.nan), temperature, draws)
 
 
 def by_hand(prompt, sampling, step=0):
@@ -189,3 +205,43 @@ async def test_a_tagger_answers_every_row_of_a_request():
     whole = small_models().get("phase").runner.outputs.unpack(whole)["probabilities"]
     streamed = [outputs_of(reply)["probabilities"] for reply in (first, second)]
     np.testing.assert_allclose(np.concatenate(streamed), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("logits", [[1.0, np.nan], [1.0, np.inf], [-np.inf, -np.inf]])
+def test_where_the_graph_left_the_numbers_nothing_is_chosen(logits, temperature):
+    with pytest.raises(FloatingPointError):
+        choose(np.array(logits, np.float32), temperature, Draws(1, 0))
+    assert choose(np.array([-np.inf, 1.0], np.float32), temperature, Draws(1, 0)) == 1
+
+
+async def test_one_whose_logits_are_no_numbers_fails_alone(monkeypatch):
+    neighbour = Key("t", "neighbour")
+    monkeypatch.setattr("service.engine.writer.choose", choose_of_seed_5_alone)
+    async with running_engine() as engine:
+        for key in (A, neighbour):
+            await engine.submit(key, create())
+        asked = [
+            engine.submit(A, write(MANY._replace(seed=6), 0)),
+            engine.submit(neighbour, write(MANY, 0)),
+        ]
+        failed, fine = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(failed, ModelFailedError)
+        assert "nothing was applied" in failed.detail
+        assert written(fine) == by_hand("", MANY)[0]
+        assert engine.workers.of(VERSE)._backlog.num_steps == 0
+        assert (await engine.submit(A, write(MANY, 0))).outputs == fine.outputs
+
+
+async def test_a_start_of_several_characters_is_not_kept_where_no_text_came(tmp_path):
+    write_generator(tmp_path, start="cab")
+    async with running_engine(registry=load_registry(tmp_path, "cpu", 1)) as engine:
+        whole, cut = Key("t", "whole"), Key("t", "cut")
+        for key in (whole, cut):
+            await engine.submit(key, create())
+        nothing = await engine.submit(cut, read("", 0))
+        last = [await engine.submit(whole, read("bc", 0)), await engine.submit(cut, read("bc", 1))]
+    np.testing.assert_allclose(
+        last_of(nothing), call(tokens_of("cab"), VERSE.layout.initial_row)[0], atol=1e-5
+    )
+    np.testing.assert_allclose(last_of(last[1]), last_of(last[0]), atol=1e-5)

@@ -127,7 +127,7 @@ def write_classifier(folder: Path, version: str = "1", seed: int = 0) -> Manifes
     )
 
 
-def write_generator(folder: Path, version: str = "1", seed: int = 0) -> Manifest:
+def write_generator(folder: Path, version: str = "1", seed: int = 0, start: str = "a") -> Manifest:
     """`<folder>/verse/<version>/`: writes on, a character at a time; a full stop ends it."""
     rng = np.random.default_rng(seed)
     size = len(CHARACTERS)
@@ -138,7 +138,7 @@ def write_generator(folder: Path, version: str = "1", seed: int = 0) -> Manifest
     nodes = [helper.make_node("Gather", ["embedding", "tokens"], ["features"])]
     nodes += [*_gru_nodes(), helper.make_node("MatMul", ["hidden", "head"], ["logits"])]
     golden = {"tokens": rng.integers(0, size, (3, 6))}
-    generate = {"characters": CHARACTERS, "start": "a", "end": "."}
+    generate = {"characters": CHARACTERS, "start": start, "end": "."}
     task = {"task": "generate", "generate": generate}
     inputs = [("tokens", "int64", ("batch", "time"), "tokens")]
     outputs = [("logits", "float32", ("batch", "time", size), "logits")]
