@@ -86,7 +86,7 @@ def failures_of(event):
                     yield f"{event.recorder.label}: {check.name}: {said}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("phase", PHASES)
 def test_every_answer_is_as_described(client, phase):
     chosen = {each: {"enabled": each == phase} for each in PHASES}

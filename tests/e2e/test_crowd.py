@@ -49,7 +49,7 @@ def num_sockets(pid: int) -> int:
     return sum("socket:" in leads_to(path) for path in Path(f"/proc/{pid}/fd").iterdir())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_ten_thousand_idle_sockets_keep_nobody_waiting_and_are_swept(tmp_path):
     write_forecaster(tmp_path / "models")
     with ExitStack() as opened:

@@ -31,7 +31,7 @@ def killer(server):
     return kill
 
 
-@pytest.mark.timeout(300)  # 20 starts of a server beside 32,000 requests
+@pytest.mark.timeout(600)  # 20 starts of a server beside 32,000 requests
 async def test_clients_of_a_server_that_is_killed_lose_nothing_and_repeat_nothing(tmp_path):
     models = tmp_path / "models"
     write_forecaster(models)

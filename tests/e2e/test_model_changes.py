@@ -170,7 +170,7 @@ class Holdings:
         return f"{self.num_threads} threads, {self.num_files} files, {self.rss_mib:.1f} MiB"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_hundred_upgrades_under_traffic_fail_nothing_and_leave_nothing(tmp_path, models):
     """Each round: a new version is loaded, the old one unloaded with sessions on it, its folder
     removed; and another model is unloaded and loaded again."""

@@ -66,7 +66,6 @@ def unplug(network):
     network.unplug("here")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("come_apart", [cut_in_silence, refuse_loudly, lose_the_answers, unplug])
 async def test_a_network_that_comes_apart_loses_and_doubles_no_step(apart, come_apart):
     network, (here, there), models = apart

@@ -3,8 +3,6 @@
 import signal
 from contextlib import ExitStack
 
-import pytest
-
 from tests.e2e.fault_run import run_clients
 from tests.e2e.server import running_server
 from tests.fakes.bundles import write_forecaster
@@ -34,7 +32,6 @@ def has_a_replica(primary):
     )
 
 
-@pytest.mark.timeout(240)
 async def test_sentinels_promote_a_replica_that_lacks_the_last_steps_and_they_are_sent_again(
     tmp_path,
 ):
@@ -71,7 +68,6 @@ async def test_sentinels_promote_a_replica_that_lacks_the_last_steps_and_they_ar
         assert replica.ask("INFO", "replication")["role"] == "master"
 
 
-@pytest.mark.timeout(240)
 async def test_a_cluster_whose_primary_dies_goes_on_with_its_replica(tmp_path):
     models = tmp_path / "models"
     write_forecaster(models)

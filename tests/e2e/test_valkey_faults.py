@@ -166,7 +166,7 @@ def fault_maker(valkey, wire):
     return chaos
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_whatever_happens_to_the_store_every_session_ends_at_its_count(tmp_path):
     async with served(tmp_path) as (valkey, wire, server, _):
         chaos = fault_maker(valkey, wire)

@@ -28,7 +28,7 @@ def killer(servers):
     return kill
 
 
-@pytest.mark.timeout(420)  # 20 starts of a server beside 32,000 requests, each sent on twice
+@pytest.mark.timeout(600)  # 20 starts of a server beside 32,000 requests, each sent on twice
 async def test_clients_of_replicas_that_are_killed_lose_nothing_and_repeat_nothing(tmp_path):
     models = tmp_path / "models"
     write_forecaster(models)
