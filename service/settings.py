@@ -200,7 +200,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _workers_share_a_store(self) -> Self:
-        if self.workers > 1 and self.store.startswith("memory:"):
+        if self.workers > 1 and self.store.strip().lower().startswith("memory:"):
             raise ValueError(
                 f"CARRY_WORKERS is {self.workers} and CARRY_STORE is {self.store}: each process"
                 " would have sessions of its own; expected a store that they share, such as"

@@ -298,6 +298,7 @@ class Engine:
             self._lanes.forget(each.key)
             if not each.closed:
                 self._observer.session_ended(each.model, each.version, "expired")
+        await asyncio.sleep(0)  # a store in memory gives way to nobody by itself
         return swept
 
     async def _watch_deadlines(self) -> None:

@@ -53,12 +53,20 @@ class ModelsFolder:
     def _look(self) -> Found:
         found: Found = {}
         for path in bundle_folders(self._path):
-            found.setdefault(path.parent.name, {})[path.name] = tuple(
-                (file.name, status.st_size, status.st_mtime_ns)
-                for file in sorted(path.iterdir())
-                for status in [file.stat()]
-            )
+            found.setdefault(path.parent.name, {})[path.name] = _content_of(path)
         return found
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _content_of(path: Path) -> Content:
+    """Of a bundle that cannot be looked at: nothing. Whoever reads it is told why."""
+    try:
+        return tuple(
+            (file.name, status.st_size, status.st_mtime_ns)
+            for file in sorted(path.iterdir())
+            for status in [file.lstat()]  # a link may lead nowhere
+        )
+    except OSError:
+        return ()

@@ -114,6 +114,10 @@ class StoreOptions(NamedTuple):
 
 
 _NO_OPTIONS = StoreOptions()
+_EXPECTED = (
+    "memory://, sqlite:///PATH (sqlite:////PATH for an absolute path), redis://HOST,"
+    " redis+sentinel://HOST,…/SERVICE or redis+cluster://HOST,… (rediss for TLS)"
+)
 
 
 def open_store(url: str, options: StoreOptions = _NO_OPTIONS) -> Store:
@@ -123,7 +127,13 @@ def open_store(url: str, options: StoreOptions = _NO_OPTIONS) -> Store:
         StartUpError: an unknown scheme, or a file or server that cannot be used.
     """
     # Each store is imported when it is chosen, so that its driver is needed only then.
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise StartUpError(
+            "CARRY_STORE (it is not shown, it may hold a password) is no address, such as one with"
+            f" '[' and no ']': expected {_EXPECTED}"
+        ) from None
     if parts.scheme == "memory":
         from service.stores.memory import MemoryStore
 
@@ -136,8 +146,4 @@ def open_store(url: str, options: StoreOptions = _NO_OPTIONS) -> Store:
         from service.stores.redis import RedisStore
 
         return RedisStore.open(url, options)
-    raise StartUpError(
-        f"CARRY_STORE is {parts.scheme}://…: expected memory://, sqlite:///PATH"
-        " (sqlite:////PATH for an absolute path), redis://HOST, redis+sentinel://HOST,…/SERVICE or"
-        " redis+cluster://HOST,… (rediss for TLS)"
-    )
+    raise StartUpError(f"CARRY_STORE is {parts.scheme}://…: expected {_EXPECTED}")

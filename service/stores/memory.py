@@ -22,6 +22,9 @@ _OPENING = struct.Struct("<II16s")  # number of the origin, bytes of JSON, diges
 _LOOK_AGAIN_S = 3600.0
 """However long a session may live: so that the name of one that was closed is soon let go."""
 
+_MAX_TAKES = 10
+"""Of names, in one sweep: it looks at so many times more than it is asked to remove."""
+
 
 class _Kept(NamedTuple):
     opening: bytes
@@ -98,16 +101,24 @@ class MemoryStore:
         now = self._clock()
         before = now - TOMBSTONE_S
         swept: list[Swept] = []
-        for key in self._due.take(before, 10 * limit):
-            kept = self._tenants[key.tenant].get(key.name)
-            if kept is None:
-                continue  # swept already
-            if kept.expires_at > before or len(swept) == limit:
-                self._due.put(min(kept.expires_at, now + _LOOK_AGAIN_S), *key)
-                continue
-            record = self._record(key, kept)
-            swept.append(Swept(key, record.opening.model, record.opening.version, record.closed))
-            del self._tenants[key.tenant][key.name]
+        put_off: list[tuple[float, Key]] = []
+        for _ in range(_MAX_TAKES):
+            taken = self._due.take(before, limit - len(swept))
+            for key in taken:
+                kept = self._tenants[key.tenant].get(key.name)
+                if kept is None:
+                    continue  # swept already
+                if kept.expires_at > before:
+                    put_off.append((min(kept.expires_at, now + _LOOK_AGAIN_S), key))
+                    continue
+                record = self._record(key, kept)
+                origin = record.opening.origin
+                swept.append(Swept(key, origin.model, origin.version, record.closed))
+                del self._tenants[key.tenant][key.name]
+            if not taken or len(swept) == limit:
+                break
+        for expires_at, key in put_off:  # not before: they would be taken again
+            self._due.put(expires_at, *key)
         return swept
 
     async def read_value(self, name: str) -> bytes:
@@ -171,14 +182,17 @@ class _DueMinutes:
         self._names.setdefault((int(expires_at // 60), tenant), []).append(name)
 
     def take(self, before: float, limit: int) -> list[Key]:
-        """At most `limit` of those whose time may have come, each once."""
+        """At most `limit` of those whose time may have come, each once.
+
+        The last of a minute go first, so that the others need not be moved.
+        """
         taken: list[Key] = []
         for minute, tenant in sorted(each for each in self._names if each[0] * 60 <= before):
-            # A name opened anew stands there for each of its lives.
-            names = list(dict.fromkeys(self._names.pop((minute, tenant))))
-            room = limit - len(taken)
-            taken += [Key(tenant, name) for name in names[:room]]
-            if names[room:]:
-                self._names[minute, tenant] = names[room:]
+            names = self._names[minute, tenant]
+            while names and len(taken) < limit:
+                taken.append(Key(tenant, names.pop()))
+            if names:
                 break
-        return taken
+            del self._names[minute, tenant]
+        # A name opened anew stands there for each of its lives.
+        return list(dict.fromkeys(taken))

@@ -109,8 +109,9 @@ async def sweep(
     for _ in range(_MAX_ROUNDS):
         wanted = limit - len(swept)
         due = await _due(servers, before, wanted)
-        swept += await _sweep_some(servers, due, before, given_time)
-        if len(due) < wanted or len(swept) >= limit:
+        some, has_changed = await _sweep_some(servers, due, before, given_time)
+        swept += some
+        if not has_changed or len(due) < wanted or len(swept) >= limit:
             break
     return swept
 
@@ -132,7 +133,8 @@ async def _due(servers: Topology, before: float, limit: int) -> list[_Due]:
 
 async def _sweep_some(
     servers: Topology, due: Sequence[_Due], before: float, given_time: str | float
-) -> list[Swept]:
+) -> tuple[list[Swept], bool]:
+    """What was taken away of these, and whether anything changed: else the next are these again."""
     keys = [session_key(entry.member) for entry in due]
     reads = [Command(key, ("HMGET", key, "r", "x", "c", "m", "v")) for key in keys]
     found: list[list[Any]] = unavailable_if_failed(await servers.send(reads) if reads else [])
@@ -160,9 +162,11 @@ async def _sweep_some(
         for (entry, _), outcome in zip(over, outcomes, strict=True)
         if isinstance(outcome, Exception)
     ]
-    await run_scripts(servers, [call for call in entries if call.arguments[0] not in failed])
-    return [
+    settled = [call for call in entries if call.arguments[0] not in failed]
+    done = [*outcomes, *await run_scripts(servers, settled)]
+    swept = [
         Swept(key_of(entry.member), *(field.decode() for field in (model, version, closed)))
         for (entry, (_, _, closed, model, version)), outcome in zip(over, outcomes, strict=True)
         if outcome == 1 or isinstance(outcome, LostError)
     ]
+    return swept, not all(isinstance(outcome, Exception) for outcome in done)

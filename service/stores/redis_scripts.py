@@ -117,6 +117,7 @@ return 1
 PUT_OFF: Final = Script("""
 -- KEYS: due. ARGV: member, its time as seen, its time from now on.
 if redis.call('ZSCORE', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('ZREM', KEYS[1], ARGV[1]) -- a full server lets only who has written already go on
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
 return 1
 """)

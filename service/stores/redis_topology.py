@@ -164,7 +164,7 @@ class Cluster:
                     place = (reply.host or asked[0], reply.port)
                     is_moved = isinstance(reply, MovedError)
                     left.append((index, place, not is_moved))
-                    if is_moved:
+                    if is_moved and self._slots:  # they may have been forgotten meanwhile
                         self._slots[reply.slot_id] = place
             if not left:
                 break

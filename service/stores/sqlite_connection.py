@@ -4,6 +4,7 @@ Rule 1: in this process a file is opened by this SQLite alone (`apsw`'s, not Pyt
         whichever closed it would let go of the other's locks.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from typing import Any, Final
 import apsw
 
 _OPENING_TIMEOUT_S: Final = 5.0
+_OPENING_PAUSE_S: Final = 0.01
 _TO_WRITE: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
 
@@ -24,6 +26,23 @@ def connected(path: Path | str, flags: int = _TO_WRITE) -> apsw.Connection:
 def wait_at_most(db: apsw.Connection, seconds: float) -> None:
     """From now on, for a lock that another connection holds."""
     db.set_busy_timeout(int(1000 * seconds))
+
+
+def write_ahead(db: apsw.Connection) -> None:
+    """Have a log in front of the file, if it has none yet.
+
+    SQLite does not wait here where another process writes the file, as it does when both make it.
+    """
+    deadline = time.monotonic() + _OPENING_TIMEOUT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_OPENING_PAUSE_S)
+        else:
+            return
 
 
 def rows_of(db: apsw.Connection, statement: str, values: Sequence[object] = ()) -> list[Any]:

@@ -18,7 +18,13 @@ from service.errors import StartUpError
 from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
 from service.stores.record import Key, Opening, Record, revision_of, ttl_s_of
 from service.stores.sealed import checksum, decode_record, encode_opening
-from service.stores.sqlite_connection import Transaction, connected, rows_of, wait_at_most
+from service.stores.sqlite_connection import (
+    Transaction,
+    connected,
+    rows_of,
+    wait_at_most,
+    write_ahead,
+)
 from service.stores.sqlite_errors import UNUSABLE
 
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
@@ -111,7 +117,7 @@ class SqliteFile:
             self._db = connected(self._path)
             refuse_strange_file(self._db, self._path)
             self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # heeded by a new file only
-            self._db.execute("PRAGMA journal_mode = WAL")
+            write_ahead(self._db)
             # The store syncs the log itself and starts checkpoints: see WriteAheadLog.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA wal_autocheckpoint = 0")

@@ -99,6 +99,15 @@ async def test_a_name_that_is_none_is_not_found(models, name):
             assert told.status_code == 404, told.text
 
 
+async def test_a_link_that_leads_nowhere_is_the_matter_of_its_own_bundle(models):
+    async with serving(models=models, models_poll_s=0) as client:
+        (models / "load" / "1" / "notes.txt").symlink_to("nowhere")
+        assert (await client.post("/v2/repository/models/mood/load")).status_code == 200
+        told = await client.post("/v2/repository/models/load/load")
+        assert told.status_code == 400
+        assert "load/1/notes.txt: expected plain files only" in told.json()["error"]
+
+
 async def test_a_bundle_that_is_refused_is_told_with_its_reason(models):
     graph = models / "load" / "1" / "model.onnx"
     async with serving(models=models, models_poll_s=0) as client:

@@ -125,6 +125,7 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path, settings):
     ("setting", "told"),
     [
         ({"store": "memory://"}, "CARRY_WORKERS is 2 and CARRY_STORE is memory://"),
+        ({"store": "Memory://"}, "CARRY_WORKERS is 2 and CARRY_STORE is Memory://"),
         ({"workers": "0"}, "CARRY_WORKERS is '0'"),
         ({"models": "/nowhere"}, "CARRY_MODELS"),
     ],

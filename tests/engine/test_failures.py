@@ -168,6 +168,26 @@ async def test_one_round_of_the_sweeper_takes_all_that_ended_and_tells_what_expi
         assert list(engine._lanes._lanes) == [Key("t", "z")]
 
 
+async def test_others_have_their_turn_between_two_rounds_of_the_sweeper(monkeypatch):
+    monkeypatch.setattr(engine_module, "_SWEEP_EVERY_S", 0.001)
+    monkeypatch.setattr(engine_module, "_SWEEP_AT_ONCE", 2)
+    now, witness, order = NOW, Witness(), []
+    witness.num_awaited = 4
+    store = SweptStore(lambda: now)
+    async with running_engine(store, observer=witness) as engine, asyncio.timeout(AT_MOST_S):
+        for name in "abcd":
+            await engine.submit(Key("t", name), create_load(ttl_s=1))
+
+        def on_sweep():
+            order.append("sweep")
+            asyncio.get_running_loop().call_soon(order.append, "other")
+
+        store.on_sweep = on_sweep
+        now += 1000
+        await witness.ended_as_awaited.wait()
+    assert order[:4] == ["sweep", "other"] * 2
+
+
 async def test_the_sweeper_outlives_a_store_that_fails(monkeypatch):
     monkeypatch.setattr(engine_module, "_SWEEP_EVERY_S", 0.001)
     now, witness = NOW, Witness()

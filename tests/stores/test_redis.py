@@ -152,6 +152,44 @@ async def test_a_full_server_refuses_each_write_and_keeps_what_it_has(server, cl
         await store.close()
 
 
+async def test_a_full_server_is_swept_past_sessions_that_live_on(clock):
+    with running_valkey(maxmemory_policy="noeviction") as full:
+        store = RedisStore(read_redis_url(full.url), 2.0, clock)
+        alive = await opened(store, *"abcdef", ttl_s=1000.0)
+        await opened(store, "x", "y", ttl_s=1050.0)
+        clock.now += 900
+        for base in alive:
+            assert await commit(store, after(base), base)
+        clock.now += 151 + TOMBSTONE_S
+        full.ask("CONFIG", "SET", "maxmemory", "1")
+        assert sorted(swept.key.name for swept in await store.sweep(4)) == ["x", "y"]
+        assert await store.sweep(4) == []
+        clock.now += 1000
+        full.ask("CONFIG", "SET", "maxmemory", "0")
+        assert {swept.key.name for swept in await store.sweep(10)} == set("abcdef")
+        await store.close()
+
+
+async def test_a_sweep_that_can_change_nothing_ends(clock, monkeypatch):
+    run, rounds = redis_index.run_scripts, []
+
+    async def run_and_count(servers, calls):
+        rounds.append(len(calls))
+        return await run(servers, calls)
+
+    with running_valkey() as server:
+        store = RedisStore(read_redis_url(server.url), 2.0, clock)
+        await opened(store, *"abc")
+        clock.now += 101 + TOMBSTONE_S
+        server.ask("REPLICAOF", "127.0.0.1", free_port())
+        monkeypatch.setattr(redis_index, "run_scripts", run_and_count)
+        assert await store.sweep(2) == []
+        assert rounds == [2, 0]
+        server.ask("REPLICAOF", "NO", "ONE")
+        assert len(await store.sweep(10)) == 3
+        await store.close()
+
+
 async def test_a_server_that_only_reads_refuses_writes(clock):
     with running_valkey() as primary, running_valkey() as replica:
         replica.ask("REPLICAOF", "127.0.0.1", primary.port)

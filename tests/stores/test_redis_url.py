@@ -70,6 +70,13 @@ def test_a_password_that_ends_the_host_is_refused_and_not_shown(mark):
     assert "ter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["[::1", "::1]", "[no-address]", "a\u2100b"])
+def test_what_is_no_address_at_all_is_refused_and_not_shown(host):
+    with pytest.raises(StartUpError, match=r"CARRY_STORE .*expected ") as caught:
+        open_store(f"redis://user:hunter2@{host}")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(StartUpError, match="CARRY_STORE_PASSWORD_FILE"):
         read_redis_url("redis://host", tmp_path / "nowhere")

@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
-from service.stores import sqlite_file
+from service.stores import sqlite_connection, sqlite_file
 from service.stores.base import open_store
 from service.stores.record import Key
 from service.stores.revision import new_revision
@@ -114,6 +114,27 @@ def test_processes_that_make_the_file_together_all_get_it(tmp_path):
     for process in processes:
         _, problem = process.communicate(timeout=60)
         assert process.returncode == 0, problem
+
+
+async def test_a_file_that_another_process_is_making_is_waited_for(tmp_path, monkeypatch):
+    path = tmp_path / "s.db"
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE; CREATE TABLE sessions (id)")
+    monkeypatch.setattr(sqlite_connection.time, "sleep", lambda _: other.execute("ROLLBACK"))
+    store = SqliteStore.open(path, "power")
+    assert await opened(store, "a")
+    await store.close()
+    other.close()
+
+
+def test_a_file_that_stays_locked_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "s.db"
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE; CREATE TABLE sessions (id)")
+    monkeypatch.setattr(sqlite_connection, "_OPENING_TIMEOUT_S", 0.05)
+    with pytest.raises(StartUpError, match="locked"):
+        SqliteStore.open(path, "power")
+    other.close()
 
 
 async def test_a_crash_while_the_file_is_made_leaves_nothing_in_the_way(tmp_path, monkeypatch):
