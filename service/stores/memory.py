@@ -101,7 +101,7 @@ class MemoryStore:
         now = self._clock()
         before = now - TOMBSTONE_S
         swept: list[Swept] = []
-        put_off: list[tuple[float, Key]] = []
+        put_off: dict[Key, float] = {}
         for _ in range(_MAX_TAKES):
             taken = self._due.take(before, limit - len(swept))
             for key in taken:
@@ -109,7 +109,7 @@ class MemoryStore:
                 if kept is None:
                     continue  # swept already
                 if kept.expires_at > before:
-                    put_off.append((min(kept.expires_at, now + _LOOK_AGAIN_S), key))
+                    put_off[key] = min(kept.expires_at, now + _LOOK_AGAIN_S)
                     continue
                 record = self._record(key, kept)
                 origin = record.opening.origin
@@ -117,7 +117,7 @@ class MemoryStore:
                 del self._tenants[key.tenant][key.name]
             if not taken or len(swept) == limit:
                 break
-        for expires_at, key in put_off:  # not before: they would be taken again
+        for key, expires_at in put_off.items():  # not before: they would be taken again
             self._due.put(expires_at, *key)
         return swept
 
