@@ -1,6 +1,7 @@
 """How many requests a key may make: counted over a sliding window, by the library `limits`.
 
 Rule 1: counted in this process, or where sessions are in one Redis, there and for all replicas.
+        With sentinels or a cluster each process counts alone.
 Rule 2: a request that is refused does not count. If Redis cannot be asked, requests pass: whatever
         needs a session is then refused by the store anyway.
 Rule 3: keys without a limit are never counted; those with one leave the short way of steps.
@@ -9,6 +10,7 @@ Rule 3: keys without a limit are never counted; those with one leave the short w
 import math
 import time
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 import structlog
 from limits import RateLimitItem
@@ -19,28 +21,32 @@ from redis.asyncio import ConnectionPool
 
 from service.api.keys import Caller
 from service.errors import RateLimitedError
+from service.stores.base import StoreOptions
+from service.stores.redis_node import connection_of
+from service.stores.redis_url import read_redis_url
 
 log = structlog.get_logger()
 
 _TIMEOUT_S = 1.0
-_REDIS = ("redis://", "rediss://")
+_REDIS = ("redis", "rediss")
+_PREFIX = "carry:limits"
+"""Under `carry:`, as all of the store: its user may be one that sees nothing else."""
 
 
 class Rates:
     """Owned by the application; the library drops windows that are over."""
 
-    def __init__(self, store_url: str) -> None:
+    def __init__(self, store_url: str, options: StoreOptions) -> None:
         self._pool: ConnectionPool | None = None
         storage: Storage = MemoryStorage()
-        if store_url.startswith(_REDIS):
-            url = store_url.partition("?")[0]
-            self._pool = ConnectionPool.from_url(
-                url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-            )
+        if urlsplit(store_url).scheme in _REDIS:
+            address = read_redis_url(store_url, options.password_file, options.ca_file)
+            kind, settings = connection_of(address.places[0], address, _TIMEOUT_S)
+            self._pool = ConnectionPool(kind, **settings)
             storage = RedisStorage(
-                "async+" + url,
+                "async+redis://",  # the pool knows where
                 implementation="redispy",
-                key_prefix="carry-limits",
+                key_prefix=_PREFIX,
                 wrap_exceptions=True,
                 connection_pool=self._pool,  # type: ignore[arg-type]  # as it is documented
             )
