@@ -2,14 +2,16 @@
 
 Rule 1: counted in this process, or where sessions are in one Redis, there and for all replicas.
         With sentinels or a cluster each process counts alone.
-Rule 2: a request that is refused does not count. If Redis cannot be asked, requests pass: whatever
-        needs a session is then refused by the store anyway.
+Rule 2: a request that is refused does not count, for any limit. Only where another took the
+        last place between the look at all of them and the count, those before it have counted.
+        If Redis cannot be asked, requests pass: whatever needs a session is then refused by the
+        store anyway.
 Rule 3: keys without a limit are never counted; those with one leave the short way of steps.
 """
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from urllib.parse import urlsplit
 
 import structlog
@@ -63,13 +65,21 @@ class Rates:
             RateLimitedError: one of the key's limits is used up.
         """
         try:
-            for item in caller.limits:
-                if not await self._limiter.hit(item, caller.key_id):
-                    raise _refusal(item, await self._seconds_left(item, caller))
+            # One alone needs no look before: it counts only what it lets pass.
+            if len(caller.limits) > 1:
+                await self._require(self._limiter.test, caller)
+            await self._require(self._limiter.hit, caller)
             return await self._headers(caller)
         except StorageError as error:
             log.warning("requests are not counted: the store is away", problem=str(error))
             return []
+
+    async def _require(
+        self, passes: Callable[[RateLimitItem, str], Awaitable[bool]], caller: Caller
+    ) -> None:
+        for item in caller.limits:
+            if not await passes(item, caller.key_id):
+                raise _refusal(item, await self._seconds_left(item, caller))
 
     async def _headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:
         left = [

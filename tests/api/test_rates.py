@@ -71,6 +71,31 @@ async def test_replicas_on_one_redis_count_together_and_go_on_without_it(limited
     await there.close()
 
 
+@pytest.fixture(params=["memory://", "valkey"])
+def store(request):
+    if request.param != "valkey":
+        yield request.param
+        return
+    with running_valkey() as valkey:
+        yield valkey.url
+
+
+@pytest.mark.parametrize("limits", ["2/day; 5/hour", "5/hour; 2/day"])
+async def test_what_one_limit_refuses_does_not_count_for_the_others(store, tmp_path, limits):
+    path, keys = keys_file(tmp_path, ada="user")
+    path.write_text(path.read_text().replace(" }", f', limits = "{limits}" }}'))
+    caller = KeyRing(path).find(bearer(keys["ada"]))
+    rates = Rates(store, StoreOptions())
+    for _ in range(2):
+        await rates.count(caller)
+    for _ in range(3):
+        with pytest.raises(RateLimitedError, match="2 requests per 1 day"):
+            await rates.count(caller)
+    left = [await rates._limiter.get_window_stats(each, caller.key_id) for each in caller.limits]
+    assert sorted(each.remaining for each in left) == [0, 3]
+    await rates.close()
+
+
 async def test_a_store_with_a_password_in_a_file_counts(limited, tmp_path):
     path, keys = limited
     password = tmp_path / "password"
