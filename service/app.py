@@ -89,7 +89,7 @@ def create_app(settings: Settings) -> HotPath:
         poll_s=settings.models_poll_s,
     )
     keys = KeyRing(settings.api_keys_file)
-    rates = Rates(settings.store)
+    rates = Rates(settings.store, store_options(settings))
     quotas = Quotas(engine)
     tracing = _tracing(settings)
     context = Context(

@@ -13,6 +13,7 @@ from service.api.auth import get_caller
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import get_context
 from service.api.idempotency import IDEMPOTENCY_KEY
+from service.api.middleware import announced_bytes
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
 
@@ -42,8 +43,8 @@ class BigBodyRoute(APIRoute):
             return ordinary
 
         async def handle(request: Request) -> Response:
-            announced = request.headers.get("content-length", "")
-            if announced.isdigit() and int(announced) > BIG_BODY_BYTES:
+            length = request.headers.get("content-length", "").encode("latin-1")
+            if announced_bytes(length) > BIG_BODY_BYTES:
                 parts = [part async for part in request.stream()]
             else:
                 parts = [await request.body()]  # kept by the request for whoever asks again

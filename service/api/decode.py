@@ -126,6 +126,9 @@ def decode_predict(model: Reads, body: PredictRequest, limits: Settings) -> Aske
         _decode_asked(model, instance, limits, f"instances[{index}]")
         for index, instance in enumerate(body.instances)
     ]
+    num_observed = sum(observations.num_observed for observations, _ in instances)
+    _bound(num_observed, limits.max_rows, "the request", "observations in all")
+    _bound_reply(model, num_observed if model.tags else len(instances), limits)
     ids = [instance.id for instance in body.instances]
     return Asked(instances, ids, body.quantiles, body.horizon)
 
@@ -175,8 +178,7 @@ def decode_step(model: Reads, body: Observed, limits: Settings) -> StepRequest:
     if model.tags and observations.num_observed > 1:
         emit = "all"
     if emit == "all" and observations.text is None:
-        num_bytes = observations.num_observed * model.reply_bytes_per_step
-        _bound(num_bytes, limits.max_reply_bytes, "the reply", "bytes of outputs")
+        _bound_reply(model, observations.num_observed, limits)
     return StepRequest(observations, body.step, emit, not isinstance(body, StepBody))
 
 
@@ -241,6 +243,11 @@ def _observations(
         raise InvalidInputError(f"{where}.observations is empty: expected at least one row")
     _bound(len(rows), limits.max_rows, f"{where}.observations", "rows")
     return Observations(rows=read_rows(model.columns, rows, where))
+
+
+def _bound_reply(model: Reads, num_answers: int, limits: Settings) -> None:
+    num_bytes = num_answers * model.reply_bytes_per_step
+    _bound(num_bytes, limits.max_reply_bytes, "the reply", "bytes of outputs")
 
 
 def _bound(size: int, limit: int, where: str, what: str) -> None:

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.context import Context
@@ -75,6 +76,9 @@ class Observe:
         with known_by(request_id, trail, path), on(trail):
             try:
                 await self._app(scope, receive, watch)
+            except ClientDisconnect:
+                if status:
+                    raise
             except Exception as error:  # the request's boundary: it would cut the connection
                 if status:
                     raise

@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.hot_path import HotPath
 from service.api.keys import ANYBODY
+from service.api.middleware import announced_bytes
 from service.api.request_ids import early_problem
 from service.errors import (
     CarryError,
@@ -196,7 +197,7 @@ class StepProtocol(HttpToolsProtocol):
             len(headers) == len(self.headers)  # none is there twice
             and headers.get(b"content-type") in _JSON
             and length.isdigit()
-            and int(length) <= BIG_BODY_BYTES
+            and announced_bytes(length) <= BIG_BODY_BYTES
             and _UNUSUAL.isdisjoint(headers)
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()

@@ -1,14 +1,18 @@
 """How many requests a key may make: counted over a sliding window, by the library `limits`.
 
 Rule 1: counted in this process, or where sessions are in one Redis, there and for all replicas.
-Rule 2: a request that is refused does not count. If Redis cannot be asked, requests pass: whatever
-        needs a session is then refused by the store anyway.
+        With sentinels or a cluster each process counts alone.
+Rule 2: a request that is refused does not count, for any limit. Only where another took the
+        last place between the look at all of them and the count, those before it have counted.
+        If Redis cannot be asked, requests pass: whatever needs a session is then refused by the
+        store anyway.
 Rule 3: keys without a limit are never counted; those with one leave the short way of steps.
 """
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from urllib.parse import urlsplit
 
 import structlog
 from limits import RateLimitItem
@@ -19,28 +23,32 @@ from redis.asyncio import ConnectionPool
 
 from service.api.keys import Caller
 from service.errors import RateLimitedError
+from service.stores.base import StoreOptions
+from service.stores.redis_node import connection_of
+from service.stores.redis_url import read_redis_url
 
 log = structlog.get_logger()
 
 _TIMEOUT_S = 1.0
-_REDIS = ("redis://", "rediss://")
+_REDIS = ("redis", "rediss")
+_PREFIX = "carry:limits"
+"""Under `carry:`, as all of the store: its user may be one that sees nothing else."""
 
 
 class Rates:
     """Owned by the application; the library drops windows that are over."""
 
-    def __init__(self, store_url: str) -> None:
+    def __init__(self, store_url: str, options: StoreOptions) -> None:
         self._pool: ConnectionPool | None = None
         storage: Storage = MemoryStorage()
-        if store_url.startswith(_REDIS):
-            url = store_url.partition("?")[0]
-            self._pool = ConnectionPool.from_url(
-                url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-            )
+        if urlsplit(store_url).scheme in _REDIS:
+            address = read_redis_url(store_url, options.password_file, options.ca_file)
+            kind, settings = connection_of(address.places[0], address, _TIMEOUT_S)
+            self._pool = ConnectionPool(kind, **settings)
             storage = RedisStorage(
-                "async+" + url,
+                "async+redis://",  # the pool knows where
                 implementation="redispy",
-                key_prefix="carry-limits",
+                key_prefix=_PREFIX,
                 wrap_exceptions=True,
                 connection_pool=self._pool,  # type: ignore[arg-type]  # as it is documented
             )
@@ -57,13 +65,21 @@ class Rates:
             RateLimitedError: one of the key's limits is used up.
         """
         try:
-            for item in caller.limits:
-                if not await self._limiter.hit(item, caller.key_id):
-                    raise _refusal(item, await self._seconds_left(item, caller))
+            # One alone needs no look before: it counts only what it lets pass.
+            if len(caller.limits) > 1:
+                await self._require(self._limiter.test, caller)
+            await self._require(self._limiter.hit, caller)
             return await self._headers(caller)
         except StorageError as error:
             log.warning("requests are not counted: the store is away", problem=str(error))
             return []
+
+    async def _require(
+        self, passes: Callable[[RateLimitItem, str], Awaitable[bool]], caller: Caller
+    ) -> None:
+        for item in caller.limits:
+            if not await passes(item, caller.key_id):
+                raise _refusal(item, await self._seconds_left(item, caller))
 
     async def _headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:
         left = [

@@ -53,23 +53,7 @@ class Node:
     def __init__(self, place: Place, address: RedisAddress, timeout_s: float) -> None:
         self.place = place
         self._timeout_s = timeout_s
-        self._options: dict[str, Any] = {
-            "host": place[0],
-            "port": place[1],
-            "db": address.db,
-            "username": address.username,
-            "password": address.password,
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
-            "retry": Retry(NoBackoff(), 0),
-            "protocol": 2,
-            "client_name": "carry",
-            "driver_info": None,
-        }
-        self._kind = Connection
-        if address.uses_tls:
-            self._kind = SSLConnection
-            self._options["ssl_ca_certs"] = address.ca_file and str(address.ca_file)
+        self._kind, self._options = connection_of(place, address, timeout_s)
         self._idle: list[Connection] = []
         self._is_closed = False
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -151,6 +135,28 @@ class Node:
         self._backoff_s = min(2 * self._backoff_s or _FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         self._refused_until = time.monotonic() + self._backoff_s
         await self._close_idle()  # the others lead to the same server
+
+
+def connection_of(
+    place: Place, address: RedisAddress, timeout_s: float
+) -> tuple[type[Connection], dict[str, Any]]:
+    """The class of a connection to a server of an address, and what it is made with."""
+    options: dict[str, Any] = {
+        "host": place[0],
+        "port": place[1],
+        "db": address.db,
+        "username": address.username,
+        "password": address.password,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "client_name": "carry",
+        "driver_info": None,
+    }
+    if not address.uses_tls:
+        return Connection, options
+    return SSLConnection, options | {"ssl_ca_certs": address.ca_file and str(address.ca_file)}
 
 
 def packed(words: Command) -> bytes:

@@ -3,10 +3,13 @@
 import asyncio
 
 import pytest
+import structlog
 
+from service.api.body_reader import BIG_BODY_BYTES
+from service.api.bulk import ARROW
 from service.engine import lanes
 from service.errors import StoreUnavailableError
-from tests.api.support import serving
+from tests.api.support import listening, serving, until
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
 STEP = {"observations": [[1, 2]]}
@@ -74,3 +77,34 @@ async def test_a_store_that_is_away_says_when_to_try_again(client, monkeypatch):
         body = STEP if "steps" in path else OPEN | {"session": "other"}
         answer = await client.post(path, json=body)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+@pytest.mark.parametrize("num_announced", [100, BIG_BODY_BYTES + 1])
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("POST", "/v1/steps", "application/json"),
+        ("POST", "/v1/steps", ARROW),
+        ("POST", "/v1/sessions", "application/json"),
+        ("POST", "/v1/sessions/s/steps?x=1", "application/json"),
+        ("POST", "/v1/models/load/predict", "application/json"),
+        ("POST", "/v1/timeseries/forecast", "application/json"),
+        ("PUT", "/v1/sessions/s/snapshot", "application/octet-stream"),
+        ("POST", "/v2/models/load/infer", "application/json"),
+    ],
+)
+async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_failure(
+    tmp_path, method, path, kind, num_announced
+):
+    (tmp_path / "keys").write_text("k" * 32)
+    async with listening(snapshot_key_file=tmp_path / "keys") as client:
+        tasks = client.server.server_state.tasks
+        with structlog.testing.capture_logs() as logs:
+            _, writer = await asyncio.open_connection("127.0.0.1", client.port)
+            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
+            writer.write(f"{head}Content-Length: {num_announced}\r\n\r\n{{".encode())
+            await until(lambda: tasks)
+            writer.close()
+            await until(lambda: not tasks)
+        assert [each for each in logs if each["log_level"] == "error"] == []
+        assert 'status="5' not in (await client.get("/metrics")).text

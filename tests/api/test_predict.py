@@ -1,4 +1,9 @@
+import json
+
 import pytest
+
+from service.api.body_reader import BIG_BODY_BYTES
+from tests.api.support import serving
 
 ROWS = [{"load": 1.5, "temp": None}, [2, 3.5], {"temp": 4}]
 
@@ -117,6 +122,30 @@ async def test_bad_input_is_refused_with_its_place(client, model, body, status, 
     assert answer.headers["content-type"] == "application/problem+json"
     assert problem["type"].startswith("urn:carry:")
     assert told in problem["detail"]
+
+
+LOAD = {"start": "2016-08-22", "observations": ROWS}
+PHASE = {"observations": [[1, 2]] * 3}
+
+
+@pytest.mark.parametrize("padding", [0, BIG_BODY_BYTES])
+@pytest.mark.parametrize(
+    ("model", "instances", "limits", "told"),
+    [
+        ("load", [LOAD] * 4, {"max_rows": 11}, "12 observations in all: expected at most 11"),
+        ("phase", [PHASE] * 4, {"max_rows": 11}, "12 observations in all: expected at most 11"),
+        ("phase", [PHASE] * 100, {"max_reply_bytes": 1024}, "bytes of outputs"),
+        ("load", [LOAD] * 30, {"max_reply_bytes": 1024}, "bytes of outputs"),
+    ],
+)
+async def test_limits_are_those_of_the_whole_request(model, instances, limits, told, padding):
+    content = json.dumps({"instances": instances}).encode() + b" " * padding
+    headers = {"content-type": "application/json"}
+    async with serving(**limits) as client:
+        answer = await client.post(f"/v1/models/{model}/predict", content=content, headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (413, "urn:carry:too-large")
+        assert told in answer.json()["detail"]
+        assert (await predict(client, model, instances=instances[:2])).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,30 @@ async def test_an_unusual_step_goes_the_ordinary_way(client, monkeypatch, reques
     assert taken == []
 
 
+@pytest.mark.parametrize("query", [b"", b"?x=1"], ids=["plain", "ordinary"])
+async def test_a_length_may_begin_with_any_number_of_zeros(client, query):
+    head = PATH.replace(b"steps", b"steps" + query) + JSON
+    async with connected(client) as (reader, writer):
+        for step in range(2):
+            length = b"%s%d\r\n\r\n" % (b"0" * 5000, len(body(step)))
+            writer.write(head + b"Content-Length: " + length + body(step))
+            status, _, told = await answer(reader)
+            assert (status, told["step"]) == (200, step + 1)
+
+
+@pytest.mark.parametrize(
+    "path", [b"/v1/sessions", b"/v1/sessions/s/steps", b"/v1/steps", b"/v1/models/load/predict"]
+)
+async def test_a_length_of_thousands_of_zeros_or_digits_is_no_failure(client, path):
+    for length, expected in ((b"0" * 5000, {400, 422}), (b"0" * 5000 + b"9" * 18, {413})):
+        async with connected(client) as (reader, writer):
+            head = PATH.replace(b"/v1/sessions/s/steps", path) + JSON
+            writer.write(head + b"Content-Length: " + length + b"\r\n\r\n")
+            status, headers, _ = await answer(reader)
+            assert status in expected
+            assert headers["content-type"] == "application/problem+json"
+
+
 async def test_a_client_that_waits_for_100_continue_gets_it(client):
     async with connected(client) as (reader, writer):
         writer.write(PATH + JSON + LENGTH + b"Expect: 100-continue\r\n\r\n")

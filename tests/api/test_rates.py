@@ -5,10 +5,11 @@ import pytest
 from service.api.keys import KeyRing
 from service.api.rates import Rates
 from service.errors import RateLimitedError, StartUpError
+from service.stores.base import StoreOptions
 from tests.api.keys import bearer, headers, keys_file, line_of
 from tests.api.support import listening, serving
 from tests.api.test_protocol import short_way_taken
-from tests.stores.valkey import Valkey
+from tests.stores.valkey import Valkey, running_valkey
 
 OPEN = {"model": "load", "session": "s", "start": "2016-08-22"}
 STEP = {"observations": [[1, 2]]}
@@ -58,7 +59,7 @@ async def test_replicas_on_one_redis_count_together_and_go_on_without_it(limited
     valkey = Valkey()
     path, keys = limited
     caller = KeyRing(path).find(bearer(keys["ada"]))
-    here, there = Rates(valkey.url), Rates(valkey.url)
+    here, there = (Rates(valkey.url, StoreOptions()) for _ in range(2))
     await here.count(caller)
     await there.count(caller)
     await here.count(caller)
@@ -68,6 +69,66 @@ async def test_replicas_on_one_redis_count_together_and_go_on_without_it(limited
     assert await there.count(caller) == []
     await here.close()
     await there.close()
+
+
+@pytest.fixture(params=["memory://", "valkey"])
+def store(request):
+    if request.param != "valkey":
+        yield request.param
+        return
+    with running_valkey() as valkey:
+        yield valkey.url
+
+
+@pytest.mark.parametrize("limits", ["2/day; 5/hour", "5/hour; 2/day"])
+async def test_what_one_limit_refuses_does_not_count_for_the_others(store, tmp_path, limits):
+    path, keys = keys_file(tmp_path, ada="user")
+    path.write_text(path.read_text().replace(" }", f', limits = "{limits}" }}'))
+    caller = KeyRing(path).find(bearer(keys["ada"]))
+    rates = Rates(store, StoreOptions())
+    for _ in range(2):
+        await rates.count(caller)
+    for _ in range(3):
+        with pytest.raises(RateLimitedError, match="2 requests per 1 day"):
+            await rates.count(caller)
+    left = [await rates._limiter.get_window_stats(each, caller.key_id) for each in caller.limits]
+    assert sorted(each.remaining for each in left) == [0, 3]
+    await rates.close()
+
+
+async def test_a_store_with_a_password_in_a_file_counts(limited, tmp_path):
+    path, keys = limited
+    password = tmp_path / "password"
+    password.write_text("s3cret/@\n")
+    with running_valkey(requirepass="s3cret/@") as valkey:
+        store = {"store": f"{valkey.url}/1", "store_password_file": password}
+        replicas = [serving(api_keys_file=path, **store) for _ in range(2)]
+        async with replicas[0] as one, replicas[1] as two:
+            told = [
+                await client.get("/v1/models", headers=headers(keys["ada"]))
+                for client in (one, two, one, two, one)
+            ]
+        assert [each.status_code for each in told] == [200, 200, 200, 429, 429]
+        assert [each.headers.get("ratelimit-remaining") for each in told[:3]] == ["2", "1", "0"]
+
+
+async def test_a_user_of_the_store_who_may_touch_its_keys_alone_counts(limited):
+    path, keys = limited
+    with running_valkey(user="carry on >s3cret ~carry:* &carry:* +@all") as valkey:
+        store = valkey.url.replace("//", "//carry:s3cret@")
+        async with serving(api_keys_file=path, store=store) as client:
+            answer = await client.get("/v1/models", headers=headers(keys["ada"]))
+        assert answer.headers["ratelimit-remaining"] == "2"
+
+
+async def test_each_process_counts_alone_where_sessions_are_on_several_servers(limited):
+    path, keys = limited
+    caller = KeyRing(path).find(bearer(keys["ada"]))
+    for url in ("redis+sentinel://nowhere/main", "redis+cluster://nowhere"):
+        for _ in range(2):
+            rates = Rates(url, StoreOptions())
+            assert (b"ratelimit-remaining", b"2") in await rates.count(caller)
+            await rates.close()
 
 
 def test_a_limit_that_is_none_stops_the_start(tmp_path):

@@ -5,10 +5,13 @@ import subprocess
 
 import pytest
 
+from service.api.keys import KeyRing
+from service.api.rates import Rates
 from service.errors import StoreUnavailableError
 from service.stores.base import StoreOptions
 from service.stores.redis import RedisStore
 from service.stores.redis_url import read_redis_url
+from tests.api.keys import bearer, keys_file
 from tests.e2e.wire import wire_to
 from tests.stores.support import after, commit, opened
 from tests.stores.valkey import running_valkey
@@ -41,3 +44,16 @@ async def test_a_store_behind_tls_is_used_if_its_certificate_is_trusted(certific
             with pytest.raises(StoreUnavailableError, match=r"(?i)certificate"):
                 await stranger.load(record.key)
             await stranger.close()
+
+
+async def test_limits_of_keys_are_counted_behind_tls(certificate, tmp_path):
+    file, context = certificate
+    path, keys = keys_file(tmp_path, ada="user")
+    path.write_text(path.read_text().replace(" }", ', limits = "3/hour" }'))
+    caller = KeyRing(path).find(bearer(keys["ada"]))
+    with running_valkey(requirepass="pass") as server:
+        async with wire_to(server.port, tls=context) as wire:
+            url = f"rediss://:pass@127.0.0.1:{wire.port}"
+            rates = Rates(url, StoreOptions(ca_file=file))
+            assert (b"ratelimit-remaining", b"2") in await rates.count(caller)
+            await rates.close()
