@@ -70,6 +70,12 @@ async def test_who_comes_back_gets_what_is_kept_and_is_told_of_the_rest(client):
     assert told[2][:2] == ("step", "3")
 
 
+async def test_an_event_beyond_every_count_is_refused(client):
+    answer = await client.get(URL, headers={"Last-Event-ID": "1" + "0" * 25})
+    assert answer.status_code == 422
+    assert "last-event-id" in answer.json()["detail"]
+
+
 async def test_steps_of_another_replica_show_up(tmp_path):
     settings = {"store": f"sqlite:///{tmp_path}/carry.db", "events_poll_s": 0.02}
     async with listening(**settings) as here, listening(**settings) as there:
