@@ -87,6 +87,31 @@ async def test_steps_of_another_replica_show_up(tmp_path):
         assert (name, at, data["prediction"]) == ("step", "1", answer["prediction"])
 
 
+async def test_a_look_that_a_commit_passes_by_tells_nothing_old(client, monkeypatch):
+    store = client.app.context.engine.store
+    load, looks, committed = store.load, asyncio.Event(), asyncio.Event()
+
+    async def slow_load(key):
+        record = await load(key)
+        looks.set()
+        await committed.wait()
+        return record
+
+    async with listener(client) as upcoming:
+        await upcoming()
+        await step(client, 0)
+        assert (await upcoming())[:2] == ("step", "1")
+        monkeypatch.setattr(store, "load", slow_load)
+        await looks.wait()
+        await step(client, 1)
+        looks.clear()
+        committed.set()
+        await looks.wait()  # the look after the one that was passed by
+        await step(client, 2)
+        told = [(await upcoming())[:2] for _ in range(2)]
+    assert told == [("step", "2"), ("step", "3")]
+
+
 @pytest.mark.parametrize("how", ["deleted", "expired"])
 async def test_the_end_of_a_session_ends_its_events(how):
     async with listening(events_poll_s=0.02) as client:
