@@ -318,6 +318,27 @@ async def test_a_client_that_does_not_read_is_cut_off_and_holds_a_bounded_lot(cl
     writer.close()
 
 
+async def test_an_answer_beyond_what_may_lie_unread_reaches_a_client_that_reads(monkeypatch):
+    monkeypatch.setattr(stream_protocol, "_MAX_UNSENT_BYTES", 64 << 10)
+    async with listening() as client:
+        (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
+        async with stream_of(client, max_size=None, compression=None) as socket:
+            await socket.recv()
+            for step in range(2):
+                body = {"step": step * 40_000, "observations": ROW * 40_000, "emit": "all"}
+                await socket.send(json.dumps(body, separators=(",", ":")))
+                assert len((await told(socket))["predictions"]) == 40_000
+
+
+async def test_what_comes_while_too_much_lies_unread_ends_the_stream(client, monkeypatch):
+    async with stream_of(client) as socket:
+        await socket.recv()
+        monkeypatch.setattr(stream_protocol, "_MAX_UNSENT_BYTES", -1)  # too much from now on
+        await send(socket, observations=ROW)
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+
+
 async def test_a_frame_before_the_stream_is_open_is_dropped(client):
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(
