@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Response
 
 from service.api.auth import InCaller
 from service.api.context import Context, InContext
+from service.api.fields import MAX_WHOLE
 from service.api.problems import error_responses
 from service.api.sessions import InPath
 from service.api.sse import EventStream, event
@@ -41,7 +42,8 @@ async def listen(
     context: InContext,
     caller: InCaller,
     last_event_id: Annotated[
-        int | None, Header(ge=0, description="The step of the last event that the client has.")
+        int | None,
+        Header(ge=0, le=MAX_WHOLE, description="The step of the last event that the client has."),
     ] = None,
 ) -> Response:
     """Every committed step, whichever replica commits it, with the step as the event's id.

@@ -17,6 +17,8 @@ from pydantic import (
 
 MAX_METADATA_BYTES = 16_384
 MAX_METADATA_DEPTH = 16
+MAX_WHOLE = 2**53 - 1
+"""The greatest whole number that every reader of JSON keeps as it is."""
 
 
 def _whole_text(value: str) -> str:
@@ -72,7 +74,7 @@ Metadata = Annotated[dict[str, Any], AfterValidator(_small_metadata)]
 SessionName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$"), AfterValidator(_no_path_step)
 ]
-StepNumber = Annotated[int, Strict(), Field(ge=0)]
+StepNumber = Annotated[int, Strict(), Field(ge=0, le=MAX_WHOLE)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 NamedRow = Annotated[dict[str, Number | None], Tag("object")]
 ListedRow = Annotated[list[Number | None], Tag("list")]

@@ -8,6 +8,7 @@ Rule 2: to uvicorn, a step is one more request-response cycle (`self.cycle`): pi
         wait for it, a shutdown lets it finish, and it ends in `on_response_complete`.
 Rule 3: a step ends with its answer or with its connection, whichever comes first; work for a client
         that left is dropped by the engine if it has not begun.
+Rule 4: what is refused here ends its connection: nothing of it or behind it is begun.
 """
 
 import asyncio
@@ -86,6 +87,7 @@ class StepProtocol(HttpToolsProtocol):
         self._num_requests = 0  # that have come in whole
         self._is_in_head = False
         self._head_bytes = 0  # of a head that does not come at once
+        self._is_refused = False
         self._is_websocket = False
         self._receiving: _Step | None = None
         self._work: asyncio.Future[Any] | None = None
@@ -104,14 +106,18 @@ class StepProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # it was refused; what was on its way still comes
             return
+        num_requests = self._num_requests
         super().data_received(data)
-        if self._is_in_head:
+        # Where a request ended in this read, how much of it is the next one's head is not known.
+        if self._is_in_head and self._num_requests == num_requests:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._is_in_head = False
                 self._close_with(_head_too_large())
 
     def handle_websocket_upgrade(self) -> None:
+        if self._is_refused:
+            return
         self._is_websocket = True  # still counted, until its transport closes
         super().handle_websocket_upgrade()
 
@@ -139,6 +145,8 @@ class StepProtocol(HttpToolsProtocol):
     # Called by the parser, in this order.
 
     def on_message_begin(self) -> None:
+        if self._is_refused:
+            return
         self._is_in_head = True
         self._head_bytes = 0
         # What uvicorn does here waits until it is known whether it is needed.
@@ -147,7 +155,13 @@ class StepProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
+        if self._is_refused:
+            return
         self._is_in_head = False
+        num_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if num_bytes > MAX_HEAD_BYTES:
+            self._close_with(_head_too_large())
+            return
         session = self._session_of_plain_step()
         if session is None:
             self._go_the_ordinary_way()
@@ -157,12 +171,16 @@ class StepProtocol(HttpToolsProtocol):
         self.cycle = self._receiving  # type: ignore[assignment]  # see rule 2
 
     def on_body(self, body: bytes) -> None:
+        if self._is_refused:
+            return
         if self._receiving is None:
             super().on_body(body)
         else:
             self._receiving.body += body
 
     def on_message_complete(self) -> None:
+        if self._is_refused:
+            return
         self._num_requests += 1
         if self._receiving is None:
             super().on_message_complete()
@@ -213,8 +231,6 @@ class StepProtocol(HttpToolsProtocol):
         return match[1].decode()
 
     def _go_the_ordinary_way(self) -> None:
-        if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
-            self._close_with(_head_too_large())
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url = url
@@ -231,6 +247,9 @@ class StepProtocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def _close_with(self, error: CarryError) -> None:
+        if self._is_refused:
+            return
+        self._is_refused = True
         self.transport.write(self._wire(early_problem(error), keep_alive=False))
         self.transport.close()
 

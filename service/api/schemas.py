@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.fields import Metadata, Row, SessionName, StepNumber, Text, Time
+from service.api.fields import MAX_WHOLE, Metadata, Row, SessionName, StepNumber, Text, Time
 
 _ROWS = Field(
     default=None,
@@ -40,7 +40,7 @@ class Written(_Body):
         description="0 takes the likeliest character, 1 (where absent) each by its probability.",
     )
     seed: int | None = Field(
-        default=None, ge=0, le=2**53 - 1, description="The same seed, the same text."
+        default=None, ge=0, le=MAX_WHOLE, description="The same seed, the same text."
     )
 
 
@@ -76,15 +76,23 @@ class SessionCreate(_Body):
         default_factory=dict, description="Kept with the session: JSON of at most 16 KiB."
     )
     if_exists: Literal["fail", "resume"] = "fail"
-    replay: int = Field(default=1, ge=1, description="How many of the last replies are kept.")
+    replay: int = Field(
+        default=1, ge=1, le=MAX_WHOLE, description="How many of the last replies are kept."
+    )
     checkpoints: int = Field(
-        default=0, ge=0, description="How many past states are kept to rewind to."
+        default=0, ge=0, le=MAX_WHOLE, description="How many past states are kept to rewind to."
     )
     checkpoint_every: int = Field(
-        default=1, ge=1, description="Observations that lie at least between two of them."
+        default=1,
+        ge=1,
+        le=MAX_WHOLE,
+        description="Observations that lie at least between two of them.",
     )
     keep_observations: int = Field(
-        default=0, ge=0, description='How many of the last are kept, for an upgrade by "replay".'
+        default=0,
+        ge=0,
+        le=MAX_WHOLE,
+        description='How many of the last are kept, for an upgrade by "replay".',
     )
 
 

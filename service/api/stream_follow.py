@@ -44,7 +44,11 @@ class StreamFollower:
         """The answer to a message that failed."""
         names = {"session": echo["session"]} if "session" in echo else {}
         with known_by(self._request_id, trail, **names):
-            return orjson.dumps(problem_of(error, "a stream") | ids_of_request() | echo)
+            problem = problem_of(error, "a stream") | ids_of_request()
+            try:
+                return orjson.dumps(problem | echo)
+            except TypeError:  # it cannot be said again; those behind wait for this answer
+                return orjson.dumps(problem)
 
     def answered(self, session: str, trail: Trail, error: Exception | None) -> None:
         """Tell the trace of a message, and the log if it was slow."""

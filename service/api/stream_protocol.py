@@ -4,7 +4,8 @@ Rule 1: the application sees no WebSocket: streams are answered here, other path
 Rule 2: a stream is refused by an HTTP answer, before it is one; after that by a close code of
         `close_codes.py`. The task that asks the store is the only one, and ends with that.
 Rule 3: what is sent in one turn of the loop leaves in one write. A client that does not read for
-        `_SLOW_READER_S`, or lets `_MAX_UNSENT_BYTES` pile up, is cut off.
+        `_SLOW_READER_S`, or gets more while `_MAX_UNSENT_BYTES` lie unread, is cut off: one answer
+        may be larger than that, and nothing is begun until it is read.
 Rule 4: after our close frame, reading goes on until the client's or `close_timeout`: bytes that
         nobody read would make the kernel take back answers that are still on their way.
 """
@@ -214,9 +215,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             return
         if num_sent:
             self.context.metrics.stream_sent("websocket", num_sent)
-        self.transport.write(b"".join(self.conn.data_to_send()))
         if self.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self.transport.abort()
+            return
+        self.transport.write(b"".join(self.conn.data_to_send()))
 
     # What happens to the socket.
 

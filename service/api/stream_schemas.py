@@ -5,16 +5,17 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BaseModel, Field, Strict
 
-from service.api.fields import SessionName, Text
+from service.api.fields import MAX_WHOLE, SessionName, Text
 from service.api.schemas import Problem, StepAnswer, StepBody
 
 _MAX_ECHO_CHARS = 128
+_WholeId = Annotated[int, Strict(), Field(ge=-MAX_WHOLE, le=MAX_WHOLE)]
 
 
 class StreamStep(StepBody):
     """A message to a stream of one session."""
 
-    id: Annotated[Text, Field(max_length=128)] | Annotated[int, Strict()] | None = Field(
+    id: Annotated[Text, Field(max_length=128)] | _WholeId | None = Field(
         default=None, description="Of the client's choice; the answer carries it."
     )
 

@@ -3,7 +3,9 @@
 Rule 1: a commit of this process is noted as it happens; those of other replicas are found by
         reading the record every `poll_s` while somebody listens.
 Rule 2: only what the record still keeps of its replies can be told. What is gone is told as a gap.
-Rule 3: a listener that lags holds at most `_MAX_UNTOLD` replies; older ones become a gap.
+Rule 3: what is read while this process commits may be older than what it committed, and is not
+        told: the next look reads again.
+Rule 4: a listener that lags holds at most `_MAX_UNTOLD` replies; older ones become a gap.
 
 A watch belongs to its listener, who enters and leaves it; nothing runs while nobody waits.
 """
@@ -52,6 +54,7 @@ class Watch:
         self._step = after_step
         self._poll_s = poll_s
         self._untold: deque[Happening] = deque()
+        self._num_taken = 0
         self._is_over = False
         self._came = asyncio.Event()
         self._take(found)
@@ -80,16 +83,21 @@ class Watch:
 
     async def _look(self) -> None:
         """Raises StoreUnavailableError, which ends the listening; clients come back."""
+        num_taken = self._num_taken
         record = await self._store.load(self._key)
+        now = await self._store.now()
+        if self._num_taken != num_taken:
+            return
         if record is None:
             self._end("gone")
-        elif not record.closed and record.expires_at <= await self._store.now():
+        elif not record.closed and record.expires_at <= now:
             self._end("expired")
         else:
             self._take(record)
 
     def _take(self, record: Record) -> None:
         """A record was committed or read: tell what is new in it."""
+        self._num_taken += 1
         if self._is_over:
             return
         if record.step < self._step:  # rewound, or another session of this name

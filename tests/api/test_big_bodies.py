@@ -16,6 +16,7 @@ OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
 ROWS = [[index % 7, None] for index in range(30_000)]
 JSON = {"content-type": "application/json"}
 PADDING = b" " * BIG_BODY_BYTES
+ZEROS = b"0" * 400
 
 
 async def post(client, path, content):
@@ -35,6 +36,7 @@ def comparable(answer):
 REQUESTS = [
     ("/v1/sessions", b'{"model": "load", "history": {"start": "2016-08-22", "observations": %s}}'),
     ("/v1/sessions", b'{"model": "nobody", "history": {"observations": %s}}'),
+    ("/v1/sessions", b'{"model": "load", "replay": 1%s, "history": {"observations": %%s}}' % ZEROS),
     ("/v1/sessions", b'{"model": "mood", "start": 5, "history": {"observations": %s}}'),
     ("/v1/sessions/s/steps", b'{"step": 0, "observations": %s}'),
     ("/v1/sessions/s/steps", b'{"step": 9, "observations": %s}'),

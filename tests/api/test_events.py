@@ -70,6 +70,12 @@ async def test_who_comes_back_gets_what_is_kept_and_is_told_of_the_rest(client):
     assert told[2][:2] == ("step", "3")
 
 
+async def test_an_event_beyond_every_count_is_refused(client):
+    answer = await client.get(URL, headers={"Last-Event-ID": "1" + "0" * 25})
+    assert answer.status_code == 422
+    assert "last-event-id" in answer.json()["detail"]
+
+
 async def test_steps_of_another_replica_show_up(tmp_path):
     settings = {"store": f"sqlite:///{tmp_path}/carry.db", "events_poll_s": 0.02}
     async with listening(**settings) as here, listening(**settings) as there:
@@ -79,6 +85,31 @@ async def test_steps_of_another_replica_show_up(tmp_path):
             answer = await step(there, 0)
             name, at, data = await upcoming()
         assert (name, at, data["prediction"]) == ("step", "1", answer["prediction"])
+
+
+async def test_a_look_that_a_commit_passes_by_tells_nothing_old(client, monkeypatch):
+    store = client.app.context.engine.store
+    load, looks, committed = store.load, asyncio.Event(), asyncio.Event()
+
+    async def slow_load(key):
+        record = await load(key)
+        looks.set()
+        await committed.wait()
+        return record
+
+    async with listener(client) as upcoming:
+        await upcoming()
+        await step(client, 0)
+        assert (await upcoming())[:2] == ("step", "1")
+        monkeypatch.setattr(store, "load", slow_load)
+        await looks.wait()
+        await step(client, 1)
+        looks.clear()
+        committed.set()
+        await looks.wait()  # the look after the one that was passed by
+        await step(client, 2)
+        told = [(await upcoming())[:2] for _ in range(2)]
+    assert told == [("step", "2"), ("step", "3")]
 
 
 @pytest.mark.parametrize("how", ["deleted", "expired"])

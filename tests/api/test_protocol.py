@@ -8,6 +8,7 @@ import pytest
 
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.hot_path import HotPath
+from service.api.protocol import MAX_HEAD_BYTES
 from tests.api.support import listening, until
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
@@ -240,3 +241,59 @@ async def test_a_shutdown_answers_the_step_in_flight_and_closes_its_connection(c
         status, headers, told = await answer(reader)
         assert (status, headers["connection"], told["step"]) == (200, "close", 1)
         assert await reader.read() == b""
+
+
+async def feed(client, writer, data):
+    """Bring `data` in one piece, where a socket might cut it."""
+    here, found = writer.get_extra_info("sockname"), []
+
+    def is_found():
+        connections = client.server.server_state.connections
+        found[:] = [c for c in connections if c.transport.get_extra_info("peername") == here]
+        return bool(found)
+
+    await until(is_found)
+    found[0].data_received(data)
+
+
+LONG = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 15_000) for n in range(5))
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"DELETE /v1/sessions/s HTTP/1.1\r\nHost: x\r\n" + LONG + b"\r\n",
+        PATH + JSON + LENGTH + LONG + b"\r\n" + DATA,
+        PATH + JSON + LENGTH + LONG + b"\r\n" + DATA + plain(0),
+        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        + LONG + b"\r\n",
+        b"GET /v1/models?" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["delete", "step", "pipelined", "upgrade", "line"],
+)  # fmt: skip
+async def test_what_is_refused_for_its_head_is_not_carried_out(client, request_bytes):
+    async with connected(client) as (reader, writer):
+        await feed(client, writer, request_bytes)
+        status, headers, _ = await answer(reader)
+        assert (status, headers["connection"]) == (431, "close")
+        assert await reader.read() == b""
+    assert (await client.get("/v1/sessions/s")).json()["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "num_answers"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2000, 2000),
+        (plain(0, padding="x" * 90_000), 1),
+    ],
+    ids=["many", "long"],
+)
+async def test_only_a_head_is_measured_as_one(client, request_bytes, num_answers):
+    """And neither what came before it in one piece, nor a body."""
+    async with connected(client) as (reader, writer):
+        await feed(client, writer, request_bytes + PATH)
+        told = [(await answer(reader))[0] for _ in range(num_answers)]
+        assert 431 not in told
+        data = body(0)
+        writer.write(JSON + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        assert (await answer(reader))[0] == 200

@@ -11,6 +11,9 @@ from websockets.frames import Frame, Opcode
 
 from service.api import stream_protocol
 from service.api.close_codes import CloseCode
+from service.api.keys import ANYBODY
+from service.api.stream_follow import StreamFollower
+from service.errors import InvalidInputError
 from tests.api.keys import headers, keys_file, line_of
 from tests.api.support import listening, until
 from tests.api.test_protocol import _Gate as Gate
@@ -103,6 +106,9 @@ async def test_a_step_that_was_applied_is_answered_again_by_the_ring(client):
         ('{"id": 2, "text": "no"}', 422, {"id": 2}),
         ('{"id": 2, "observations": [[NaN, 1]]}', 422, {}),
         ('{"text": "\\ud800"}', 422, {}),
+        ('{"id": 1, "step": 1%s, "observations": [[1, 2]]}' % ("0" * 30), 422, {"id": 1}),
+        ('{"id": 1%s, "step": 0, "observations": [[1, 2]]}' % ("0" * 30), 422, {"step": 0}),
+        ('{"id": -1%s, "step": 0, "observations": [[1, 2]]}' % ("0" * 30), 422, {"step": 0}),
     ],
 )
 async def test_a_refused_message_gets_a_problem_and_the_stream_goes_on(
@@ -117,6 +123,13 @@ async def test_a_refused_message_gets_a_problem_and_the_stream_goes_on(
     assert problem["type"].startswith("urn:carry:")
     assert {name: problem[name] for name in ("id", "step") if name in problem} == echo
     assert (answer["id"], answer["step"]) == ("next", 1)
+
+
+async def test_a_problem_that_cannot_name_its_message_is_told_without_the_name(client):
+    follower = StreamFollower(client.app.context, ANYBODY, "r", {})
+    problem = json.loads(follower.problem(InvalidInputError("no"), {"id": 10**30}))
+    assert problem["detail"] == "no"
+    assert "id" not in problem
 
 
 async def test_a_refusal_waits_for_the_answers_before_it(client, monkeypatch):
@@ -303,6 +316,27 @@ async def test_a_client_that_does_not_read_is_cut_off_and_holds_a_bounded_lot(cl
         await send_without_reading()
     assert not client.app.context.open_streams
     writer.close()
+
+
+async def test_an_answer_beyond_what_may_lie_unread_reaches_a_client_that_reads(monkeypatch):
+    monkeypatch.setattr(stream_protocol, "_MAX_UNSENT_BYTES", 64 << 10)
+    async with listening() as client:
+        (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
+        async with stream_of(client, max_size=None, compression=None) as socket:
+            await socket.recv()
+            for step in range(2):
+                body = {"step": step * 40_000, "observations": ROW * 40_000, "emit": "all"}
+                await socket.send(json.dumps(body, separators=(",", ":")))
+                assert len((await told(socket))["predictions"]) == 40_000
+
+
+async def test_what_comes_while_too_much_lies_unread_ends_the_stream(client, monkeypatch):
+    async with stream_of(client) as socket:
+        await socket.recv()
+        monkeypatch.setattr(stream_protocol, "_MAX_UNSENT_BYTES", -1)  # too much from now on
+        await send(socket, observations=ROW)
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
 
 
 async def test_a_frame_before_the_stream_is_open_is_dropped(client):
