@@ -19,6 +19,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from service.errors import RecordUnreadableError, VersionGoneError
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unread
 
 _LATENCY_S = (
@@ -104,6 +106,8 @@ class Metrics:
             "carry_session_errors", "Requests of sessions that ended with an error, by its code.",
             ("code",), registry=reg,
         )  # fmt: skip
+        for error in (VersionGoneError, RecordUnreadableError):
+            self._refusals.labels(error.code)  # 0 from the start: an alert asks for their increase
         self._conflicts = Counter(
             "carry_commit_conflicts", "Writes that another writer was ahead of.", registry=reg
         )
