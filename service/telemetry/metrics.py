@@ -61,7 +61,8 @@ class Metrics:
             registry=reg,
         )  # fmt: skip
         self._request_s = Histogram(
-            "carry_http_request_seconds", "Time from the first byte to the last.",
+            "carry_http_request_seconds",
+            "Time from the first byte to the last, but not of answers that are streams of events.",
             ("method", "route"), buckets=_LATENCY_S, registry=reg,
         )  # fmt: skip
         self._batch_rows = Histogram(
@@ -197,17 +198,21 @@ class Metrics:
         method: str,
         route: str,
         status: int,
-        seconds: float,
+        seconds: float | None,
         exemplar: dict[str, str] | None = None,
     ) -> None:
-        """`exemplar` says where more is to be found of this one."""
+        """`seconds`: None of an answer that lasts as long as its client listens.
+
+        `exemplar` says where more is to be found of this one.
+        """
         key = (method, route, status)
         children = self._answered.get(key)
         if children is None:
             counter = self._requests.labels(method, route, status)
             children = self._answered[key] = (counter, self._request_s.labels(method, route))
         children[0].inc()
-        children[1].observe(seconds, exemplar)
+        if seconds is not None:
+            children[1].observe(seconds, exemplar)
 
     def stream_opened(self, kind: StreamKind) -> None:
         self._streams.labels(kind).inc()

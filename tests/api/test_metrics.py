@@ -162,3 +162,14 @@ async def test_every_request_that_meets_an_unreadable_record_is_counted_once(cli
     ]
     assert {answer.json()["type"] for answer in answers} == {"urn:carry:record-unreadable"}
     assert await value(client, errors, code="record-unreadable") == len(answers)
+
+
+async def test_a_stream_of_events_is_counted_but_its_time_is_not(client):
+    route = "/v1/sessions/{session}/events"
+    assert (await client.get("/v1/sessions/nobody/events")).status_code == 404
+    async with client.stream("GET", "/v1/sessions/s/events") as events:
+        await anext(events.aiter_lines())
+    counted = client.app.context.metrics._answered
+    await until(lambda: ("GET", route, 200) in counted)
+    assert await value(client, "carry_http_requests_total", route=route, status="200") == 1
+    assert await value(client, "carry_http_request_seconds_count", route=route) == 1  # the 404
