@@ -60,6 +60,13 @@ def test_container_is_bounded(services: dict[str, Any], name: str) -> None:
     assert set(container["logging"]["options"]) == {"max-size", "max-file"}
 
 
+def test_processes_of_the_front_are_as_many_as_its_processors(services: dict[str, Any]) -> None:
+    """Not those of the machine, which `auto` counts: of many they would use up `pids_limit`."""
+    config = (ROOT / "deploy/nginx/nginx.conf").read_text()
+    [number] = re.findall(r"^worker_processes (\w+);", config, re.MULTILINE)
+    assert number == str(services["front"]["cpus"])
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_container_says_whether_it_is_well(services: dict[str, Any], name: str) -> None:
     assert services[name]["healthcheck"]["test"]
