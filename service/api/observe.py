@@ -101,7 +101,8 @@ class Observe:
             _end_trace(asked, asked.trail, method, route, status, seconds)
         elif is_worth_a_line:
             exemplar = {"request_id": asked.request_id}
-        self._context.metrics.request_answered(method, route, status, seconds, exemplar)
+        timed_s = None if asked.is_endless else seconds
+        self._context.metrics.request_answered(method, route, status, timed_s, exemplar)
         if is_worth_a_line or self._logs_all:
             with known_by(asked.request_id, asked.trail, asked.path):
                 said = self._said_of(asked, route, status, seconds)

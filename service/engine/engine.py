@@ -197,10 +197,12 @@ class Engine:
         Raises:
             CarryError: not found, expired or closed.
         """
-        found = await self.store.load(key)
-        if found is None:
-            raise session_not_found(key)
-        require_live(found, await self.store.now())
+        try:
+            found = await self._found(key)
+            require_live(found, await self.store.now())
+        except CarryError as error:
+            self._observer.request_refused(error.code)
+            raise
         return found
 
     async def model_of(self, key: Key, *, is_fresh: bool = False) -> LoadedModel:
@@ -211,11 +213,13 @@ class Engine:
         Raises:
             CarryError: the session is not found, or its model is not loaded any more.
         """
-        record = None if is_fresh else self._lanes.cached(key)
-        record = record or await self.store.load(key)
-        if record is None:
-            raise session_not_found(key)
-        return self.registry.get_for_session(record.opening)
+        try:
+            record = None if is_fresh else self._lanes.cached(key)
+            record = record or await self._found(key)
+            return self.registry.get_for_session(record.opening)
+        except CarryError as error:  # the request ends here, before a turn of it could be counted
+            self._observer.request_refused(error.code)
+            raise
 
     def watch(self, key: Key, found: Record, after_step: int, poll_s: float) -> Watch:
         """What happens to a session from a step on, for a listener to iterate over."""
@@ -239,6 +243,12 @@ class Engine:
     ) -> list[Record]:
         """Live sessions by name, as the store holds them now."""
         return await self.store.list_live(tenant, model, after, limit)
+
+    async def _found(self, key: Key) -> Record:
+        found = await self.store.load(key)
+        if found is None:
+            raise session_not_found(key)
+        return found
 
     def _new_worker(self, model: LoadedModel) -> Worker:
         limits = self.limits

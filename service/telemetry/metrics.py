@@ -19,6 +19,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from service.errors import RecordUnreadableError, VersionGoneError
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unread
 
 _LATENCY_S = (
@@ -59,7 +61,8 @@ class Metrics:
             registry=reg,
         )  # fmt: skip
         self._request_s = Histogram(
-            "carry_http_request_seconds", "Time from the first byte to the last.",
+            "carry_http_request_seconds",
+            "Time from the first byte to the last, but not of answers that are streams of events.",
             ("method", "route"), buckets=_LATENCY_S, registry=reg,
         )  # fmt: skip
         self._batch_rows = Histogram(
@@ -104,6 +107,8 @@ class Metrics:
             "carry_session_errors", "Requests of sessions that ended with an error, by its code.",
             ("code",), registry=reg,
         )  # fmt: skip
+        for error in (VersionGoneError, RecordUnreadableError):
+            self._refusals.labels(error.code)  # 0 from the start: an alert asks for their increase
         self._conflicts = Counter(
             "carry_commit_conflicts", "Writes that another writer was ahead of.", registry=reg
         )
@@ -193,17 +198,21 @@ class Metrics:
         method: str,
         route: str,
         status: int,
-        seconds: float,
+        seconds: float | None,
         exemplar: dict[str, str] | None = None,
     ) -> None:
-        """`exemplar` says where more is to be found of this one."""
+        """`seconds`: None of an answer that lasts as long as its client listens.
+
+        `exemplar` says where more is to be found of this one.
+        """
         key = (method, route, status)
         children = self._answered.get(key)
         if children is None:
             counter = self._requests.labels(method, route, status)
             children = self._answered[key] = (counter, self._request_s.labels(method, route))
         children[0].inc()
-        children[1].observe(seconds, exemplar)
+        if seconds is not None:
+            children[1].observe(seconds, exemplar)
 
     def stream_opened(self, kind: StreamKind) -> None:
         self._streams.labels(kind).inc()

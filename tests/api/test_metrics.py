@@ -1,15 +1,18 @@
 """What `/metrics` says, in both of its forms."""
 
 import json
+import re
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from websockets.asyncio.client import connect
 
+from service.errors import RecordUnreadableError
 from tests.api.support import listening, until
 from tests.api.test_protocol import OPEN
 from tests.e2e.collector import collecting
+from tests.fakes.bundles import write_forecaster
 
 STEP = {"observations": [[1, 2]]}
 PROMETHEUS = (
@@ -34,7 +37,7 @@ async def families(client):
 
 
 async def value(client, name, **labels):
-    family = (await families(client))[name.removesuffix("_total")]
+    family = (await families(client))[re.sub("_(total|count)$", "", name)]
     [found] = [
         sample.value
         for sample in family.samples
@@ -122,3 +125,51 @@ async def test_event_streams_are_counted_while_they_are_open(client):
     await until(lambda: gauge._value.get() == 0)
     assert await value(client, "carry_stream_messages_total", kind="events") >= 1
     assert await value(client, "carry_streams_open", kind="websocket") == 0
+
+
+async def test_every_request_of_a_session_whose_model_is_gone_is_counted_once(tmp_path):
+    write_forecaster(tmp_path)
+    async with listening(models=tmp_path, models_poll_s=0, unload_grace_s=0) as client:
+        (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
+        errors = "carry_session_errors_total"
+        assert await value(client, errors, code="version-gone") == 0
+        (await client.post("/v2/repository/models/load/unload")).raise_for_status()
+        registry = client.app.context.engine.registry
+        await until(lambda: not registry.retiring)
+        for path in ("steps", "steps?x=1", "preview"):
+            answer = await client.post(f"/v1/sessions/s/{path}", json=STEP)
+            assert answer.json()["type"] == "urn:carry:version-gone"
+        in_bulk = [STEP | {"session": "s"}]
+        (await client.post("/v1/steps", json={"steps": in_bulk})).raise_for_status()
+        async with connect(f"ws://127.0.0.1:{client.port}/v1/stream") as socket:
+            await socket.send(json.dumps(STEP | {"session": "s"}))
+            assert "version-gone" in await socket.recv()
+        assert await value(client, errors, code="version-gone") == 5
+
+
+async def test_every_request_that_meets_an_unreadable_record_is_counted_once(client, monkeypatch):
+    async def refuse(key):
+        raise RecordUnreadableError(f"session {key.name!r} is damaged")
+
+    errors = "carry_session_errors_total"
+    assert await value(client, errors, code="record-unreadable") == 0
+    monkeypatch.setattr(client.app.context.engine.store, "load", refuse)
+    answers = [
+        await client.post("/v1/sessions/damaged/steps", json=STEP),
+        await client.get("/v1/sessions/damaged"),
+        await client.get("/v1/sessions/damaged/events"),
+        await client.post("/v1/sessions/damaged/rewind", json={"step": 0}),
+    ]
+    assert {answer.json()["type"] for answer in answers} == {"urn:carry:record-unreadable"}
+    assert await value(client, errors, code="record-unreadable") == len(answers)
+
+
+async def test_a_stream_of_events_is_counted_but_its_time_is_not(client):
+    route = "/v1/sessions/{session}/events"
+    assert (await client.get("/v1/sessions/nobody/events")).status_code == 404
+    async with client.stream("GET", "/v1/sessions/s/events") as events:
+        await anext(events.aiter_lines())
+    counted = client.app.context.metrics._answered
+    await until(lambda: ("GET", route, 200) in counted)
+    assert await value(client, "carry_http_requests_total", route=route, status="200") == 1
+    assert await value(client, "carry_http_request_seconds_count", route=route) == 1  # the 404

@@ -36,7 +36,7 @@ def running_nginx(
     config = replaced(config, "/tmp/", f"{folder}/")
     config = replaced(config, "/dev/stdout", f"{folder}/access.log")
     config = replaced(config, "/dev/stderr", f"{folder}/error.log")
-    config = replaced(config, "worker_processes auto", "daemon off; worker_processes 1")
+    config = replaced(config, "worker_processes 1;", "daemon off; worker_processes 1;")
     if os.getuid() == 0:  # else the workers would be nobody, who may not write into `folder`
         config = "user root;\n" + config
     (folder / "nginx.conf").write_text(config)

@@ -1,6 +1,7 @@
 """What docker-compose.yml promises, read from its resolved form. No engine is needed."""
 
 import json
+import re
 import subprocess
 from typing import Any
 
@@ -57,6 +58,13 @@ def test_container_is_bounded(services: dict[str, Any], name: str) -> None:
     assert 0 < float(container["cpus"]) <= 2
     assert 0 < container["pids_limit"] <= 256
     assert set(container["logging"]["options"]) == {"max-size", "max-file"}
+
+
+def test_processes_of_the_front_are_as_many_as_its_processors(services: dict[str, Any]) -> None:
+    """Not those of the machine, which `auto` counts: of many they would use up `pids_limit`."""
+    config = (ROOT / "deploy/nginx/nginx.conf").read_text()
+    [number] = re.findall(r"^worker_processes (\w+);", config, re.MULTILINE)
+    assert number == str(services["front"]["cpus"])
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -125,6 +133,15 @@ def test_password_of_valkey_is_a_file_and_nowhere_else(services: dict[str, Any])
     shown = json.dumps([services["valkey"]["command"], services["service"]["environment"]])
     assert "/run/secrets/valkey_password" in shown
     assert "requirepass %s" in shown
+
+
+def test_a_new_password_is_given_to_everyone_who_reads_it(services: dict[str, Any]) -> None:
+    """Each reads it once, when it starts: the recipe must start them all again."""
+    page = (ROOT / "deploy/README.md").read_text()
+    [recreated] = re.findall(r"^docker compose up .*--force-recreate ([^#\n]+)", page, re.MULTILINE)
+    readers = {name for name, container in services.items() if container.get("secrets")}
+    assert {*recreated.split(), "service"} == readers
+    assert re.search(r"--force-recreate .*\nmake roll\b", page)
 
 
 def test_valkey_writes_before_it_answers_and_evicts_nothing(services: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service.telemetry.metrics import Metrics
 from tests.architecture.project_files import ROOT
 from tests.deploy.service_metrics import METRICS, series_names
 from tests.system import require_program
@@ -57,6 +58,15 @@ def test_prometheus_accepts_its_configuration() -> None:
 
 def test_alerts_fire_and_stay_silent_as_written_down() -> None:
     promtool("test", "rules", *ALERT_TESTS)
+
+
+def test_errors_that_an_alert_asks_for_are_shown_before_the_first_one() -> None:
+    """`increase` does not see a series that begins above 0."""
+    asked = " ".join(rule["expr"] for rule in alerts())
+    [codes] = re.findall(r'carry_session_errors_total\{code=~"([^"]+)"\}', asked)
+    shown = Metrics("0").registry
+    for code in codes.split("|"):
+        assert shown.get_sample_value("carry_session_errors_total", {"code": code}) == 0
 
 
 def test_every_alert_is_tried_firing_and_silent() -> None:
