@@ -213,10 +213,11 @@ class Engine:
         Raises:
             CarryError: the session is not found, or its model is not loaded any more.
         """
+        cached = None if is_fresh else self._lanes.cached(key)
+        if cached and (model := self.registry.find_for_session(cached.opening)):
+            return model
         try:
-            record = None if is_fresh else self._lanes.cached(key)
-            record = record or await self._found(key)
-            return self.registry.get_for_session(record.opening)
+            return self.registry.get_for_session((await self._found(key)).opening)
         except CarryError as error:  # the request ends here, before a turn of it could be counted
             self._observer.request_refused(error.code)
             raise
