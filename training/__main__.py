@@ -66,7 +66,7 @@ def fit(
     """Train a recipe, then export, verify, evaluate and write its bundle."""
     from training.export.bundle_writer import refuse_other_bundle
     from training.fit.run_folder import RunFolder
-    from training.fit.trainer import FitOptions
+    from training.fit.trainer import FitOptions, is_started_by_another
     from training.fit.trainer import fit as run_fit
     from training.tasks.registry import make_task
 
@@ -75,11 +75,13 @@ def fit(
     task.sources()  # a data file that does not fit is an error before a run folder is made
     if not overwrite:
         refuse_other_bundle(models, loaded)
-    if resume:
+    is_helper = is_started_by_another()
+    if resume or is_helper:
         run = RunFolder.newest(runs, loaded)
     else:
         run = RunFolder.create(runs, loaded, data, _command(recipe, data))
-    console.print(f"[bold]{loaded.name}[/] version {loaded.version} → {run.path}")
+    if not is_helper:
+        console.print(f"[bold]{loaded.name}[/] version {loaded.version} → {run.path}")
     options = FitOptions(devices, accelerator, resume, progress)
     if run_fit(task, run, options):
         _export(run.path, models, data)

@@ -6,7 +6,6 @@ an LSTM, h and c), averaged over rows, and divided by that of k = 0.
 Axis legend: B rows, T steps, F features, S state size.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +58,7 @@ def gradient_flow(layer: RecurrentLayer, num_steps: int, seed: int = 0) -> Gradi
         0.0 if gradient is None else float(gradient.norm(dim=1).mean()) for gradient in gradients
     ]
     newest_first = np.array(norms[::-1])
-    first = newest_first[0] if newest_first[0] > 0 else math.nan
+    # A cell whose last output hangs on its last input alone hands nothing back: all stay 0.
+    first = newest_first[0] if newest_first[0] != 0 else 1.0
     radius = spectral_radius(layer.weights()[1]) if isinstance(layer, RNNLayer) else None
     return GradientFlow(newest_first / first, radius)

@@ -159,4 +159,6 @@ def _name(one: Watched) -> str:
 def _limit(panel: Axes, norms: Sequence[np.ndarray]) -> None:
     finite = np.concatenate(norms)
     finite = finite[np.isfinite(finite) & (finite > 0)]
+    if len(finite) == 0:
+        return  # nothing is drawn
     panel.set_ylim(max(_FLOOR, finite.min() / 3), min(_CEILING, finite.max() * 3))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -79,8 +80,8 @@ def plot_examples(
     return Plot("forecasts.png", caption, png)
 
 
-def plot_errors(scores: dict[str, np.ndarray]) -> Plot:
-    """MASE by horizon, the model against its baselines."""
+def plot_errors(scores: dict[str, np.ndarray], measure: str) -> Plot:
+    """Errors by horizon, the model against its baselines; `measure` is MASE or MAE."""
     looks = {
         "this model": (BLUE, "o-", 2.2),
         "AutoETS": (GREEN, "s-", 1.4),
@@ -95,21 +96,32 @@ def plot_errors(scores: dict[str, np.ndarray]) -> Plot:
         steps = np.arange(1, len(scores["this model"]) + 1)
         for name, (colour, form, width) in looks.items():
             axes.plot(steps, scores[name], form, color=colour, lw=width, ms=4.5, label=name)
-        axes.set_yscale("log")
-        top = 2 ** np.ceil(np.log2(max(score.max() for score in scores.values())))
-        bottom = 2 ** np.floor(np.log2(min(score.min() for score in scores.values())))
-        axes.set_ylim(bottom, top)
-        ticks = 2.0 ** np.arange(np.log2(bottom), np.log2(top) + 1)
-        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.yaxis.set_minor_locator(NullLocator())
+        is_log = _scale(axes, np.concatenate(list(scores.values())))
         axes.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
         axes.set_xlabel("rows ahead")
-        axes.set_ylabel("MASE (log scale)")
+        axes.set_ylabel(f"{measure} (log scale)" if is_log else measure)
         if len(steps) <= 24:
             axes.set_xticks(steps)
         figure.legend(loc="outside upper center", ncols=len(looks))
         png = to_png(figure)
-    return Plot("errors.png", "Mean absolute scaled error by horizon; lower is better.", png)
+    scaled = " scaled" if measure == "MASE" else ""
+    return Plot("errors.png", f"Mean absolute{scaled} error by horizon; lower is better.", png)
+
+
+def _scale(axes: Axes, scores: np.ndarray) -> bool:
+    """A log scale between powers of 2, unless all errors are 0, which it cannot show."""
+    shown = np.log2(scores[np.isfinite(scores) & (scores > 0)])
+    if len(shown) == 0:
+        return False
+    axes.set_yscale("log")
+    bottom, top = np.floor(shown.min()), np.ceil(shown.max())
+    top = max(top, bottom + 1)
+    axes.set_ylim(2**bottom, 2**top)
+    step = max(1, (top - bottom) // 12)
+    ticks = 2.0 ** np.arange(bottom, top + 1, step)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+    return True
 
 
 def plot_coverage(levels: Sequence[float], truth: np.ndarray, quantiles: np.ndarray) -> Plot:

@@ -39,8 +39,17 @@ class Backtest:
     mean: np.ndarray
     quantiles: np.ndarray
     baselines: dict[str, np.ndarray]
-    unit: float
+    naive_error: float
     """Mean absolute error of the seasonal naive before the first origin."""
+
+    @property
+    def unit(self) -> float:
+        return self.naive_error or 1.0
+
+    @property
+    def measure(self) -> str:
+        """Where the seasonal naive made no error, errors cannot be scaled by it."""
+        return "MASE" if self.naive_error else "MAE"
 
 
 def backtest(model: ServedModel, series: Series, options: ForecastOptions, rows: range) -> Backtest:
@@ -60,7 +69,7 @@ def backtest(model: ServedModel, series: Series, options: ForecastOptions, rows:
             name: baseline(target, origins, options.horizon, options.season)
             for name, baseline in baselines_for(options.constant_baseline).items()
         },
-        unit=metrics.naive_error(target[: rows.start], options.season),
+        naive_error=metrics.naive_error(target[: rows.start], options.season),
     )
 
 
@@ -80,13 +89,11 @@ def evaluate_forecasts(
     ends = series.time_s[[rows.start, rows.stop - 1]].astype("M8[s]")
     days = np.datetime_as_string(ends, "D" if options.frequency_s >= DAY_S else "m")
     covered = metrics.coverage(test.truth, test.quantiles[..., 0], test.quantiles[..., -1])
-    naive = scores["seasonal naive"]
-    gain = 1 - scores["this model"] / naive
     share = options.quantiles[-1] - options.quantiles[0]
     summary = (
         f"On the last {len(rows):,} rows ({days[0]} to {days[1]}, forecast anew at every one of"
-        f" {len(test.origins):,} origins), its mean absolute error is {_span(gain, '.0%')} below"
-        f" that of the {options.season}-row seasonal naive, by horizon, and its {share:.0%}"
+        f" {len(test.origins):,} origins), its {_against_naive(scores, test.measure)} the"
+        f" {options.season}-row seasonal naive, by horizon, and its {share:.0%}"
         f" intervals hold {_span(covered, '.1%')} of the truths."
     )
     if options.constant_baseline is not None:
@@ -96,11 +103,11 @@ def evaluate_forecasts(
         figures=_figures(test, options, scores, covered, str(rows)),
         tables=(
             _overview(test, options, points, scores),
-            _by_horizon(options, scores, covered, share),
+            _by_horizon(test, options, scores, covered, share),
         ),
         plots=(
             plot_examples(series, options, test.origins, test.quantiles, test.truth),
-            plot_errors(scores),
+            plot_errors(scores, test.measure),
             plot_coverage(options.quantiles, test.truth, test.quantiles),
         ),
         caveats=caveats,
@@ -113,9 +120,24 @@ def _span(values: np.ndarray, form: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _against_naive(scores: dict[str, np.ndarray], measure: str) -> str:
+    mine, naive = scores["this model"], scores["seasonal naive"]
+    if (naive == 0).any():
+        return f"{measure} is {_span(mine, '.3g')}, against {_span(naive, '.3g')} of"
+    return f"mean absolute error is {_span(1 - mine / naive, '.0%')} below that of"
+
+
+def _gain(mine: float, naive: float) -> str:
+    """On the seasonal naive; there is none to tell where that makes no error."""
+    return f"{1 - mine / naive:+.1%}" if naive else "–"
+
+
 def _against_constant(scores: dict[str, np.ndarray], constant: float) -> str:
     """A series without memory is forecast best by a constant; then this must be said."""
-    gain = 1 - scores["this model"].mean() / scores[f"always {constant:g}"].mean()
+    rival = scores[f"always {constant:g}"].mean()
+    if rival == 0:
+        return f" Always forecasting {constant:g} makes no error at all."
+    gain = 1 - scores["this model"].mean() / rival
     word = "below" if gain > 0 else "above"
     said = f" Against always forecasting {constant:g} it lies {abs(gain):.1%} {word}"
     return said + (": no gain worth the name." if gain < 0.01 else ".")
@@ -141,24 +163,39 @@ def _overview(
             (
                 name,
                 f"{scores[name].mean():.3f}",
-                f"{1 - scores[name].mean() / naive:+.1%}",
+                _gain(scores[name].mean(), naive),
                 f"{metrics.smape(test.truth, point).mean():.1f}",
                 f"{np.sqrt(np.nanmean(error**2)):.3f}",
-                f"{wql:.4f}",
+                "–" if np.isnan(wql) else f"{wql:.4f}",
             )
         )
     return Table(
         "All horizons together",
-        ("forecast", "MASE", "gain on seasonal naive", "sMAPE %", "RMSE", "WQL"),
+        ("forecast", test.measure, "gain on seasonal naive", "sMAPE %", "RMSE", "WQL"),
         rows,
-        f"MASE: absolute error over that of the seasonal naive on the rows before the test rows"
-        f" ({test.unit:.3f}). WQL: weighted quantile loss over the levels"
+        f"{_explain(test)} WQL: weighted quantile loss over the levels"
         f" {', '.join(map(str, options.quantiles))}; of point forecasts, of the point.",
     )
 
 
+def _explain(test: Backtest) -> str:
+    if test.measure == "MASE":
+        return (
+            "MASE: absolute error over that of the seasonal naive on the rows before the test rows"
+            f" ({test.unit:.3f})."
+        )
+    return (
+        "MAE: absolute error; the seasonal naive has none on the rows before the test rows, so"
+        " that MASE is not defined."
+    )
+
+
 def _by_horizon(
-    options: ForecastOptions, scores: dict[str, np.ndarray], covered: np.ndarray, share: float
+    test: Backtest,
+    options: ForecastOptions,
+    scores: dict[str, np.ndarray],
+    covered: np.ndarray,
+    share: float,
 ) -> Table:
     baselines = list(baselines_for(options.constant_baseline))
     rows = [
@@ -166,13 +203,13 @@ def _by_horizon(
             str(k + 1),
             f"{scores['this model'][k]:.3f}",
             *(f"{scores[name][k]:.3f}" for name in baselines),
-            f"{1 - scores['this model'][k] / scores['seasonal naive'][k]:+.1%}",
+            _gain(scores["this model"][k], scores["seasonal naive"][k]),
             f"{covered[k]:.1%}",
         )
         for k in range(options.horizon)
     ]
     return Table(
-        "MASE by horizon",
+        f"{test.measure} by horizon",
         (
             "rows ahead",
             "this model",
@@ -205,7 +242,7 @@ def _figures(
 
     by_horizon = [
         QualityFigure(
-            metric=f"MASE, horizon {k + 1}",
+            metric=f"{test.measure}, horizon {k + 1}",
             value=round(float(mine[k]), 4),
             split=split,
             baseline="seasonal naive",
@@ -214,11 +251,13 @@ def _figures(
         for k in range(options.horizon)
     ]
     wql = metrics.weighted_quantile_loss(test.truth, test.quantiles, options.quantiles)
+    figure = QualityFigure(metric="WQL", value=round(wql, 4), split=split)
+    wql_figure = (figure,) if np.isfinite(wql) else ()
     share = options.quantiles[-1] - options.quantiles[0]
     return (
-        *(against("MASE", baseline) for baseline in test.baselines),
+        *(against(test.measure, baseline) for baseline in test.baselines),
         *by_horizon,
-        QualityFigure(metric="WQL", value=round(wql, 4), split=split),
+        *wql_figure,
         QualityFigure(
             metric=f"coverage of {share:.0%} intervals",
             value=round(float(covered.mean()), 4),

@@ -8,8 +8,13 @@ Array = np.ndarray
 
 
 def naive_error(history: Array, season: int) -> float:
-    """Mean absolute error of the seasonal naive on the training rows: the unit of MASE."""
-    return float(np.nanmean(np.abs(history[season:] - history[:-season])))
+    """Mean absolute error of the seasonal naive on the training rows: the unit of MASE.
+
+    0 where it makes none, or where no two rows a season apart are known: MASE is not defined then.
+    """
+    errors = np.abs(history[season:] - history[:-season])
+    known = np.isfinite(errors)
+    return float(np.nanmean(errors)) if known.any() else 0.0
 
 
 def mase(truth: Array, forecast: Array, unit: float) -> Array:
@@ -28,13 +33,14 @@ def smape(truth: Array, forecast: Array) -> Array:
 def weighted_quantile_loss(truth: Array, quantiles: Array, levels: Sequence[float]) -> float:
     """Twice the pinball loss, summed over all levels' mean, over the sum of |truth|.
 
-    `truth[N, K]`, `quantiles[N, K, Q]`.
+    `truth[N, K]`, `quantiles[N, K, Q]`. NaN where all truths are 0: it is not defined then.
     """
     errors = truth[..., None] - quantiles
     level = np.asarray(levels)
     losses = np.maximum(level * errors, (level - 1) * errors)
     known = np.isfinite(truth)
-    return float(2 * losses[known].mean(axis=-1).sum() / np.abs(truth[known]).sum())
+    size = np.abs(truth[known]).sum()
+    return float(2 * losses[known].mean(axis=-1).sum() / size) if size else float("nan")
 
 
 def share_below(truth: Array, quantiles: Array) -> Array:

@@ -92,8 +92,12 @@ def _regression(
     """Learns from `values` before the held-out ones, and is asked about the others."""
     newest = _newest(values, num_values, held_out_start)
     fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    fitted.fit(newest[:held_out_start], rows.labels[:held_out_start])
-    answers: np.ndarray = fitted.predict_proba(newest[held_out_start:])
+    seen = rows.labels[:held_out_start]
+    if len(np.unique(seen)) == 1:  # scikit-learn's needs two labels to tell apart
+        return _shares(rows, held_out_start)
+    fitted.fit(newest[:held_out_start], seen)
+    answers = np.zeros((len(rows.labels) - held_out_start, len(rows.names)))
+    answers[:, fitted.classes_] = fitted.predict_proba(newest[held_out_start:])
     return answers
 
 

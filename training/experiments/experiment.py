@@ -13,7 +13,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import BaseModel
 
@@ -22,6 +22,8 @@ from training.errors import RecipeError
 from training.evaluate.report import Plot, Table
 
 Settings = dict[str, str | int | float | bool | None]
+DATA_SETTING: Final = "data_sha256"
+"""The setting that says which data file a job read, where it reads one."""
 
 
 def cell_settings(kind: str, options: Mapping[str, object]) -> Settings:

@@ -24,15 +24,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.config import CellConfig
+from training.data.dataset import hash_files
 from training.data.digit_images import DigitImages, halve, packaged_digits, read_mnist
 from training.errors import DataError
 from training.evaluate.report import Table
 from training.experiments.experiment import (
+    DATA_SETTING,
     Experiment,
     Findings,
     Job,
     Outcome,
     Result,
+    Settings,
     cell_settings,
 )
 from training.experiments.figures import plot_curves, spread_of
@@ -104,6 +107,7 @@ class PixelsExperiment(Experiment):
         size = _SIZES[self.variant]
         if size.side > 8 and self.data_path is None:
             raise DataError(f"variant {self.variant!r} reads MNIST: pass --data PATH to its .npz")
+        data: Settings = {} if size.side == 8 else {DATA_SETTING: hash_files(Path(self.data_path))}
         return [
             Job(
                 f"{cell}, {order}",
@@ -116,6 +120,7 @@ class PixelsExperiment(Experiment):
                     "learning_rate": rate,
                     "clip": 1.0,
                     "max_updates": size.max_updates,
+                    **data,
                 },
             )
             for seed in range(1, num_seeds + 1)

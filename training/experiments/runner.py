@@ -1,7 +1,8 @@
 """Runs the jobs of an experiment and keeps what they found.
 
-`<out>/<folder>/results.json` holds every finished job; `README.md` and the pictures are written
-anew from it at the end of every call.
+`<out>/<folder>/results.json` holds every finished job whose method and settings still are what the
+experiment says, whichever seeds a call asks for. `README.md` and the pictures are written anew at
+the end of every call, from the results of the seeds that it asked for.
 """
 
 import json
@@ -15,7 +16,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from training.errors import DataError
-from training.experiments.experiment import Experiment, Job, Outcome, Result, Tell
+from training.experiments.experiment import (
+    DATA_SETTING,
+    Experiment,
+    Job,
+    Outcome,
+    Result,
+    Tell,
+)
 from training.experiments.report import write_report
 
 RESULTS_FILE = "results.json"
@@ -40,16 +48,17 @@ def run_experiment(
     folder.mkdir(parents=True, exist_ok=True)
     wanted = experiment.jobs(num_seeds)
     results = _still_valid(read_results(folder), wanted)
-    missing = [job for job in wanted if not any(_is_of(result, job) for result in results)]
+    missing = [job for job in wanted if not _find(results, [job])]
     for job, outcome in _outcomes(experiment, missing, num_workers, max_minutes):
         results.append(
             Result(method=job.method, seed=job.seed, settings=job.settings, outcome=outcome)
         )
         _write_results(folder, results)
         tell(f"{job.method}, seed {job.seed}: {_say(outcome)}")
-    if results:
-        write_report(experiment, results, folder, command)
-    return folder, len(wanted) - len(results)
+    reported = _find(results, wanted)
+    if reported:
+        write_report(experiment, reported, folder, command)
+    return folder, len(wanted) - len(reported)
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -99,11 +108,25 @@ def run_alone(experiment: Experiment, job: Job) -> Outcome:
 
 
 def _still_valid(results: list[Result], wanted: list[Job]) -> list[Result]:
-    return [result for result in results if any(_is_of(result, job) for job in wanted)]
+    return [result for result in results if any(_is_like(result, job) for job in wanted)]
 
 
-def _is_of(result: Result, job: Job) -> bool:
-    return (result.method, result.seed, result.settings) == (job.method, job.seed, job.settings)
+def _find(results: list[Result], jobs: list[Job]) -> list[Result]:
+    return [
+        result
+        for result in results
+        if any(result.seed == job.seed and _is_like(result, job) for job in jobs)
+    ]
+
+
+def _is_like(result: Result, job: Job) -> bool:
+    """The same but for the seed. A result that does not say its data is taken as of any."""
+    settings = {
+        name: value
+        for name, value in job.settings.items()
+        if name != DATA_SETTING or name in result.settings
+    }
+    return (result.method, result.settings) == (job.method, settings)
 
 
 def _write_results(folder: Path, results: list[Result]) -> None:

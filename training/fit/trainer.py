@@ -3,10 +3,14 @@
 Rule 1: each phase starts from the recipe's seed, so the refit does not depend on the search's luck.
 Rule 2: a finished phase leaves `result.json`; a resumed run takes it as it is.
 Rule 3: the rows that the card reports on are seen by no phase.
+Rule 4: with several devices the first process makes the run folder, writes results and exports.
+        As its first phase begins, Lightning starts the same command again for every other device.
 """
 
 import json
 import logging
+import math
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +75,11 @@ def fit(task: Task, run: RunFolder, options: FitOptions) -> bool:
     return is_first
 
 
+def is_started_by_another() -> bool:
+    """True on a process that Lightning started beside the first one: its run folder is there."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
 def _load_network(task: Task, phase: _Phase) -> StreamNetwork:
     file = phase.folder / "checkpoints" / _read_result(phase)["file"]
     weights: dict[str, Tensor] = torch.load(file, weights_only=True)["state_dict"]
@@ -87,7 +96,9 @@ def _run_phase(task: Task, run: RunFolder, phase: _Phase, options: FitOptions) -
     config = run.recipe.fit
     pl.seed_everything(run.recipe.seed, workers=True, verbose=False)
     batches = task.train_batches(with_validation=phase.with_validation)
-    module = LightningFit(task, task.network(), config, len(batches) * phase.num_epochs)
+    # Each device takes its share of every epoch's batches.
+    num_steps = math.ceil(len(batches) / options.devices) * phase.num_epochs
+    module = LightningFit(task, task.network(), config, num_steps)
     checkpoints = phase.folder / "checkpoints"
     best = ModelCheckpoint(
         checkpoints,

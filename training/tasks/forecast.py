@@ -230,6 +230,22 @@ def _split(series: Series, options: ForecastOptions) -> Split:
             f" need at least {needed} training rows and {options.horizon + 1} test rows; this split"
             f" leaves {validation_start} and {num_rows - test_start}"
         )
+    known = np.isfinite(series.values[:, 0])
+    parts = {"training": range(validation_start), "validation": range(validation_start, test_start)}
+    for part, rows in parts.items():
+        if not known[rows.start : rows.stop].any():
+            raise DataError(
+                f"target {options.target!r} holds no value in the {part} rows, {rows.start} to"
+                f" {rows.stop - 1} of {num_rows}: expected some to train on and some to stop by;"
+                " change task.validation_share or task.test_share, or fill the gap"
+            )
+    by_horizon = np.lib.stride_tricks.sliding_window_view(known[test_start:], options.horizon)
+    if not by_horizon.any(axis=0).all():
+        raise DataError(
+            f"target {options.target!r} holds too few values in the test rows, {test_start} to"
+            f" {num_rows - 1}: expected one at each of the {options.horizon} rows ahead, to judge"
+            " by; raise task.test_share, or fill the gap"
+        )
     return Split(validation_start, test_start)
 
 

@@ -102,15 +102,25 @@ class GenerateTask(Task):
 
     @cached_property
     def _text(self) -> str:
-        return self._dataset.read(self._dataset.locate(self.data_path))
+        text, options = self._dataset.read(self._dataset.locate(self.data_path)), self._options
+        alphabet = options.characters or "".join(sorted(set(text)))
+        for option, wanted in (("start", options.start), ("end", options.end or "")):
+            strangers = sorted(set(wanted) - set(alphabet))
+            if strangers:
+                where = "task.characters" if options.characters else "the characters of the text"
+                raise DataError(
+                    f"task.{option} {wanted!r} holds {strangers}, which are not in {where}:"
+                    f" expected some of {alphabet[:100]!r}; set task.{option} to such, or"
+                    " task.characters to an alphabet that holds them"
+                )
+        return text
 
     @cached_property
     def _codec(self) -> CharacterCodec:
         options = self._options
-        characters = options.characters or "".join(sorted(set(self._text)))
         return CharacterCodec(
             GenerateSpec(
-                characters=characters,
+                characters=options.characters or "".join(sorted(set(self._text))),
                 start=options.start,
                 end=options.end,
                 language=self._dataset.language,

@@ -12,7 +12,7 @@ class TagOptions(Section):
 
     kind: Literal["tag"]
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    frequency: Annotated[str, Field(pattern=r"^P[0-9]+D$")] = "P1D"
+    frequency: Annotated[str, Field(pattern=r"^P[1-9][0-9]*D$")] = "P1D"
     """Days from one row to the next: the labels are those of days."""
     holidays: str = "US"
     """A country of the holidays package; its holidays are labelled as Sundays are."""

@@ -61,6 +61,13 @@ class TranslateTask(Task):
                 "cell: task 'translate' has one GRU that reads and one that writes; expected kind"
                 f" 'gru' and one layer, got {recipe.cell.kind!r} and {recipe.cell.num_layers}"
             )
+        cell = recipe.cell
+        if cell.dropout or cell.residual or cell.options:
+            raise RecipeError(
+                "cell: task 'translate' makes its GRUs without cell.dropout, cell.residual and"
+                f" [cell.options], got {cell.dropout}, {cell.residual} and {cell.options}: leave"
+                " them out; task.dropout is its own"
+            )
         self.options = options
         self._dataset = dataset
 

@@ -133,6 +133,21 @@ def test_flows_of_cells_with_more_than_h_are_finite(kind: str) -> None:
     assert flow.norms[0] == pytest.approx(1)
 
 
+def test_a_cell_that_hands_no_gradient_back_vanishes() -> None:
+    flow = gradient_flow(find_cases(["markov"])[0].make(2, 8), 12)
+    np.testing.assert_array_equal(flow.norms, np.zeros(12))
+    assert flow.verdict == "vanishes"
+    assert flow.factor == 0
+
+
+def test_a_diagnosis_of_no_gradient_at_all_is_drawn(tmp_path: Path) -> None:
+    arguments = ["diagnose", "--cell", "markov", "--steps", "5", "--updates", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "vanishes" in result.output
+    assert (tmp_path / "flow-start.png").exists()
+
+
 def test_the_command_writes_a_page_with_its_pictures(tmp_path: Path) -> None:
     arguments = ["diagnose", "--cell", "tanh RNN", "--cell", "lstm", "--steps", "12"]
     arguments += ["--updates", "12", "--out", str(tmp_path)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import training
 from training.__main__ import app
 from training.cells.base import cell_kinds
 from training.cells.clockwork import ClockworkLayer
@@ -15,7 +16,7 @@ from training.errors import DataError, RecipeError
 from training.experiments import adding, every_cell, pixels, step_size, waveform, windows
 from training.experiments.experiment import Job, Outcome, Result, experiments, find_experiment
 from training.experiments.learning import LearningPlan, Reader, learn
-from training.experiments.runner import read_results, run_alone, run_experiment
+from training.experiments.runner import _find, read_results, run_alone, run_experiment
 
 
 def quiet(_: str) -> None:
@@ -249,6 +250,47 @@ def test_finished_jobs_are_kept_and_a_changed_one_is_run_again(
     run_experiment(experiment, tmp_path, 1, "c", quiet)
     assert [job.method for job in ran[6:]] == ["right"]
     assert len(read_results(folder)) == 6
+
+
+def test_results_of_more_seeds_than_are_asked_for_are_kept_and_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = step_size.StepSizeExperiment("ar4")
+    folder, _ = run_experiment(experiment, tmp_path, 2, "c", quiet)
+    results = read_results(folder)
+    assert len(results) == 12
+    monkeypatch.setitem(step_size._METHODS, "right", 0.4)
+    _, left = run_experiment(experiment, tmp_path, 1, "c", quiet)
+    assert left == 0
+    kept = [result for result in results if result.method != "right"]
+    assert [result for result in read_results(folder) if result.method != "right"] == kept
+    assert [result.seed for result in read_results(folder) if result.method == "right"] == [1]
+    assert "\n6 jobs, " in (folder / "README.md").read_text()
+    assert run_experiment(experiment, tmp_path, 2, "c", quiet, max_minutes=0)[1] == 1
+
+
+def test_results_of_another_data_file_are_not_taken_for_those_of_this_one(tmp_path: Path) -> None:
+    files = [tmp_path / "first.npz", tmp_path / "second.npz"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    first, second = (pixels.PixelsExperiment("mnist14", str(file)).jobs(1)[0] for file in files)
+    outcome = Outcome(figure=0.5, curve=[], num_weights=1, num_updates=1, seconds=1)
+    result = Result(method=first.method, seed=1, settings=first.settings, outcome=outcome)
+    assert _find([result], [first]) == [result]
+    assert _find([result], [second]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "num_seeds", "data"),
+    [("pixels", "mnist14", 2, "no.npz"), ("pixels", "digits8", 3, None), ("cells", None, 1, None)],
+)
+def test_committed_results_are_those_of_the_experiment_as_it_is(
+    name: str, variant: str | None, num_seeds: int, data: str | None
+) -> None:
+    experiment = find_experiment(name, variant, data)
+    results = read_results(Path(training.__file__).parent / "results" / experiment.folder)
+    wanted = experiment.jobs(num_seeds)
+    assert len(_find(results, wanted)) == len(results) == len(wanted)
 
 
 def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:

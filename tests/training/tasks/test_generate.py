@@ -154,6 +154,21 @@ def test_a_text_outside_the_alphabet_is_refused(tmp_path):
         task.train_batches(with_validation=False)
 
 
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ({"start": "\n"}, r"task.start '\\n' holds \['\\n'\], which are not in the characters of"),
+        ({"end": "?"}, r"task.end '\?' holds .*set task.end to such"),
+        ({"start": "x", "characters": "abcd!"}, "which are not in task.characters"),
+    ],
+)
+def test_a_start_or_end_outside_the_alphabet_is_refused(tmp_path, task, told):
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT)
+    with pytest.raises(DataError, match=told):
+        make_task(tiny_recipe(task), str(file)).sources()
+
+
 def test_data_that_are_no_single_text_are_refused():
     recipe = tiny_recipe().model_dump(mode="json") | {"data": {"source": "chicago"}}
     with pytest.raises(RecipeError, match="is not one text"):

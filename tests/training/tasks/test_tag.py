@@ -9,6 +9,7 @@ import torch
 from training.config import parse_recipe
 from training.data.day_kinds import DAY_KINDS, day_kinds
 from training.errors import DataError, RecipeError
+from training.evaluate.tagging import _regression
 from training.fit.truncated import truncated_losses
 from training.tasks.registry import make_task
 from training.tasks.tag import Stretches, TaggedRows
@@ -57,6 +58,22 @@ def test_days_are_what_the_calendar_says():
     assert kind_of(2016, 7, 4) == "Sunday or holiday"  # a Monday
     assert kind_of(2015, 7, 3) == "Sunday or holiday"  # a Friday, on which the 4th was observed
     assert kind_of(2010, 12, 31) == "Sunday or holiday"  # the New Year of 2011, observed
+
+
+@pytest.mark.parametrize("seen", [{0}, {0, 2}, {0, 1, 2}])
+def test_the_regression_answers_for_labels_that_it_never_saw(seen):
+    rng = np.random.default_rng(1)
+    labels = rng.choice(sorted(seen), size=60)
+    rows = TaggedRows(rng.normal(size=(60, 2)).astype(np.float32), labels, DAY_KINDS)
+    answers = _regression(rows, rows.values, 50, 7)
+    assert answers.shape == (10, 3)
+    np.testing.assert_allclose(answers.sum(axis=1), 1)
+    assert not answers[:, sorted({0, 1, 2} - seen)].any()
+
+
+def test_a_frequency_of_no_days_is_refused():
+    with pytest.raises(RecipeError, match="frequency"):
+        tiny_task(task={"frequency": "P0D"})
 
 
 def test_a_country_without_holidays_is_refused():

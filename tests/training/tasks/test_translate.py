@@ -210,6 +210,9 @@ def test_years_and_days_are_spelled_as_people_do(date, words):
         ({"memory_steps": 4}, {}, "the longest text that is read has 5"),
         ({}, {"kind": "lstm"}, "expected kind 'gru' and one layer, got 'lstm'"),
         ({}, {"num_layers": 2}, "expected kind 'gru' and one layer"),
+        ({}, {"dropout": 0.1}, "without cell.dropout, .* got 0.1"),
+        ({}, {"residual": True}, "without .*cell.residual"),
+        ({}, {"options": {"update_bias": 1.0}}, "without .*cell.options.*update_bias"),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(tmp_path, task, cell, told):
