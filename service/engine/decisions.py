@@ -51,7 +51,8 @@ async def decide_turn(
         wanted = registry.get(request.model, request.version)
         return decide_create(request, found, seed_record(key, wanted, request, time.time()), now)
     if isinstance(request, ForkRequest):
-        return decide_fork(request, key, found, source, now)
+        forked = source and registry.find(source.opening.model, source.opening.version)
+        return decide_fork(request, key, found, source, forked, now)
     if isinstance(request, RewindRequest):
         return decide_rewind(request, key, found, now)
     if isinstance(request, RestoreRequest):

@@ -26,6 +26,7 @@ from service.engine.session import (
 )
 from service.errors import (
     CheckpointGoneError,
+    ModelNotFoundError,
     SessionExistsError,
     SnapshotForeignError,
     SnapshotRefusedError,
@@ -36,18 +37,33 @@ from service.stores.record import Key, Opening, Record, pack_data
 
 
 def decide_fork(
-    request: ForkRequest, key: Key, found: Record | None, source: Record | None, now: float
+    request: ForkRequest,
+    key: Key,
+    found: Record | None,
+    source: Record | None,
+    model: LoadedModel | None,
+    now: float,
 ) -> Apply | Answer:
     """What a fork of `source` means where `found` lies under the new name.
 
+    `model` is what is served here under the name and version of the source's.
+
     Raises:
-        CarryError: the source cannot be stepped, or the name is taken by another request.
+        CarryError: the source cannot be stepped, nothing begins with its model any more, or the
+            name is taken by another request.
     """
     if is_open(found, now):
         return first_answer(found, request.digest)
     if source is None:
         raise session_not_found(request.source)
     require_live(source, now)
+    origin = source.opening.origin
+    if model is None or model.origin.graph_sha256 != origin.graph_sha256:
+        raise ModelNotFoundError(
+            f"session {request.source.name!r} is of model {origin.model!r} version"
+            f" {origin.version}, which begins nothing more: it was unloaded, or has other weights"
+            " now; see GET /v1/models for what is loaded"
+        )
     opening = replace(
         source.opening,
         name=key.name,

@@ -99,8 +99,6 @@ async def test_a_retiring_model_is_stepped_and_begins_nothing():
         reply = await engine.submit(A, step_rows(rows(2), 0))
         assert (reply.step, reply.record.opening.version) == (2, "2")
         assert (await engine.model_of(A)) is two
-        fork = await engine.submit(Key("t", "f"), ForkRequest(A))
-        assert fork.record.opening.version == "2"
         [answer] = await engine.predict(two, [(Observations(rows=rows(1)), 0)])
         assert answer
         back = await engine.submit(A, UpgradeRequest("1", "carry"))
@@ -123,6 +121,23 @@ async def test_after_its_grace_a_session_is_refused_and_goes_on_when_it_is_loade
         engine.workers.serve(load(), LONG_S)
         assert (await engine.submit(A, step_rows(rows(1), 2))).step == 3
         assert observer.models == {"load/1"}
+
+
+@pytest.mark.parametrize("served", ["nothing", "other weights"])
+async def test_a_retiring_model_gets_no_fork_of_its_sessions(served):
+    model, fork = load(), ForkRequest(A)
+    async with running_engine(registry=Registry([model], {}, "cpu")) as engine:
+        await engine.submit(A, create_load())
+        await engine.submit(B, fork)
+        if served == "nothing":
+            engine.workers.retire(model, LONG_S)
+        else:
+            engine.workers.serve(load(of="changed"), LONG_S)
+        with pytest.raises(ModelNotFoundError, match="begins nothing more"):
+            await engine.submit(Key("t", "c"), fork)
+        assert (await engine.submit(B, fork)).is_replay
+        for key in (A, B):
+            assert (await engine.submit(key, step_rows(rows(1), 0))).step == 1
 
 
 async def test_what_is_under_way_when_the_grace_ends_is_answered(monkeypatch):
