@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from service.api.decode import require_start
 from service.api.tensors import DATATYPE_OF
 from service.contract.calls import from_graph, into_graph
 from service.contract.tensors import Axis, InputSpec, OutputSpec
@@ -125,11 +126,11 @@ def observations_of(
     x = arrays[model.x.name]
     if np.isinf(x).any():
         raise InvalidInputError(f"input {model.x.name!r} holds a value that is infinite")
+    if not x.shape[1]:
+        raise InvalidInputError(f"input {model.x.name!r} has no steps: expected at least one")
     starts: list[int | None] = [None] * len(x)
     if model.time is not None and model.time.name in arrays:
         starts = _starts(model, arrays[model.time.name], x.shape[1])
-    if not x.shape[1]:
-        raise InvalidInputError(f"input {model.x.name!r} has no steps: expected at least one")
     return [
         (Observations(rows=np.ascontiguousarray(rows)), start)
         for rows, start in zip(x, starts, strict=True)
@@ -215,4 +216,9 @@ def _starts(model: LoadedModel, times: np.ndarray, num_steps: int) -> list[int |
             f"the times of a row must be {num_steps}, {model.frequency_s} s apart: send what is"
             " missing as NaN"
         )
-    return [int(row[0]) for row in times]
+    starts: list[int | None] = []
+    for start_s in times[:, 0].tolist():
+        what = f"the time {start_s} of a first step"
+        require_start(model.name, model.frequency_s, start_s, what)
+        starts.append(start_s)
+    return starts

@@ -97,7 +97,8 @@ async def step_sequence(
     observations = observations._replace(final=sequence.end)
     try:
         if not sequence.start:
-            return await engine.submit(key, StepRequest(observations, sequence.step, emit))
+            timed = observations._replace(time_s=start_s)
+            return await engine.submit(key, StepRequest(timed, sequence.step, emit))
     except (SessionNotFoundError, SessionExpiredError, SessionClosedError):
         raise UnknownSequenceError(
             f"inference request for sequence {sequence.id} to model '{model.name}' must specify the"

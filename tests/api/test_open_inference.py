@@ -288,3 +288,46 @@ async def test_a_body_that_unfolds_without_end_is_refused(models):
         headers = {"Content-Encoding": "br"}
         answer = await client.post("/v2/models/leaky/infer", content=b"x", headers=headers)
         assert answer.status_code == 415
+
+
+async def infer_rows(client, x, times=None, **parameters):
+    """Rows `[B, T, 2]` for the daily model, as JSON."""
+    inputs = [{"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.tolist()}]
+    if times is not None:
+        shape = list(x.shape[:2])
+        inputs.append({"name": "time", "shape": shape, "datatype": "INT64", "data": times})
+    body = {"inputs": inputs, "parameters": parameters}
+    return await client.post("/v2/models/load/infer", json=body)
+
+
+@pytest.mark.parametrize(
+    ("time", "told"),
+    [(-(10**17), "1824"), (2**63 - 1, "1824"), (START_S + 1, "1471824000"), (START_S, None)],
+)
+@pytest.mark.parametrize("parameters", [{}, {"sequence_id": 5, "sequence_start": True}])
+async def test_a_time_at_which_no_series_begins_is_refused(client, time, told, parameters):
+    answer = await infer_rows(client, np.zeros((1, 1, 2)), [time], **parameters)
+    assert answer.status_code == (400 if told else 200), answer.text
+    assert told is None or told in answer.json()["error"]
+    assert (await client.get("/v1/sessions")).status_code == 200
+
+
+@pytest.mark.parametrize("with_step", [True, False])
+async def test_the_time_of_a_later_request_must_be_that_which_follows(client, with_step):
+    x = np.zeros((1, 2, 2))
+    days = [START_S + 86_400 * day for day in range(6)]
+
+    def numbered(step):
+        return {"sequence_id": 5} | ({"sequence_step": step} if with_step else {})
+
+    await infer_rows(client, x, days[:2], **numbered(0), sequence_start=True)
+    for first in (0, 1, 3):
+        answer = await infer_rows(client, x, days[first : first + 2], **numbered(2))
+        assert answer.status_code == 400
+        assert f"expected {days[2]}" in answer.json()["error"]
+    one = np.zeros((1, 1, 2))
+    assert (await infer_rows(client, one, days[3:4], **numbered(2))).status_code == 400
+    for step in (2, 3):
+        answer = await infer_rows(client, one, days[step : step + 1], **numbered(step))
+        assert answer.json()["parameters"]["sequence_step"] == step + 1
+    assert (await infer_rows(client, x, **numbered(4))).status_code == 200
