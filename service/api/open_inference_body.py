@@ -22,12 +22,27 @@ _MAX_OUTPUTS = 64
 
 @dataclass(slots=True)
 class InferRequest:
-    """`outputs` are the wanted ones, each with whether it is to be binary."""
+    """`outputs` are the wanted ones, each with whether it is to be binary; none: all of them."""
 
     id: str | None
     parameters: dict[str, Any]
     arrays: dict[str, np.ndarray]
     outputs: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether outputs are to be binary of which nothing is said."""
+        return self.parameters.get("binary_data_output") is True
+
+
+def read_parameters(data: bytes, json_bytes: int | None) -> dict[str, Any]:
+    """The parameters of a request: they may say which model reads its tensors.
+
+    Raises:
+        MalformedError: it is no JSON, or no request.
+    """
+    _, parameters = _read_json(data, json_bytes)
+    return parameters
 
 
 def read_infer(signature: Signature, data: bytes, json_bytes: int | None) -> InferRequest:
@@ -36,37 +51,36 @@ def read_infer(signature: Signature, data: bytes, json_bytes: int | None) -> Inf
     Raises:
         CarryError: it is no JSON, or its tensors are not what it says or the model reads.
     """
-    end = len(data) if json_bytes is None else json_bytes
-    if not 0 <= end <= len(data):
-        raise MalformedError(f"{HEADER} is {end}, the body has {len(data)} bytes")
-    try:
-        body = orjson.loads(data[:end])
-    except orjson.JSONDecodeError as error:
-        raise MalformedError(f"the body is not valid JSON ({error}): expected an object") from None
-    if not isinstance(body, dict) or not isinstance(body.get("inputs"), list):
-        raise MalformedError('the body has no list "inputs"')
-    parameters = _parameters(body, "the request")
-    if any(name.startswith("triton_") for name in parameters):
-        raise MalformedError("parameters that begin with triton_ are reserved")
-    arrays = _read_inputs(signature, body["inputs"], memoryview(data)[end:])
+    body, parameters = _read_json(data, json_bytes)
+    binary = memoryview(data)[len(data) if json_bytes is None else json_bytes :]
+    arrays = _read_inputs(signature, body["inputs"], binary)
     wanted_id = body.get("id")
     if wanted_id is not None and not isinstance(wanted_id, str):
         raise MalformedError(f"id is {str(wanted_id)[:40]!r}: expected a string")
-    outputs = _wanted(signature, body.get("outputs"), parameters.get("binary_data_output") is True)
-    return InferRequest(wanted_id, parameters, arrays, outputs)
+    asked = InferRequest(wanted_id, parameters, arrays)
+    asked.outputs = _wanted(signature, body.get("outputs"), asked.is_binary)
+    return asked
 
 
 def write_infer(
     head: dict[str, Any],
     signature: Signature,
     arrays: Mapping[str, np.ndarray],
-    wanted: Mapping[str, bool],
+    asked: InferRequest,
 ) -> tuple[bytes, int | None]:
-    """An answer's body, and the bytes of its JSON where binary tensors follow."""
+    """An answer's body, and the bytes of its JSON where binary tensors follow.
+
+    Raises:
+        InvalidInputError: an output is wanted that this model, another than has read the request,
+            does not have.
+    """
     datatypes = {tensor.name: tensor.datatype for tensor in signature.outputs}
+    wanted = asked.outputs or dict.fromkeys(datatypes, asked.is_binary)
     outputs: list[dict[str, Any]] = []
     binaries: list[bytes] = []
     for name, is_binary in wanted.items():
+        if name not in arrays:
+            raise _unexpected_output(name, list(datatypes))
         values = np.ascontiguousarray(arrays[name])
         tensor: dict[str, Any] = {
             "name": name, "datatype": datatypes[name], "shape": list(values.shape)
@@ -80,6 +94,23 @@ def write_infer(
         outputs.append(tensor)
     text = orjson.dumps(head | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join([text, *binaries]), len(text) if binaries else None
+
+
+def _read_json(data: bytes, json_bytes: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A request's JSON, and the parameters in it."""
+    end = len(data) if json_bytes is None else json_bytes
+    if not 0 <= end <= len(data):
+        raise MalformedError(f"{HEADER} is {end}, the body has {len(data)} bytes")
+    try:
+        body = orjson.loads(data[:end])
+    except orjson.JSONDecodeError as error:
+        raise MalformedError(f"the body is not valid JSON ({error}): expected an object") from None
+    if not isinstance(body, dict) or not isinstance(body.get("inputs"), list):
+        raise MalformedError('the body has no list "inputs"')
+    parameters = _parameters(body, "the request")
+    if any(name.startswith("triton_") for name in parameters):
+        raise MalformedError("parameters that begin with triton_ are reserved")
+    return body, parameters
 
 
 def _read_inputs(
@@ -193,21 +224,23 @@ def _flat(data: list[Any], depth: int) -> Any:  # noqa: ANN401 -- a generator of
 def _wanted(signature: Signature, listed: Any, is_binary: bool) -> dict[str, bool]:  # noqa: ANN401
     names = [tensor.name for tensor in signature.outputs]
     if listed is None or listed == []:
-        return dict.fromkeys(names, is_binary)
+        return {}
     if not isinstance(listed, list) or len(listed) > _MAX_OUTPUTS:
         raise MalformedError('"outputs" is no list, or too long')
     wanted = {}
     for entry in listed:
         name = entry.get("name") if isinstance(entry, dict) else None
         if name not in names:
-            raise InvalidInputError(
-                f"unexpected output {str(name)[:80]!r}: expected some of {names}"
-            )
+            raise _unexpected_output(name, names)
         parameters = _parameters(entry, f"output {name!r}")
         if "classification" in parameters:
             raise InvalidInputError("the classification extension is not supported")
         wanted[name] = parameters.get("binary_data", is_binary) is True
     return wanted
+
+
+def _unexpected_output(name: object, names: list[str]) -> InvalidInputError:
+    return InvalidInputError(f"unexpected output {str(name)[:80]!r}: expected some of {names}")
 
 
 def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:

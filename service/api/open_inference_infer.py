@@ -1,8 +1,9 @@
 """`POST /v2/models/{model}/infer`: a step of a sequence, or a prediction without one."""
 
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
@@ -12,14 +13,29 @@ from service.api.body_reader import BIG_BODY_BYTES
 from service.api.compression import deflate, inflate
 from service.api.context import Context, InContext
 from service.api.keys import Caller
-from service.api.open_inference_body import HEADER, InferRequest, read_infer, write_infer
+from service.api.open_inference_body import (
+    HEADER,
+    InferRequest,
+    read_infer,
+    read_parameters,
+    write_infer,
+)
 from service.api.open_inference_model import Signature, observations_of, outputs_of
-from service.api.open_inference_sequence import Sequence, step_sequence
+from service.api.open_inference_sequence import Sequence, model_of_sequence, step_sequence
 from service.engine.loaded_model import LoadedModel
+from service.engine.registry import Registry
 from service.engine.requests import Observations
-from service.errors import InvalidInputError, MalformedError, TooLargeError
+from service.errors import (
+    CarryError,
+    InvalidInputError,
+    MalformedError,
+    ModelNotFoundError,
+    TooLargeError,
+)
 
 router = APIRouter(prefix="/v2/models/{model}", tags=["open inference"])
+
+_Result = TypeVar("_Result")
 
 _DOCUMENTED: dict[str, Any] = {
     "responses": {
@@ -45,7 +61,10 @@ async def infer(model: str, request: Request, context: InContext, caller: InCall
 async def infer_with_version(
     model: str, version: str, request: Request, context: InContext, caller: InCaller
 ) -> Response:
-    """As `POST /v2/models/{model}/infer`, for a version of your choice."""
+    """As `POST /v2/models/{model}/infer`, for a version of your choice.
+
+    A sequence stays with the version that it was started with.
+    """
     return await _infer(context, caller, model, version, request)
 
 
@@ -53,22 +72,18 @@ async def _infer(
     context: Context, caller: Caller, name: str, version: str | None, request: Request
 ) -> Response:
     started = time.perf_counter_ns()
-    model = context.engine.registry.get(name, version)
+    model = _expected(context.engine.registry, name, version)
     figures = context.inference.of(model.name, model.version)
     try:
         context.engine.refuse_if_full(model)
-        signature = Signature.of(model)
-        asked = await _read(context, signature, request)
+        body = await _receive(context, request)
+        sequence = Sequence.of(await _read(context, body, read_parameters))
+        model, asked = await _read_as_meant(context, caller, name, version, sequence, body)
+        figures = context.inference.of(model.name, model.version)
         was_read = time.perf_counter_ns()
-        sequence = Sequence.of(asked.parameters)
-        head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
-        if asked.id is not None:
-            head["id"] = asked.id
-        packed, told = await _run(context, caller, model, version, asked, sequence)
-        if told:
-            head["parameters"] = told
+        packed, told, model = await _run(context, caller, model, version, asked, sequence)
         was_run = time.perf_counter_ns()
-        response = _respond(head, signature, model, packed, asked, request)
+        response = _respond(model, packed, told, asked, request)
     except Exception:
         figures.failed += 1
         figures.failed_ns += time.perf_counter_ns() - started
@@ -84,7 +99,29 @@ async def _infer(
     return response
 
 
-async def _read(context: Context, signature: Signature, request: Request) -> InferRequest:
+def _expected(registry: Registry, name: str, version: str | None) -> LoadedModel:
+    """What the request is for, as far as its path says: a sequence may be of another version.
+
+    Raises:
+        ModelNotFoundError: there is none, nor one with which sequences may go on.
+    """
+    try:
+        return registry.get(name, version)
+    except ModelNotFoundError:
+        for model in registry.retiring:
+            if model.name == name and version in (None, model.version):
+                return model
+        raise
+
+
+class _Body(NamedTuple):
+    """Unfolded; `json_bytes` where binary tensors may follow."""
+
+    data: bytes
+    json_bytes: int | None
+
+
+async def _receive(context: Context, request: Request) -> _Body:
     encoding = request.headers.get("content-encoding", "")
     try:
         body = await request.body()
@@ -94,10 +131,42 @@ async def _read(context: Context, signature: Signature, request: Request) -> Inf
     said = request.headers.get(HEADER)
     if said is not None and not (said.isascii() and said.isdigit() and len(said) < 12):
         raise MalformedError(f"{HEADER} is {said[:40]!r}: expected the bytes of the JSON")
-    json_bytes = None if said is None else int(said)
-    if (len(data) if json_bytes is None else json_bytes) > BIG_BODY_BYTES:
-        return await context.reader.call(read_infer, signature, data, json_bytes)
-    return read_infer(signature, data, json_bytes)
+    return _Body(data, None if said is None else int(said))
+
+
+async def _read(
+    context: Context, body: _Body, read: Callable[[bytes, int | None], _Result]
+) -> _Result:
+    if (len(body.data) if body.json_bytes is None else body.json_bytes) > BIG_BODY_BYTES:
+        return await context.reader.call(read, *body)
+    return read(*body)
+
+
+async def _read_as_meant(
+    context: Context,
+    caller: Caller,
+    name: str,
+    version: str | None,
+    sequence: Sequence | None,
+    body: _Body,
+) -> tuple[LoadedModel, InferRequest]:
+    """The model that a request is for, and the request as that reads it."""
+    engine = context.engine
+    if sequence is None or sequence.start:
+        return await _read_as(engine.registry.get(name, version), context, body)
+    key = sequence.key(caller.tenant, name)
+    try:
+        model = await model_of_sequence(engine, name, version, key, sequence)
+        return await _read_as(model, context, body)
+    except CarryError:  # the cached model may be that of an earlier sequence of this id
+        model = await model_of_sequence(engine, name, version, key, sequence, is_fresh=True)
+        return await _read_as(model, context, body)
+
+
+async def _read_as(
+    model: LoadedModel, context: Context, body: _Body
+) -> tuple[LoadedModel, InferRequest]:
+    return model, await _read(context, body, partial(read_infer, Signature.of(model)))
 
 
 async def _run(
@@ -107,13 +176,13 @@ async def _run(
     version: str | None,
     asked: InferRequest,
     sequence: Sequence | None,
-) -> tuple[list[bytes], dict[str, Any]]:
-    """Packed outputs of each row, and what is told of the sequence."""
+) -> tuple[list[bytes], dict[str, Any], LoadedModel]:
+    """Packed outputs of each row, what is told of the sequence, and the model that has answered."""
     rows = observations_of(model, asked.arrays)
     emit = _emit(model, asked.parameters)
     _bound(context, model, rows, emit)
     if sequence is None:
-        return await context.engine.predict(model, rows, emit), {}
+        return await context.engine.predict(model, rows, emit), {}, model
     if len(rows) != 1:
         raise InvalidInputError(f"a request of a sequence has one row, got {len(rows)}")
     [(observations, start_s)] = rows
@@ -136,7 +205,7 @@ async def _run(
         "sequence_end": sequence.end,
         "sequence_step": reply.step,
     }
-    return [reply.outputs], told
+    return [reply.outputs], told, context.engine.registry.get_for_reply(reply.record.opening)
 
 
 def _emit(model: LoadedModel, parameters: dict[str, Any]) -> Literal["last", "all"]:
@@ -176,15 +245,19 @@ def _bound(
 
 
 def _respond(
-    head: dict[str, Any],
-    signature: Signature,
     model: LoadedModel,
     packed: list[bytes],
+    told: dict[str, Any],
     asked: InferRequest,
     request: Request,
 ) -> Response:
+    head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+    if asked.id is not None:
+        head["id"] = asked.id
+    if told:
+        head["parameters"] = told
     arrays = outputs_of(model, packed)
-    body, json_bytes = write_infer(head, signature, arrays, asked.outputs)
+    body, json_bytes = write_infer(head, Signature.of(model), arrays, asked)
     headers = {} if json_bytes is None else {HEADER: str(json_bytes)}
     body, encoding = deflate(body, request.headers.get("accept-encoding", ""))
     if encoding:

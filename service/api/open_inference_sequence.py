@@ -4,6 +4,7 @@ Rule 1: a sequence is keyed by tenant, model and id; the number 5 is not the str
 Rule 2: a start on a sequence that goes on begins it anew (Triton's way), or is refused, according
         to `CARRY_V2_START`.
 Rule 3: with `sequence_step` a request is applied exactly once; without, as often as it comes.
+Rule 4: a sequence stays with the version that it was started with, whatever is loaded later.
 """
 
 import secrets
@@ -23,10 +24,12 @@ from service.errors import (
     SessionExpiredError,
     SessionNotFoundError,
     UnknownSequenceError,
+    VersionGoneError,
 )
 from service.stores.record import Key
 
 _UINT64 = 2**64
+_ENDED = (SessionNotFoundError, SessionExpiredError, SessionClosedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,38 @@ class Sequence:
         return Key(tenant, f"v2:{model}:s{digest}")
 
 
+async def model_of_sequence(
+    engine: Engine,
+    name: str,
+    version: str | None,
+    key: Key,
+    sequence: Sequence,
+    *,
+    is_fresh: bool = False,
+) -> LoadedModel:
+    """The model, of this name, that a sequence goes on with; as `Engine.model_of`.
+
+    Raises:
+        UnknownSequenceError: it was not started, or is over.
+        VersionGoneError: its version is not loaded any more.
+        InvalidInputError: it is of another version than the one that is asked for.
+    """
+    try:
+        try:
+            model = await engine.model_of(key, is_fresh=is_fresh)
+        except VersionGoneError:
+            await engine.read(key)  # what is over is unknown, of whatever version it was
+            raise
+    except _ENDED:
+        raise _unknown(sequence, name) from None
+    if version not in (None, model.version):
+        raise InvalidInputError(
+            f"sequence {sequence.id} of model {name!r} was started with version {model.version},"
+            f" the request asks for version {version}: expected that of the sequence, or none"
+        )
+    return model
+
+
 async def step_sequence(
     engine: Engine,
     model: LoadedModel,
@@ -99,11 +134,8 @@ async def step_sequence(
         if not sequence.start:
             timed = observations._replace(time_s=start_s)
             return await engine.submit(key, StepRequest(timed, sequence.step, emit))
-    except (SessionNotFoundError, SessionExpiredError, SessionClosedError):
-        raise UnknownSequenceError(
-            f"inference request for sequence {sequence.id} to model '{model.name}' must specify the"
-            " START flag on the first request of the sequence"
-        ) from None
+    except _ENDED:
+        raise _unknown(sequence, model.name) from None
     if sequence.step:
         raise InvalidInputError("sequence_step of a start is 0: nothing came before it")
     # As one write where the answer of an opening is the one that is wanted.
@@ -128,3 +160,10 @@ async def step_sequence(
         return reply
     step = None if is_anew else 0
     return await engine.submit(key, StepRequest(observations, step, emit))
+
+
+def _unknown(sequence: Sequence, model: str) -> UnknownSequenceError:
+    return UnknownSequenceError(
+        f"inference request for sequence {sequence.id} to model '{model}' must specify the START"
+        " flag on the first request of the sequence"
+    )

@@ -31,13 +31,18 @@ Node = onnx.NodeProto
 
 
 def write_forecaster(
-    folder: Path, version: str = "1", seed: int = 0, *, uses_time: bool = True
+    folder: Path,
+    version: str = "1",
+    seed: int = 0,
+    *,
+    uses_time: bool = True,
+    horizon: int = HORIZON,
 ) -> Manifest:
     """`<folder>/load/<version>/`: two columns, horizon 3, three quantiles."""
     rng = np.random.default_rng(seed)
     num_inputs = len(COLUMNS) + uses_time
     weights = _gru_weights(rng, num_inputs) | {
-        "head": rng.normal(0, 0.5, (H, HORIZON)).astype(np.float32),
+        "head": rng.normal(0, 0.5, (H, horizon)).astype(np.float32),
         "spread": np.array([-1.0, 0.0, 1.0], np.float32),
         "zero": np.zeros((), np.float32),
         "last": np.array([-1], np.int64),
@@ -65,8 +70,8 @@ def write_forecaster(
     inputs = [("x", "float32", ("batch", "time", len(COLUMNS)), "x")]
     inputs += [("time", "int64", ("batch", "time"), "time")] if uses_time else []
     outputs = [
-        ("mean", "float32", ("batch", "time", HORIZON), "mean"),
-        ("quantiles", "float32", ("batch", "time", HORIZON, len(QUANTILES)), "quantiles"),
+        ("mean", "float32", ("batch", "time", horizon), "mean"),
+        ("quantiles", "float32", ("batch", "time", horizon, len(QUANTILES)), "quantiles"),
     ]
     length = np.array([7, 0, 4, 1])
     x = rng.normal(0, 1, (4, 7, len(COLUMNS))).astype(np.float32)
@@ -83,7 +88,7 @@ def write_forecaster(
             ],
             "frequency": "P1D",
             "frequency_s": DAY_S,
-            "horizon": HORIZON,
+            "horizon": horizon,
             "quantiles": QUANTILES,
             "context_steps": 7,
         },
