@@ -136,8 +136,10 @@ def _column(table: Any, name: str, kind: Any, expected: str) -> Any:  # noqa: AN
     column = table.column(name)
     if column.type == kind:
         return column
+    into = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
+    # What becomes a float is rounded, as everywhere; an integer stays exact, or is refused.
     try:
-        return column.cast(kind)
+        return column.cast(kind, safe=not pa.types.is_floating(into))
     except pa.ArrowException:
         raise InvalidInputError(
             f"column {name!r} is of type {column.type}: expected {expected}"

@@ -6,17 +6,18 @@ Rule 2: in an Arrow request all sessions are of one model, that of the first one
         object for a row between the socket and the graph, but its key and its record.
 """
 
-import re
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.routing import APIRoute
 
 from service.api.auth import InCaller, get_caller
 from service.api.body_reader import BIG_BODY_BYTES
-from service.api.bulk_schemas import BulkAnswer, BulkBody
+from service.api.bulk_models import Models
+from service.api.bulk_schemas import BulkAnswer, BulkBody, BulkStep
 from service.api.context import Context, InContext, get_context
 from service.api.decode import decode_step
 from service.api.idempotency import IDEMPOTENCY_KEY, refuse_key
@@ -29,7 +30,6 @@ from service.engine.requests import StepRequest
 from service.engine.session import Reply
 from service.errors import (
     CarryError,
-    InvalidInputError,
     SkippedError,
     TooLargeError,
     UnsupportedMediaTypeError,
@@ -39,7 +39,6 @@ from service.stores.record import Key
 BULK_PATH = "/v1/steps"
 ARROW = "application/vnd.apache.arrow.stream"
 
-_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _EXAMPLES: dict[str, Example] = {
     "two": {
         "summary": "A row and a text (sessions my-station and my-review)",
@@ -105,7 +104,7 @@ async def step_many(
     `error` and the model's outputs.
     """
     keys = [context.key(caller, each.session) for each in body.steps]
-    models = _Models(context)
+    models = Models(context.engine)
     errors: dict[int, CarryError] = {}
     failed: set[Key] = set()
     places: list[int] = []
@@ -114,8 +113,7 @@ async def step_many(
         try:
             if key in failed:
                 raise _skipped(key)
-            reads = context.face(await models.of(key)).reads
-            requests.append((key, decode_step(reads, step, context.settings)))
+            requests.append((key, await _decoded(context, models, key, step)))
             places.append(place)
         except CarryError as error:
             errors[place] = error
@@ -136,6 +134,17 @@ async def step_many(
     return json_response({"results": results})
 
 
+async def _decoded(context: Context, models: Models, key: Key, step: BulkStep) -> StepRequest:
+    model = await models.of(key)
+    try:
+        return decode_step(context.face(model).reads, step, context.settings)
+    except CarryError:
+        fresh = await models.afresh(key)
+        if fresh is model:
+            raise
+        return decode_step(context.face(fresh).reads, step, context.settings)
+
+
 async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Response:
     try:
         from service.api import arrow
@@ -146,18 +155,17 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
         ) from None
     rows = arrow.read_rows(data, context.settings.max_rows)
     keys = [context.key(caller, session) for session in rows.sessions]
-    model, errors = await _one_model(context, keys)
-    if model is None:
+
+    def read(model: LoadedModel) -> np.ndarray:
+        _bound(context, model, len(keys))
+        return arrow.observations_of(rows, model)
+
+    model, errors, observed = await _read_alike(Models(context.engine), keys, read)
+    if model is None or observed is None:
         answered = _told(errors)
         steps = [-1] * len(keys)
         return _arrow(arrow.write_answers(rows.sessions, steps, answered, {}))
     layout = model.runner.outputs
-    if len(keys) * layout.step_bytes > context.settings.max_reply_bytes * _WIDE:
-        raise TooLargeError(
-            f"the answer to {len(keys)} rows has {len(keys) * layout.step_bytes} bytes: expected at"
-            f" most {context.settings.max_reply_bytes * _WIDE}; send them in parts"
-        )
-    observed = arrow.observations_of(rows, model)
     steps, outputs = [-1] * len(keys), [bytes(layout.step_bytes)] * len(keys)
     if errors:
         places = [place for place in range(len(keys)) if place not in errors]
@@ -184,47 +192,30 @@ _WIDE = 8
 """An answer of many rows may be as many times as large as that of one request of steps."""
 
 
-class _Models:
-    """The models of sessions, each asked for once."""
-
-    def __init__(self, context: Context) -> None:
-        self._engine = context.engine
-        self._known: dict[Key, LoadedModel] = {}
-
-    async def of(self, key: Key) -> LoadedModel:
-        """Raises CarryError where there is no such session."""
-        if not _NAME.fullmatch(key.name):
-            raise InvalidInputError(
-                f"session {key.name[:128]!r}: expected 1 to 128 of the characters A-Za-z0-9._~-"
-            )
-        model = self._engine.cached_model(key) or self._known.get(key)
-        if model is None:
-            model = self._known[key] = await self._engine.model_of(key)
-        return model
+async def _read_alike(
+    models: Models, keys: list[Key], read: Callable[[LoadedModel], np.ndarray]
+) -> tuple[LoadedModel | None, dict[int, CarryError], np.ndarray | None]:
+    """The model of all rows, those that are not of it, and what was read by it."""
+    model, errors = await models.shared(keys)
+    if model is None:
+        return None, errors, None
+    try:
+        return model, errors, read(model)
+    except CarryError:
+        first = next(key for place, key in enumerate(keys) if place not in errors)
+        if not await models.misled(first, model):
+            raise
+    model, errors = await models.shared(keys, is_fresh=True)
+    return model, errors, None if model is None else read(model)
 
 
-async def _one_model(
-    context: Context, keys: list[Key]
-) -> tuple[LoadedModel | None, dict[int, CarryError]]:
-    """The model of the first session that is found, and the rows that are not of it."""
-    models, errors = _Models(context), dict[int, CarryError]()
-    cached_model = context.engine.cached_model
-    first: LoadedModel | None = None
-    for place, key in enumerate(keys):
-        model = cached_model(key)
-        if model is None or model is not first:
-            try:
-                model = await models.of(key)
-                first = first or model
-                if model is not first:
-                    raise InvalidInputError(
-                        f"session {key.name!r} is of model {model.name!r} version {model.version},"
-                        f" the first one of {first.name!r} version {first.version}: send the"
-                        " sessions of each model in a request of their own"
-                    )
-            except CarryError as error:
-                errors[place] = error
-    return first, errors
+def _bound(context: Context, model: LoadedModel, num_rows: int) -> None:
+    num_bytes, most = num_rows * model.runner.outputs.step_bytes, context.settings.max_reply_bytes
+    if num_bytes > most * _WIDE:
+        raise TooLargeError(
+            f"the answer to {num_rows} rows has {num_bytes} bytes: expected at most"
+            f" {most * _WIDE}; send them in parts"
+        )
 
 
 def _told(errors: dict[int, CarryError]) -> dict[int, tuple[int, str]]:

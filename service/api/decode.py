@@ -188,14 +188,20 @@ def decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
         return None
     aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time
     seconds = int(aware.timestamp())
-    if abs(seconds) > _NANOSECOND_RANGE_S:
-        raise InvalidInputError(f"{where}: start {time.isoformat()} lies outside 1824 to 2116")
-    if model.frequency_s and model.frequency_s % _DAY_S == 0 and seconds % _DAY_S:
-        raise InvalidInputError(
-            f"{where}: start {time.isoformat()} is not midnight UTC, and the rows of model"
-            f" {model.name!r} are whole days: expected a date, such as {time.date()}"
-        )
+    require_start(model.name, model.frequency_s, seconds, f"{where}: start {time.isoformat()}")
     return seconds
+
+
+def require_start(model: str, frequency_s: int, start_s: int, what: str) -> None:
+    """Refuse a time that no series of the model begins at; `what` names it."""
+    if abs(start_s) > _NANOSECOND_RANGE_S:
+        raise InvalidInputError(f"{what} lies outside 1824 to 2116")
+    if frequency_s and frequency_s % _DAY_S == 0 and start_s % _DAY_S:
+        midnight = datetime.fromtimestamp(start_s - start_s % _DAY_S, UTC)
+        raise InvalidInputError(
+            f"{what} is not midnight UTC, and the rows of model {model!r} are whole days: expected"
+            f" a date, such as {midnight.date()} ({int(midnight.timestamp())} s)"
+        )
 
 
 def _decode_asked(

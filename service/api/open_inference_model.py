@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from service.api.decode import require_start
 from service.api.tensors import DATATYPE_OF
 from service.contract.calls import from_graph, into_graph
 from service.contract.tensors import Axis, InputSpec, OutputSpec
@@ -115,7 +116,7 @@ def observations_of(
     """Input arrays → what each row observes, and the time of its first step where one was sent.
 
     Raises:
-        InvalidInputError: rows or steps that do not belong together.
+        InvalidInputError: no rows, or rows or steps that do not belong together.
     """
     if model.codec is not None:
         return [(each, None) for each in _texts(model, arrays)]
@@ -125,11 +126,14 @@ def observations_of(
     x = arrays[model.x.name]
     if np.isinf(x).any():
         raise InvalidInputError(f"input {model.x.name!r} holds a value that is infinite")
+    if 0 in x.shape[:2]:
+        raise InvalidInputError(
+            f"input {model.x.name!r} has {x.shape[0]} rows of {x.shape[1]} steps: expected at least"
+            " one of each"
+        )
     starts: list[int | None] = [None] * len(x)
     if model.time is not None and model.time.name in arrays:
         starts = _starts(model, arrays[model.time.name], x.shape[1])
-    if not x.shape[1]:
-        raise InvalidInputError(f"input {model.x.name!r} has no steps: expected at least one")
     return [
         (Observations(rows=np.ascontiguousarray(rows)), start)
         for rows, start in zip(x, starts, strict=True)
@@ -176,6 +180,8 @@ def _texts(model: LoadedModel, arrays: dict[str, np.ndarray]) -> list[Observatio
         if not texts:
             raise InvalidInputError(f"expected a vector, {TEXT!r}, or both; got no input")
         return [Observations(text=text) for text in texts]
+    if not len(vectors):
+        raise InvalidInputError("no vectors were sent: expected at least one")
     texts = texts or [""] * len(vectors)
     if len(texts) != len(vectors):
         raise InvalidInputError(f"{len(vectors)} vectors and {len(texts)} texts: expected as many")
@@ -215,4 +221,9 @@ def _starts(model: LoadedModel, times: np.ndarray, num_steps: int) -> list[int |
             f"the times of a row must be {num_steps}, {model.frequency_s} s apart: send what is"
             " missing as NaN"
         )
-    return [int(row[0]) for row in times]
+    starts: list[int | None] = []
+    for start_s in times[:, 0].tolist():
+        what = f"the time {start_s} of a first step"
+        require_start(model.name, model.frequency_s, start_s, what)
+        starts.append(start_s)
+    return starts

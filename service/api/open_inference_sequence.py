@@ -9,7 +9,7 @@ Rule 4: a sequence stays with the version that it was started with, whatever is 
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -132,7 +132,8 @@ async def step_sequence(
     observations = observations._replace(final=sequence.end)
     try:
         if not sequence.start:
-            return await engine.submit(key, StepRequest(observations, sequence.step, emit))
+            timed = observations._replace(time_s=start_s)
+            return await engine.submit(key, StepRequest(timed, sequence.step, emit))
     except _ENDED:
         raise _unknown(sequence, model.name) from None
     if sequence.step:
@@ -140,14 +141,14 @@ async def step_sequence(
     # As one write where the answer of an opening is the one that is wanted.
     is_whole = not sequence.end and (emit == "last" or observations.num_observed == 1)
     is_anew = restarts and sequence.step is None
-    create = CreateRequest(
-        model.name,
-        version,
-        ttl_s,
-        start_s=start_s,
-        history=observations if is_whole else None,
-        known_digest=secrets.token_bytes(16) if is_anew else None,
-    )
+    create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
+    if is_anew:
+        create = replace(create, known_digest=secrets.token_bytes(16))
+    if not is_whole:
+        # Opened by all that is asked, so that the same request again is told from a new start.
+        asked = create.digest + emit.encode()
+        opened_by = blake2b(asked, digest_size=16).digest()
+        create = replace(create, history=None, known_digest=opened_by)
     try:
         reply = await open_session(key, create)
     except SessionExistsError:
@@ -157,7 +158,8 @@ async def step_sequence(
         reply = await open_session(key, create)
     if is_whole:
         return reply
-    return await engine.submit(key, StepRequest(observations, sequence.step, emit))
+    step = None if is_anew else 0
+    return await engine.submit(key, StepRequest(observations, step, emit))
 
 
 def _unknown(sequence: Sequence, model: str) -> UnknownSequenceError:

@@ -3,13 +3,15 @@
 Rule 1: a row is a session's next request, numbered by it; what is answered counts there.
 Rule 2: a row that fails is tried once more alone, which waits out "later" and catches up with a
         store that went back; what it then comes to is its result. The others are not held up.
+Rule 3: a row that is too large to go with others goes alone; where the rows of a request are
+        refused together, because of one of them, each goes alone.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from service.client.exchange import Call, Effort, Retries
-from service.client.problems import ClientError, ProblemError
+from service.client.problems import ClientError, InvalidRequestError, ProblemError
 from service.client.requests import Json, Row, StepReply, reply_of
 from service.client.stream import Flow, Sent, Stream
 
@@ -34,15 +36,27 @@ def stepped_together(
         calls = [(session, session.call("steps", rows, {})) for session, rows in asked]
         results: list[Result] = []
         for part in _parts(calls):
-            body = b'{"steps": [' + b", ".join(_row(*each) for each in part) + b"]}"
-            answer = yield from Effort(retries).answered(Call("POST", "/v1/steps", body))
-            for (session, call), row in zip(part, answer.body()["results"], strict=True):
-                results.append((yield from _result(session, call, row)))
+            results += yield from _results(retries, part)
         return results
 
 
-def _result(session: Stream, call: Call, row: Json) -> Flow[Result]:
-    if row["status"] == 200:
+def _results(retries: Retries, part: Sequence[tuple[Stream, Call]]) -> Flow[list[Result]]:
+    rows: list[Json] | list[None] = [None] * len(part)
+    if len(part) > 1:
+        body = b'{"steps": [' + b", ".join(_row(*each) for each in part) + b"]}"
+        try:
+            answer = yield from Effort(retries).answered(Call("POST", "/v1/steps", body))
+            rows = answer.body()["results"]
+        except InvalidRequestError:  # nothing of it was applied
+            pass
+    results: list[Result] = []
+    for (session, call), row in zip(part, rows, strict=True):
+        results.append((yield from _result(session, call, row)))
+    return results
+
+
+def _result(session: Stream, call: Call, row: Json | None) -> Flow[Result]:
+    if row is not None and row["status"] == 200:
         reply = reply_of(row, is_replayed=bool(row.get("replayed")))
         session.advance(Sent(session.count, call), reply)
         return reply

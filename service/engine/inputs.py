@@ -68,6 +68,11 @@ def feed(
             f"rows have {num_values} values, model {model.name!r} reads {model.num_values}"
         )
     first_s = 0 if model.time is None else first_time_s(model, start_s, step, num_steps)
+    if observations.time_s not in (None, first_s):
+        raise InvalidInputError(
+            f"the first row is said to be at {observations.time_s}: expected {first_s}, the time of"
+            f" row {step} of this session; send rows that are missing as NaN"
+        )
     job.feed_rows(rows, emit, first_s, state)
     return cursor
 

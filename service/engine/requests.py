@@ -24,6 +24,7 @@ class Observations(NamedTuple):
     `tensors` are packed observations, bytes `[T, n]`; `constants` are what else the graph is fed
     with, packed, empty for those of the manifest. `final` ends the session after these; of a text,
     what was uncertain becomes certain. With `sampling` the text, which may be empty, is written on.
+    `time_s` is when the client says that the first row is; it must be the time that follows.
     """
 
     rows: np.ndarray | None = None
@@ -32,6 +33,7 @@ class Observations(NamedTuple):
     tensors: np.ndarray | None = None
     constants: bytes = b""
     sampling: Sampling | None = None
+    time_s: int | None = None
 
     def heard_by(self, listener: Listener) -> "Observations":
         """The same; `listener` hears what is written."""

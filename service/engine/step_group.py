@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 
 def is_single(request: object, lane: Lane) -> TypeGuard[StepRequest]:
-    """Whether a request is one row for a session that is idle, cached, plain, and where it says."""
+    """Whether a request is one row for a session that is idle, cached, plain, and where it says;
+    what says its time is compared with that of the session, alone."""
     return (
         lane.is_plain
         and lane.head is None
@@ -40,6 +41,7 @@ def is_single(request: object, lane: Lane) -> TypeGuard[StepRequest]:
         and (rows := request.observations.rows) is not None
         and len(rows) == 1
         and not request.observations.final
+        and request.observations.time_s is None
     )
 
 

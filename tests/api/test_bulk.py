@@ -1,6 +1,7 @@
 """Steps of many sessions in one request: every row by itself, in order, as JSON and as Arrow."""
 
 import sys
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 
 import service.api
 from service.api.bulk import ARROW
+from tests.api.support import serving
 
 OPEN = {"model": "load", "version": "1", "start": "2016-08-22"}
 ROW = [1.0, 2.0]
@@ -147,6 +149,78 @@ async def test_among_thousands_of_arrow_rows_one_fails_alone_and_its_later_ones_
         assert (await client.get(f"/v1/sessions/{name}")).json()["step"] == step
 
 
+@asynccontextmanager
+async def replaced_elsewhere(tmp_path, *names):
+    """A process that believes of these sessions that they read text: another gave their names to
+    sessions that read rows."""
+    store = f"sqlite:///{tmp_path}/carry.db"
+    async with serving(store=store) as here, serving(store=store) as there:
+        for name in names:
+            text = {"model": "mood", "session": name}
+            (await here.post("/v1/sessions", json=text)).raise_for_status()
+            told = await here.post(f"/v1/sessions/{name}/steps", json={"text": "a film"})
+            told.raise_for_status()
+            (await there.delete(f"/v1/sessions/{name}")).raise_for_status()
+        await opened(there, *names)
+        yield here, there
+
+
+async def test_a_session_that_was_replaced_elsewhere_is_read_by_the_model_it_has_now(tmp_path):
+    async with replaced_elsewhere(tmp_path, "s", "gone") as (here, there):
+        (await there.delete("/v1/sessions/gone")).raise_for_status()
+        told = await bulk(
+            here,
+            {"session": "s", "step": 0, "observations": [ROW]},
+            {"session": "gone", "step": 0, "observations": [ROW]},
+            {"session": "s", "step": 1, "observations": [ROW]},
+            {"session": "s", "step": 2, "observations": [[1]]},
+        )
+        assert [each["status"] for each in told] == [200, 409, 200, 422]
+        assert "mood" not in told[3]["error"]["detail"]
+
+
+@pytest.mark.parametrize("order", [["s", "t"], ["fresh", "s"], ["s", "fresh"], ["gone", "s"]])
+async def test_arrow_rows_of_sessions_that_were_replaced_elsewhere_are_applied(tmp_path, order):
+    async with replaced_elsewhere(tmp_path, "s", "t", "gone") as (here, there):
+        (await there.delete("/v1/sessions/gone")).raise_for_status()
+        await opened(here, "fresh")
+        await here.post("/v1/sessions/fresh/steps", json={"observations": [ROW]})
+        told = await bulk_arrow(here, session=order, observations=[ROW] * 2)
+        expected = [409 if name == "gone" else 200 for name in order]
+        assert told["status"].to_pylist() == expected
+        told = await bulk_arrow(here, session=order, observations=[ROW] * 2)
+        assert told["status"].to_pylist() == expected
+
+
+async def test_a_sequence_of_v2_is_no_session_of_a_bulk(client):
+    await opened(client, "a")
+    inputs = [
+        {"name": "x", "shape": [1, 1, 2], "datatype": "FP32", "data": ROW},
+        {"name": "time", "shape": [1, 1], "datatype": "INT64", "data": [1_471_824_000]},
+    ]
+    start = {"sequence_id": 5, "sequence_start": True}
+    for parameters in (start, {"sequence_id": 5}):
+        sent = {"inputs": inputs[: 2 if parameters is start else 1], "parameters": parameters}
+        answer = await client.post("/v2/models/load/versions/1/infer", json=sent)
+        assert answer.status_code == 200, answer.text
+    await client.post("/v1/sessions/a/steps", json={"observations": [ROW]})
+    told = await bulk_arrow(client, session=["a", "v2:load:i5"], observations=[ROW] * 2)
+    assert told["status"].to_pylist() == [200, 422]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_arrow_integers_are_rounded_as_other_numbers_are(client, whole):
+    await opened(client, "a", "b")
+    large = 20_000_001
+    columns = {"load": [large], "temp": [3]}
+    if whole:
+        columns = {"observations": pa.array([[large, 3]], pa.list_(pa.int64()))}
+    told = await bulk_arrow(client, session=["a"], **columns)
+    alone = await client.post("/v1/sessions/b/steps", json={"observations": [[large, 3]]})
+    assert told["status"].to_pylist() == [200]
+    assert told["mean"][0].as_py() == pytest.approx(alone.json()["prediction"]["mean"])
+
+
 async def test_a_null_is_a_missing_value(client):
     await opened(client, "a", "b")
     await client.post("/v1/sessions/b/steps", json={"observations": [{"load": 1.0}]})
@@ -167,6 +241,7 @@ GOOD = stream_of(pa.table({"session": ["a"], "observations": [ROW]}))
         (GOOD[: len(GOOD) // 2], 400),
         (GOOD[:8] + b"\xff\xff\xff\x7f" + GOOD[12:], 400),
         (stream_of(pa.table({"session": ["a"], "step": [-1], "observations": [ROW]})), 422),
+        (stream_of(pa.table({"session": ["a"], "step": [0.5], "observations": [ROW]})), 422),
         (stream_of(pa.table({"session": ["a"], "step": ["x"], "observations": [ROW]})), 422),
         (stream_of(pa.table({"session": ["a"], "observations": [[1.0]]})), 422),
         (stream_of(pa.table({"session": ["a"], "observations": [["x", "y"]]})), 422),

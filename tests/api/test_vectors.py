@@ -221,6 +221,8 @@ async def test_the_open_protocol_reads_a_vector_a_text_or_both(client):
     await client.post(infer, json={"inputs": [x], "parameters": begun})
     apart = await client.post(infer, json={"inputs": [text], "parameters": {"sequence_id": 5}})
     assert apart.json()["outputs"] == both.json()["outputs"]
+    none = await client.post(infer, json={"inputs": [x | {"shape": [0, 3], "data": []}]})
+    assert (none.status_code, list(none.json())) == (400, ["error"])
     metadata = (await client.get("/v2/models/label")).json()
     assert [(each["name"], each["shape"]) for each in metadata["inputs"]] == [
         ("x", [-1, 3]),

@@ -191,3 +191,24 @@ async def test_of_many_a_bad_one_fails_alone_and_a_lost_answer_is_found_again(
         assert {each.step for place, each in enumerate(told) if place != 7} == {3}
         assert [session.count for session in sessions[6:9]] == [3, 2, 3]
         await settled(client.close())
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("rows", "status"), [([ROWS[0]] * 30_000, 200), ([ROWS[0]] * 150_000, 413), ([["x", 1]], 422)]
+)
+async def test_of_many_one_for_which_all_would_be_refused_goes_alone(
+    kind, rows, status, tmp_path, settings
+):
+    with running_server(tmp_path, **settings) as server:
+        client = client_of(kind, server)
+        sessions = [await settled(client.open("load", **OPEN)) for _ in range(3)]
+        given = [[ROWS[0]], rows, [ROWS[0]]]
+        told = await settled(client.step_many(list(zip(sessions, given, strict=True))))
+        assert [each.step for each in told[::2]] == [1, 1]
+        if status == 200:
+            assert told[1].step == len(rows)
+        else:
+            assert told[1].status == status
+            assert sessions[1].count == 0
+        await settled(client.close())
