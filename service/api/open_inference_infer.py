@@ -158,7 +158,10 @@ async def _read_as_meant(
     try:
         model = await model_of_sequence(engine, name, version, key, sequence)
         return await _read_as(model, context, body)
-    except CarryError:  # the cached model may be that of an earlier sequence of this id
+    except CarryError:
+        if engine.cached_model(key) is None:
+            raise
+        # What is cached may be of an earlier sequence of this id.
         model = await model_of_sequence(engine, name, version, key, sequence, is_fresh=True)
         return await _read_as(model, context, body)
 
