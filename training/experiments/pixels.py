@@ -107,7 +107,9 @@ class PixelsExperiment(Experiment):
         size = _SIZES[self.variant]
         if size.side > 8 and self.data_path is None:
             raise DataError(f"variant {self.variant!r} reads MNIST: pass --data PATH to its .npz")
-        data: Settings = {} if size.side == 8 else {DATA_SETTING: hash_files(Path(self.data_path))}
+        data: Settings = {}
+        if size.side > 8 and self.data_path is not None:
+            data = {DATA_SETTING: hash_files(Path(self.data_path))}
         return [
             Job(
                 f"{cell}, {order}",
