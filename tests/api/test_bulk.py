@@ -8,10 +8,18 @@ import pytest
 
 import service.api
 from service.api.bulk import ARROW
+from tests.api.support import serving
 
 OPEN = {"model": "load", "version": "1", "start": "2016-08-22"}
 ROW = [1.0, 2.0]
 ARROW_HEADER = {"Content-Type": ARROW}
+
+
+@pytest.fixture
+async def client():
+    """Its queue takes all that is sent at once, however slow the machine is."""
+    async with serving(max_queue_s=3600) as client:
+        yield client
 
 
 async def opened(client, *names, **more):
