@@ -1,15 +1,21 @@
-"""With REQUIRE_ALL=1, as CI sets it, a skipped test is a failed test.
+"""What holds for every test: when a skip is a failure, and how long hypothesis may take.
 
-A skip is fit for a developer's machine that lacks a program; where everything is meant to be
-present, it would only hide that something was not tested.
+With REQUIRE_ALL=1, as CI sets it, a skipped test is a failed test. A skip is fit for a developer's
+machine that lacks a program; where everything is meant to be present, it would only hide that
+something was not tested.
 """
 
 import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL", "") == "1"
+
+# A machine that stalls for a moment is no failure; a test that hangs has pytest's own limit.
+settings.register_profile("carry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("carry")
 
 
 @pytest.hookimpl(wrapper=True)

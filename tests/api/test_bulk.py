@@ -16,6 +16,13 @@ ROW = [1.0, 2.0]
 ARROW_HEADER = {"Content-Type": ARROW}
 
 
+@pytest.fixture
+async def client():
+    """Its queue takes all that is sent at once, however slow the machine is."""
+    async with serving(max_queue_s=3600) as client:
+        yield client
+
+
 async def opened(client, *names, **more):
     for name in names:
         (await client.post("/v1/sessions", json=OPEN | {"session": name} | more)).raise_for_status()

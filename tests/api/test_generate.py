@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -150,9 +151,10 @@ async def test_a_session_of_a_model_that_does_not_write_says_so(client):
 
 
 async def test_writing_stops_at_the_deadline():
-    async with serving(request_timeout_s=0.05, max_tokens=2048) as client:
+    async with serving(max_tokens=2048) as client:
         await opened(client)
         engine = client.app.context.engine
+        engine.limits = replace(engine.limits, request_timeout_s=0.05)
         worker = engine.workers.of(engine.registry.get("verse"))
         # Full stops are never chosen, so it would write on for a long time.
         worker.model.codec.end_token = None

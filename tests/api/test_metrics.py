@@ -23,7 +23,7 @@ PROMETHEUS = (
 
 @pytest.fixture
 async def client():
-    async with listening() as client:
+    async with listening(slow_request_s=3600) as client:
         (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
         yield client
 

@@ -115,7 +115,7 @@ async def test_replicas_on_one_store_count_together(tmp_path, quota):
     path, ada, _ = quota_file(tmp_path, **quota)
     most = MOST if "max_sessions" in quota else 1
     with running_valkey(**SAFE) as valkey:
-        settings = {"api_keys_file": path, "store": valkey.url}
+        settings = {"api_keys_file": path, "store": valkey.url, "store_timeout_s": 20}
         async with serving(**settings) as here, serving(**settings) as there:
             replicas = [here, there] * 3
             told = [

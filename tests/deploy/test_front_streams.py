@@ -37,7 +37,8 @@ def front(
             replicas.append(stack.enter_context(running_server(folder / name, **settings)))
         ports = [each.port for each in replicas]
         url = stack.enter_context(running_nginx(folder, ports, changes))
-        httpx.post(f"{url}/v1/sessions", json=OPEN).raise_for_status()
+        # Not through the front, which may be told to wait less than a first request takes.
+        httpx.post(f"{replicas[0].url}/v1/sessions", json=OPEN, timeout=20).raise_for_status()
         yield url, replicas
 
 

@@ -1,7 +1,6 @@
 """A close answers everybody, wherever their work is, and leaves nothing running."""
 
 import asyncio
-import threading
 
 import pytest
 
@@ -62,7 +61,7 @@ async def test_a_close_answers_those_in_the_graph_and_those_behind_them(monkeypa
         asked.append(asyncio.create_task(engine.predict(model, [(Observations(rows=rows(3)), 0)])))
         await settle()
         closing = asyncio.create_task(engine.close(grace_s=0.01))
-        threading.Timer(0.1, held.let_go).start()  # a close waits for the thread
+        asked[0].add_done_callback(lambda _: held.let_go())  # a close waits for the thread
         outcomes = await answers(asked)
         assert [type(outcome) for outcome in outcomes] == [DrainingError] * len(asked)
         await closing

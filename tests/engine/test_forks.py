@@ -33,7 +33,7 @@ B = Key("t", "b")
 FORK = ForkRequest(A)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 6), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 99))
 def test_a_fork_stepped_answers_what_the_source_stepped_answers(num_before, counts, seed):
     values = rows(num_before + sum(counts), seed)

@@ -8,7 +8,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -240,7 +240,5 @@ TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     phases=[Phase.reuse, Phase.generate],  # to shrink 40 steps takes longer than a test may
-    suppress_health_check=[HealthCheck.too_slow],
 )

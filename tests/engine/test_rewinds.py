@@ -34,7 +34,7 @@ def kept_steps(record):
     return [checkpoint.step for checkpoint in record.kept.checkpoints]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=6),
     st.integers(1, 4),

@@ -43,7 +43,7 @@ def restore(snapshot, replaces=False, keys=KEYS):
     return RestoreRequest.of(snapshot, keys.open(snapshot), replaces=replaces)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 6), st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 99))
 def test_a_restored_session_answers_what_the_first_one_answers(num_before, counts, seed):
     values = rows(num_before + sum(counts), seed)

@@ -94,7 +94,7 @@ async def test_a_client_that_left_before_its_batch_is_dropped_and_the_others_go_
 
 
 async def test_a_step_whose_time_is_up_before_its_batch_is_not_applied(monkeypatch):
-    async with warm_sessions(monkeypatch, request_timeout_s=0.05) as (engine, held, _):
+    async with warm_sessions(monkeypatch, request_timeout_s=1.0) as (engine, held, _):
         first = await running_one(engine, held)
         late = engine.submit(KEYS[1], NEXT[1])
         for waiting in (first, late):

@@ -243,7 +243,7 @@ async def test_a_request_past_its_deadline_is_answered_and_its_history_not_kept(
 
 async def test_a_store_that_hangs_keeps_neither_its_clients_nor_the_close_waiting():
     store = ScriptedStore()
-    limits = EngineLimits(request_timeout_s=0.05)
+    limits = EngineLimits(request_timeout_s=0.5)
     async with running_engine(store, limits) as engine, asyncio.timeout(AT_MOST_S):
         await engine.submit(A, create_load())
         store.hold_commits()

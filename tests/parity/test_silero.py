@@ -141,7 +141,7 @@ async def test_64_streams_in_batches_hear_what_the_package_hears(
     models, speech, expected_of, model, graph, door
 ):
     streams = [stream_of(speech, index) for index in range(NUM_STREAMS)]
-    async with serving(models=models) as client:
+    async with serving(models=models, max_queue_s=3600) as client:
         hearing = []
         for index, chunks in enumerate(streams):
             if door == "v2":

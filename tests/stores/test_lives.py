@@ -13,7 +13,8 @@ from service.stores.record import Key
 from tests.stores.support import after, commit, opened, record_named
 
 QUICK = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -217,7 +217,7 @@ async def test_one_server_of_a_cluster_that_is_away_fails_only_its_own_sessions(
 
 async def test_a_server_that_hangs_is_given_up_and_then_refused_at_once():
     with running_valkey() as server:
-        store = await store_of(server, timeout_s=0.2)
+        store = await store_of(server, timeout_s=1.0)
         [record] = await opened(store, "a")
         server.signal(signal.SIGSTOP)
         started = time.monotonic()

@@ -124,7 +124,8 @@ async def test_with_process_nothing_waits_for_the_disk(tmp_path, disk):
     await store.close()
 
 
-async def test_while_one_commit_is_synced_the_next_is_written(store, rival, disk):
+async def test_while_one_commit_is_synced_the_next_is_written(store, rival, disk, monkeypatch):
+    monkeypatch.setattr(sqlite, "_INLINE_S", 60.0)  # written on the loop, however slow it is
     one, two = await opened(store, "a", "b")
     disk.hold()
     steps = [after(one), after(two)]
@@ -139,7 +140,8 @@ async def test_while_one_commit_is_synced_the_next_is_written(store, rival, disk
     assert all(await asyncio.gather(*committing))
 
 
-async def test_all_who_ask_during_a_sync_share_the_next_and_may_leave(store, disk):
+async def test_all_who_ask_during_a_sync_share_the_next_and_may_leave(store, disk, monkeypatch):
+    monkeypatch.setattr(sqlite, "_INLINE_S", 60.0)  # written on the loop, however slow it is
     bases = await opened(store, *"abcdef")
     before = disk.num_begun
     disk.hold()

@@ -11,7 +11,8 @@ from service.stores.record import Key
 from tests.stores.support import NOW, after, commit, opened, record_named, unkept
 
 QUICK = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

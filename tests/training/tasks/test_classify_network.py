@@ -7,7 +7,7 @@ from tests.training.text_models import tiny_network
 from training.tasks.running_mean import running_mean
 
 NETWORK = tiny_network()
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 some_tokens = st.lists(st.integers(0, 399), min_size=1, max_size=40)
 some_cuts = st.lists(st.integers(1, 9), min_size=1, max_size=40)
 
@@ -21,7 +21,7 @@ def read(network, tokens, length=None, state=None):
 
 
 def assert_close(got, expected):
-    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=2e-5)
 
 
 @few

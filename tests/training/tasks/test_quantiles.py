@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from training.tasks.quantiles import QuantileHead, fit_widening, forecast_loss, pinball
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 2**31),
     scale=st.floats(0.01, 1000),
