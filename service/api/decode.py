@@ -155,6 +155,11 @@ def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> Create
     ):
         if value > most:
             raise InvalidInputError(f"{name} is {value:.15g}: expected at most {most:.15g}")
+    if body.keep_observations and model.tensors is not None:
+        raise InvalidInputError(
+            f"keep_observations is {body.keep_observations}, and model {model.name!r} reads"
+            " tensors, which are not kept: expected 0"
+        )
     keeps = None
     if body.checkpoints or body.keep_observations:
         keeps = Keeps(body.checkpoints, body.checkpoint_every, body.keep_observations)

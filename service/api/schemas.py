@@ -92,7 +92,7 @@ class SessionCreate(_Body):
         default=0,
         ge=0,
         le=MAX_WHOLE,
-        description='How many of the last are kept, for an upgrade by "replay".',
+        description='How many of the last are kept, for an upgrade by "replay"; none of tensors.',
     )
 
 

@@ -104,6 +104,15 @@ async def test_tensors_that_do_not_fit_are_refused_with_the_place(models, body, 
         assert (await client.get("/v1/sessions/s")).json()["step"] == 0
 
 
+async def test_tensors_are_not_kept_and_an_opening_that_asks_for_it_says_so(models):
+    async with serving(models=models) as client:
+        body = {"model": "leaky", "session": "s"}
+        answer = await client.post("/v1/sessions", json=body | {"keep_observations": 5})
+        assert answer.status_code == 422
+        assert "reads tensors, which are not kept" in answer.json()["detail"]
+        assert (await client.post("/v1/sessions", json=body)).status_code == 201
+
+
 async def test_a_stream_of_another_kind_is_refused(models):
     async with serving(models=models) as client:
         body = {"instances": [{"tensors": {"x": shape(models, XS[:2]).tolist()}}]}
