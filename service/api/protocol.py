@@ -250,6 +250,9 @@ class StepProtocol(HttpToolsProtocol):
         if self._is_refused:
             return
         self._is_refused = True
+        if self.flow.write_paused:  # the client reads nothing: a close would wait for it for ever
+            self.transport.abort()
+            return
         self.transport.write(self._wire(early_problem(error), keep_alive=False))
         self.transport.close()
 
