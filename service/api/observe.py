@@ -77,7 +77,7 @@ class Observe:
         with known_by(request_id, trail, path), on(trail):
             try:
                 await self._app(scope, receive, watch)
-            except ClientDisconnect:
+            except ClientDisconnect:  # in the middle of its body: nobody is there to be answered
                 if status:
                     raise
             except Exception as error:  # the request's boundary: it would cut the connection

@@ -58,11 +58,11 @@ def decide_fork(
         raise session_not_found(request.source)
     require_live(source, now)
     origin = source.opening.origin
-    if model is None or model.origin.graph_sha256 != origin.graph_sha256:
+    if model is None or model.origin != origin:
         raise ModelNotFoundError(
             f"session {request.source.name!r} is of model {origin.model!r} version"
             f" {origin.version}, which begins nothing more: it was unloaded, or has other weights"
-            " now; see GET /v1/models for what is loaded"
+            " or states now; see GET /v1/models for what is loaded"
         )
     opening = replace(
         source.opening,
