@@ -48,7 +48,7 @@ train: .venv-train/installed ## Train and export: RECIPE=training/recipes/….to
 	$(say) 'training $(RECIPE)'
 	.venv-train/bin/python -m training fit $(RECIPE) $(if $(DATA),--data '$(DATA)')
 
-##@ Prove
+##@ Test
 
 .PHONY: check
 check: .venv-dev/installed ## Format, lint, types, import rules
@@ -58,8 +58,17 @@ check: .venv-dev/installed ## Format, lint, types, import rules
 	$(say) 'import rules' && .venv-dev/bin/lint-imports --no-logo
 
 .PHONY: test
-test: check ## All of check, then all tests (REQUIRE_ALL=1: a skip is a failure)
-	$(say) tests && REQUIRE_ALL='$(REQUIRE_ALL)' .venv-dev/bin/python -m pytest $(PYTEST)
+test: .venv-dev/installed ## All of check and the quick tests; lists what was skipped, and why
+	$(say) 'checks and quick tests' && $(pytest) -m 'not slow' $(PYTEST)
+
+.PHONY: test-all
+test-all: .venv-dev/installed ## The slow tests too (REQUIRE_ALL=1: a skip is a failure)
+	$(say) 'checks and all tests' && $(pytest) --hypothesis-profile thorough $(PYTEST)
+
+# On all cores; a core that runs out of tests takes some of another's. `make check` is one of them.
+pytest = REQUIRE_ALL='$(REQUIRE_ALL)' .venv-dev/bin/python -m pytest \
+	--numprocesses logical --maxprocesses 8 --dist worksteal \
+	--durations 15 --durations-min 1 --junitxml build/tests.xml
 
 .PHONY: bench
 bench: .venv-dev/installed ## Measure the service on this machine
@@ -137,12 +146,22 @@ define require_python
 		'on Debian and Ubuntu: apt-get install python3-venv')
 endef
 
+# Of what pip tells: each file with its size as it is fetched, then that all are being installed.
+define progress
+	while read -r word what rest; do case $$word in \
+		Downloading|Using|Processing) what=$${what##*/}; [ "$$what" = cached ] && what=$$rest rest=; \
+			printf '  %s %s\n' "$$what" "$$rest" ;; \
+		Installing) printf '  installing %s packages\n' "$$(wc -w <<< "$$rest")" ;; \
+	esac; done
+endef
+
 define install
 	$(require_python)
 	$(say) 'making $(@D) with: $(EXTRAS)'
 	[ -x $(@D)/bin/python ] || '$(PYTHON)' -m venv $(@D)
-	PIP_DISABLE_PIP_VERSION_CHECK=1 $(@D)/bin/python -m pip install -qq \
-		--constraint constraints.txt --editable '.[$(EXTRAS)]'
+	PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 $(@D)/bin/python -m pip install \
+		--no-color --progress-bar off --constraint constraints.txt --editable '.[$(EXTRAS)]' \
+		| $(progress)
 	touch $@
 endef
 

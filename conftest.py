@@ -1,21 +1,59 @@
-"""What holds for every test: when a skip is a failure, and how long hypothesis may take.
+"""What holds for every test: which are slow, when a skip is a failure, that nothing stays behind.
 
-With REQUIRE_ALL=1, as CI sets it, a skipped test is a failed test. A skip is fit for a developer's
+A test in a folder called `slow` has the mark `slow`; `make test` leaves these out. With
+REQUIRE_ALL=1, as CI sets it, a skipped test is a failed test: a skip is fit for a developer's
 machine that lacks a program; where everything is meant to be present, it would only hide that
 something was not tested.
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.leftovers import begin_run, end_run, nothing_left
+
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL", "") == "1"
+SLOW = "slow"
 
 # A machine that stalls for a moment is no failure; a test that hangs has pytest's own limit.
-settings.register_profile("carry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("carry")
+ALWAYS = settings(
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,  # of stores and folders, which every example resets
+    ],
+)
+settings.register_profile("quick", ALWAYS, max_examples=15, stateful_step_count=25)
+settings.register_profile("thorough", ALWAYS, max_examples=100, stateful_step_count=40)
+settings.load_profile("quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{SLOW}: in a folder called {SLOW}; not in `make test`")
+    begin_run()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW in item.path.parts:
+            item.add_marker(SLOW)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    with nothing_left():
+        yield
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return
+    if left := end_run():
+        reporter = session.config.pluginmanager.getplugin("terminalreporter")
+        reporter.write_line(f"\nleft running by the tests, and ended now: {'; '.join(left)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,6 +20,7 @@ from tests.fakes.bundles import (
     write_generator,
     write_tagger,
 )
+from tests.system import in_thread
 
 
 @cache
@@ -85,12 +86,7 @@ def listening_apart(headers=None, **settings):
             ready.set()
             await asyncio.to_thread(end.wait)
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
+    with in_thread(asyncio.run, serve(), stop=end.set):
         assert ready.wait(60), "the application did not start"
         with httpx.Client(base_url=served[0], headers=headers, timeout=20) as client:
             yield client
-    finally:
-        end.set()
-        thread.join()

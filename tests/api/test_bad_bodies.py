@@ -29,7 +29,6 @@ ODD = [
 TYPES = [pa.int8(), pa.uint64(), pa.float64(), pa.bool_(), pa.string(), pa.binary()]
 TYPES += [pa.null(), pa.date32(), pa.timestamp("ns"), pa.decimal128(9, 2), pa.list_(pa.float32())]
 BOUNDED = settings(
-    max_examples=60,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),

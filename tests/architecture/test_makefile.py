@@ -5,21 +5,34 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.architecture.project_files import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def make(*words: str) -> subprocess.CompletedProcess[str]:
+def make(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
-        ["make", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        ["make", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
     )
+
+
+@pytest.mark.timeout(600)  # types from nothing, beside everything else
+def test_format_lint_types_and_import_rules_hold() -> None:
+    answer = make("check", timeout_s=580)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
 def test_make_alone_lists_every_word() -> None:
     words = set(re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)) - {"help"}
-    assert {"serve", "train", "test", "check", "bench", "up", "down", "clean"} <= words
+    assert {"serve", "train", "test", "test-all", "check", "bench", "up", "down", "clean"} <= words
     answer = make()
     assert answer.returncode == 0, answer.stderr
     listed = set(re.findall(r"make ([a-z-]+) ", answer.stdout))

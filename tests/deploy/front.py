@@ -4,16 +4,14 @@ import os
 import re
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.architecture.project_files import ROOT
-from tests.system import require_program
+from tests.system import free_port, in_thread, require_program, running_process
 
 NGINX = ROOT / "deploy/nginx"
 START_S = 20
@@ -45,27 +43,15 @@ def running_nginx(
     servers = "\n".join(f"server 127.0.0.1:{each} {server};" for each in ports)
     shipped = replaced(shipped, f"server service:8000 resolve {server};", servers)
     (folder / "replicas.conf").write_text(shipped)
-    process = subprocess.Popen(
-        [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "start")]
-    )
-    try:
+    command = [program, "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "start"]
+    with running_process(command) as process:
         wait_for_port(port, process)
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def replaced(text: str, old: str, new: str) -> str:
     assert old in text, old
     return text.replace(old, new)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for_port(port: int, process: subprocess.Popen) -> None:
@@ -79,13 +65,6 @@ def wait_for_port(port: int, process: subprocess.Popen) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-@contextmanager
-def in_thread(call: Callable, *words, **options) -> Iterator[Future]:
-    """`call` under way in a thread, which has ended when the block has."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(call, *words, **options)
 
 
 class Replica:
@@ -119,14 +98,14 @@ class Replica:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._stack = ExitStack()
         self.port = self._server.server_port
 
     def __enter__(self) -> "Replica":
-        self._thread.start()
+        self._stack.callback(self._server.server_close)
+        serving = in_thread(self._server.serve_forever, stop=self._server.shutdown)
+        self._stack.enter_context(serving)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)

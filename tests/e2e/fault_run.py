@@ -8,6 +8,7 @@ a proxy, and any store.
 import asyncio
 import os
 import random
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -56,6 +57,21 @@ class Progress:
 
 
 Chaos = Callable[[Progress, random.Random], Awaitable[None]]
+
+
+def kill_at_random(server, num_kills: int) -> Chaos:
+    """`kill -9` at random points of the clients' way; of five kills one hits a starting server."""
+
+    async def kill(progress: Progress, rng: random.Random) -> None:
+        for number, count in enumerate(sorted(rng.sample(range(progress.total), num_kills))):
+            await progress.reaches(count)
+            if number % 5 == 0:
+                server.stop(signal.SIGKILL)
+                server.start()
+                await asyncio.sleep(rng.uniform(0, 1.5))
+            await asyncio.to_thread(server.restart, signal.SIGKILL)
+
+    return kill
 
 
 def new_seed() -> int:

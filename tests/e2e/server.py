@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from tests.system import end_tree, free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 60
@@ -28,9 +29,7 @@ class Server:
         root: Path = ROOT,
     ) -> None:
         self._root = root
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.log = log
         self.url = f"http://{settings.get('CARRY_HOST', '127.0.0.1')}:{self.port}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CARRY_")}
@@ -46,13 +45,13 @@ class Server:
                 self._command, cwd=self._root, env=self._environment, stderr=log, stdout=log
             )
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, path: str = "/readyz") -> None:
         deadline = time.monotonic() + START_S
         with httpx.Client(base_url=self.url) as client:  # to make one costs more than to ask
             while time.monotonic() < deadline:
                 assert self.process.poll() is None, self.log.read_text()
                 try:
-                    if client.get("/readyz").status_code == 200:
+                    if client.get(path).status_code == 200:
                         return
                 except httpx.TransportError:
                     pass
@@ -75,17 +74,17 @@ def running_server(
     module: str = "service",
     prefix: Sequence[str] = (),
     root: Path = ROOT,
+    ready: str = "/readyz",
     **settings,
 ):
     """`settings` are CARRY_* names without the prefix, in lower case.
 
-    `prefix` runs the command; `root` holds the sources.
+    `prefix` runs the command; `root` holds the sources; `ready` is the path that must answer 200.
     """
     given = {f"CARRY_{name.upper()}": str(value) for name, value in settings.items()}
     server = Server(folder / "server.log", given, module, prefix, root)
     try:
-        server.wait_ready()
+        server.wait_ready(ready)
         yield server
     finally:
-        if server.process.poll() is None:
-            server.stop(signal.SIGKILL)
+        end_tree(server.process)

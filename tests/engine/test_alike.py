@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import UNREAD, TextCursor
@@ -144,7 +144,6 @@ async def test_a_step_of_rows_is_kept_in_the_same_bytes_whichever_way_it_is_writ
     assert by_columns[36:] == one_by_one[36:]  # behind the revision and the time of the step
 
 
-@settings(max_examples=30)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.booleans())
 def test_steps_that_are_sent_without_waiting_are_applied_in_order(order, in_thread):
     """Of several sessions, in any mixture: each is where the whole series would be."""

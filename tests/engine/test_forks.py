@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.requests import DeleteRequest, ForkRequest
@@ -33,7 +33,6 @@ B = Key("t", "b")
 FORK = ForkRequest(A)
 
 
-@settings(max_examples=25)
 @given(st.integers(0, 6), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 99))
 def test_a_fork_stepped_answers_what_the_source_stepped_answers(num_before, counts, seed):
     values = rows(num_before + sum(counts), seed)

@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.requests import DeleteRequest
@@ -110,7 +110,6 @@ async def test_keyed_steps_of_many_sessions_at_once_are_each_known_again():
             assert {(reply.is_replay, reply.step) for reply in replies} == {(is_replay, 1)}
 
 
-@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), max_size=12), st.integers(1, 3))
 def test_keys_apply_what_a_client_that_never_retries_would_send(sends, ring_size):
     """`sends` are (key, value): the model of the ring is a list of the last replies."""

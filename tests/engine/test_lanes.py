@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.engine import EngineLimits
@@ -126,7 +126,6 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=300)
 @given(st.integers(0, 4), actions)
 def test_lanes_do_what_a_simple_model_does(max_cached, actions):
     """Whatever is asked of them: order, size, and the bytes that they say they hold."""

@@ -238,7 +238,5 @@ def _little_patience(monkeypatch):
 
 TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
     phases=[Phase.reuse, Phase.generate],  # to shrink 40 steps takes longer than a test may
 )

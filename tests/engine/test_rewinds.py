@@ -4,7 +4,7 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import keeping
@@ -34,7 +34,6 @@ def kept_steps(record):
     return [checkpoint.step for checkpoint in record.kept.checkpoints]
 
 
-@settings(max_examples=25)
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=6),
     st.integers(1, 4),

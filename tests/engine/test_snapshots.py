@@ -4,7 +4,7 @@ import asyncio
 import hmac
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.loaded_model import LoadedModel
@@ -43,7 +43,6 @@ def restore(snapshot, replaces=False, keys=KEYS):
     return RestoreRequest.of(snapshot, keys.open(snapshot), replaces=replaces)
 
 
-@settings(max_examples=15)
 @given(st.integers(1, 6), st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 99))
 def test_a_restored_session_answers_what_the_first_one_answers(num_before, counts, seed):
     values = rows(num_before + sum(counts), seed)

@@ -3,7 +3,7 @@
 import asyncio
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
@@ -50,7 +50,6 @@ async def whole(engine, model, observations, start_s=None):
     return loaded.runner.outputs.unpack(packed)
 
 
-@settings(max_examples=40)
 @given(cuts_of_30, st.booleans())
 def test_rows_in_any_chunks_give_the_answer_of_the_whole(cuts, is_sliced):
     async def check():
@@ -66,7 +65,6 @@ def test_rows_in_any_chunks_give_the_answer_of_the_whole(cuts, is_sliced):
     asyncio.run(check())
 
 
-@settings(max_examples=60)
 @given(chunks_of_text)
 def test_text_in_any_chunks_gives_the_answer_of_the_text_so_far(chunks):
     async def check():
@@ -84,7 +82,6 @@ def test_text_in_any_chunks_gives_the_answer_of_the_text_so_far(chunks):
     asyncio.run(check())
 
 
-@settings(max_examples=20)
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=12))
 def test_a_session_is_answered_as_if_it_were_alone(lengths):
     async def check():

@@ -8,7 +8,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.loaded_model import LoadedModel
@@ -83,7 +83,6 @@ def assert_same(model, outputs, expected):
         np.testing.assert_allclose(found[name], values, atol=1e-5)
 
 
-@settings(max_examples=15)
 @given(st.integers(1, 6), st.integers(1, 4))
 def test_a_carried_state_goes_on_in_the_other_graph(num_before, num_after):
     """Which answers as it would, had it come to that very state by itself."""
@@ -107,7 +106,6 @@ def test_a_carried_state_goes_on_in_the_other_graph(num_before, num_after):
     asyncio.run(check())
 
 
-@settings(max_examples=15)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=5), st.integers(1, 9), st.integers(1, 4))
 def test_a_replayed_session_is_the_other_version_run_over_what_was_kept(counts, kept, num_after):
     total = sum(counts)

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import worker as worker_module
@@ -122,7 +122,6 @@ lengths = st.lists(st.integers(1, 40) | st.just(1), min_size=1, max_size=25)
 batch_limits = st.builds(BatchLimits, st.integers(1, 6), st.integers(1, 9), st.integers(1, 40))
 
 
-@settings(max_examples=80)
 @given(lengths, batch_limits, st.booleans(), st.lists(st.integers(0, 3), max_size=25))
 def test_every_job_is_answered_once_with_each_of_its_steps_in_order(
     num_steps, limits, slow, pauses

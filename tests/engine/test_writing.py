@@ -5,7 +5,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.sampling import Draws, choose
@@ -99,7 +99,6 @@ async def test_what_was_written_is_as_if_it_had_been_read():
     np.testing.assert_allclose(last_of(after), last_of(whole), atol=1e-5)
 
 
-@settings(max_examples=40)
 @given(
     prompts=st.lists(st.text(CHARACTERS, max_size=9), min_size=1, max_size=5),
     seed=st.integers(0, 2**53 - 1),

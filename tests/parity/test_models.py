@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.batcher import BatchLimits
@@ -153,7 +153,6 @@ def cut(sequence, seed):
 
 
 @of_task("forecast", "tag")
-@settings(max_examples=100)
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=6), seed=seeds)
 def test_rows_cut_anywhere_among_neighbours_give_the_whole_answer(name, lengths, seed):
     model = committed().get(name)
@@ -172,7 +171,6 @@ def test_rows_cut_anywhere_among_neighbours_give_the_whole_answer(name, lengths,
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if not of_vectors(name)])
-@settings(max_examples=60)
 @given(data=st.data(), seed=seeds)
 def test_characters_cut_anywhere_among_neighbours_give_the_whole_answer(name, data, seed):
     model = committed().get(name)
@@ -192,7 +190,6 @@ def test_characters_cut_anywhere_among_neighbours_give_the_whole_answer(name, da
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if of_vectors(name)])
-@settings(max_examples=60)
 @given(data=st.data(), seed=seeds)
 def test_texts_about_vectors_cut_anywhere_give_the_whole_answer(name, data, seed):
     """The vector alone, or with the first of the text; and another one before it, which is lost."""
@@ -223,7 +220,6 @@ def test_texts_about_vectors_cut_anywhere_give_the_whole_answer(name, data, seed
 
 
 @of_task("classify")
-@settings(max_examples=150)
 @given(read=st.lists(texts, min_size=1, max_size=5), seed=seeds)
 def test_text_cut_anywhere_among_neighbours_gives_the_whole_answer(name, read, seed):
     model = committed().get(name)
@@ -241,7 +237,6 @@ def test_text_cut_anywhere_among_neighbours_gives_the_whole_answer(name, read, s
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=100)
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=8), seed=seeds)
 def test_ragged_rows_of_one_call_are_answered_as_if_alone(name, lengths, seed):
     """Rows of length 0 included: they keep their state to the last bit."""

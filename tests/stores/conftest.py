@@ -6,6 +6,7 @@ from service.stores.memory import MemoryStore
 from service.stores.redis import RedisStore
 from service.stores.redis_url import read_redis_url
 from service.stores.sqlite import SqliteStore
+from tests.leftovers import keep_for_session
 from tests.stores.support import Clock
 from tests.stores.valkey import running_cluster, running_valkey
 
@@ -18,12 +19,15 @@ def clock():
 @pytest.fixture(scope="session")
 def valkey():
     with running_valkey() as server:
+        keep_for_session(server.process.pid)
         yield server
 
 
 @pytest.fixture(scope="session")
 def valkey_cluster():
     with running_cluster() as nodes:
+        for node in nodes:
+            keep_for_session(node.process.pid)
         yield nodes
 
 

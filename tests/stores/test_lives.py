@@ -5,17 +5,12 @@ import gc
 import tracemalloc
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.stores.base import TOMBSTONE_S
 from service.stores.record import Key
 from tests.stores.support import after, commit, opened, record_named
-
-QUICK = settings(
-    max_examples=25,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 async def names_swept(store, limit=10):
@@ -209,7 +204,6 @@ ACTIONS = ("open", "step", "close", "wait 70", "wait 400", "sweep", "sweep one")
 def test_what_lies_in_a_store_is_what_a_dictionary_would_hold(open_anew, clock):
     """Any run of actions on three names, against the rules written out once more."""
 
-    @QUICK
     @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from("abc")), max_size=40))
     def check(actions):
         asyncio.run(check_lives(open_anew, clock, actions))

@@ -15,7 +15,8 @@ from service.stores.redis import RedisStore
 from service.stores.redis_keys import index_keys, member_of, session_key, shard_of
 from service.stores.redis_url import read_redis_url
 from tests.stores.support import after, commit, opened, record_named
-from tests.stores.valkey import SAFE, free_port, running_cluster, running_valkey
+from tests.stores.valkey import SAFE, running_cluster, running_valkey
+from tests.system import free_port
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import apsw
 import pytest
@@ -15,6 +16,7 @@ from service.stores.record import Key
 from service.stores.revision import new_revision
 from service.stores.sqlite import SqliteStore
 from tests.stores.support import after, commit, opened, record_named
+from tests.system import running_process
 
 
 async def test_sessions_outlive_the_store_object(tmp_path):
@@ -110,10 +112,12 @@ def test_processes_that_make_the_file_together_all_get_it(tmp_path):
         "asyncio.run(SqliteStore.open(sys.argv[1], 'power').close())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "s.db")]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
-    for process in processes:
-        _, problem = process.communicate(timeout=60)
-        assert process.returncode == 0, problem
+    with ExitStack() as stack:
+        options = {"stderr": subprocess.PIPE, "text": True}
+        makers = [stack.enter_context(running_process(command, **options)) for _ in range(6)]
+        for maker in makers:
+            _, problem = maker.communicate(timeout=60)
+            assert maker.returncode == 0, problem
 
 
 async def test_a_file_that_another_process_is_making_is_waited_for(tmp_path, monkeypatch):

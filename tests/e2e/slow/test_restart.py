@@ -1,11 +1,10 @@
-"""A restart in the middle of a session: the next step goes on as if nothing had happened."""
+"""How the service stops and starts: what was accepted is answered, what cannot work is named."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 
 import httpx
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from tests.e2e.server import ROOT, running_server
 from tests.engine.support import rows
 from tests.fakes.bundles import write_classifier, write_forecaster
+from tests.system import in_thread
 
 CREATE = {"model": "load", "session": "s", "start": "2016-08-22", "replay": 2}
 
@@ -26,30 +26,6 @@ def settings(tmp_path):
 
 def observations(num_rows):
     return [[None if value != value else float(value) for value in row] for row in rows(num_rows)]
-
-
-@pytest.mark.parametrize("durability", ["power", "process"])
-def test_a_session_goes_on_after_a_restart(tmp_path, settings, durability):
-    values = observations(10)
-    with (
-        running_server(tmp_path, **settings, durability=durability) as server,
-        httpx.Client(base_url=server.url) as client,
-    ):
-        client.post("/v1/sessions", json=CREATE).raise_for_status()
-        for count, row in enumerate(values):
-            body = {"step": count, "observations": [row]}
-            answer = client.post("/v1/sessions/s/steps", json=body).raise_for_status()
-            if count in (3, 6):
-                server.restart(signal.SIGTERM if count == 3 else signal.SIGKILL)
-                again = client.post("/v1/sessions/s/steps", json=body)
-                assert again.headers["idempotent-replayed"] == "true"
-                assert again.content == answer.content
-        instance = {"start": CREATE["start"], "observations": values}
-        body = {"instances": [instance]}
-        whole = client.post("/v1/models/load/predict", json=body).json()["predictions"][0]
-        streamed = answer.json()["prediction"]
-        assert streamed["start"] == whole["start"]
-        assert streamed["mean"] == pytest.approx(whole["mean"], abs=1e-4)
 
 
 def test_a_text_cut_inside_a_word_goes_on_after_a_restart(tmp_path, settings):
@@ -76,15 +52,14 @@ def test_sigterm_answers_what_was_accepted_and_exits_0(tmp_path, settings):
             body = {"model": "load", "session": "long", "history": long}
             answers.append(httpx.post(server.url + "/v1/sessions", json=body, timeout=60))
 
-        thread = threading.Thread(target=open_with_long_history)
-        thread.start()
-        with httpx.Client(base_url=server.url) as client:
-            while (
-                'carry_queue_depth{model="load",version="1"} 1.0' not in client.get("/metrics").text
-            ):
-                assert thread.is_alive(), "the history must still be running when the signal comes"
-        assert server.stop(signal.SIGTERM) == 0
-        thread.join()
+        with in_thread(open_with_long_history) as opened:
+            with httpx.Client(base_url=server.url) as client:
+                while (
+                    'carry_queue_depth{model="load",version="1"} 1.0'
+                    not in client.get("/metrics").text
+                ):
+                    assert not opened.done(), "the history must still run when the signal comes"
+            assert server.stop(signal.SIGTERM) == 0
         assert answers[0].status_code == 201
         assert answers[0].json()["step"] == 20_000
 

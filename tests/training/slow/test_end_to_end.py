@@ -21,7 +21,7 @@ from training.export.verify import check_parity, verify
 from training.fit.run_folder import RunFolder
 from training.tasks.forecast import ForecastTask
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.training.test_end_to_end import ROOT, to_toml
+from tests.training.slow.test_end_to_end import ROOT, to_toml
 
 _PROGRAM = """
 import training.__main__ as command_line

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.server import running_server
-from tests.e2e.test_workers import wait_for_all, workers_of
+from tests.e2e.slow.test_workers import wait_for_all, workers_of
 from tests.fakes.bundles import write_classifier, write_forecaster
 from tests.stores.valkey import SAFE, running_valkey
 

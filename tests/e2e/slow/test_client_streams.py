@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import random
 import signal
-import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from service.client import AsyncClient, Client, ClientError, ConflictError, NotF
 from tests.client.fake_service import both_kinds, settled
 from tests.e2e.server import running_server
 from tests.fakes.bundles import write_classifier, write_forecaster, write_generator
+from tests.system import in_thread
 
 ROWS = np.random.default_rng(2).normal(size=(200, 2)).astype(np.float32).tolist()
 OPEN = {"start": "2016-08-22", "replay": 16}
@@ -45,14 +46,13 @@ def expected_means(client, rows=ROWS):
 def test_a_stream_goes_on_through_a_kill_without_its_caller_noticing(tmp_path, settings):
     with running_server(tmp_path, **settings) as server, Client(server.url) as client:
         session = client.open("load", session="s", **OPEN)
-        replies, restarted = [], threading.Thread(target=server.start)
-        with session.stream() as stream:
+        replies = []
+        with session.stream() as stream, ExitStack() as stack:
             for reply in stream.replies([row] for row in ROWS):
                 replies.append(reply)
                 if len(replies) == 80:
                     server.stop(signal.SIGKILL)
-                    restarted.start()
-        restarted.join()
+                    stack.enter_context(in_thread(server.start))
         assert [reply.step for reply in replies] == list(range(1, len(ROWS) + 1))
         np.testing.assert_allclose(means(replies), expected_means(client), atol=1e-4)
         assert session.count == session.detail()["step"] == len(ROWS)

@@ -1,17 +1,15 @@
 """A real Prometheus, started as the compose file starts it, keeps exemplars of the service."""
 
 import json
-import subprocess
 import time
 
 import httpx
 import yaml
 
 from tests.architecture.project_files import ROOT
-from tests.deploy.front import free_port
 from tests.e2e.server import running_server
 from tests.fakes.bundles import write_forecaster
-from tests.system import require_program
+from tests.system import free_port, require_program, running_process
 
 AT_MOST_S = 40
 OPEN = {"model": "load", "session": "s", "start": "2016-08-22"}
@@ -60,20 +58,15 @@ def test_prometheus_keeps_the_id_of_a_slow_request(tmp_path):
         scrape = {"job_name": "carry", "scrape_interval": "500ms", "static_configs": targets}
         (tmp_path / "prometheus.yml").write_text(json.dumps({"scrape_configs": [scrape]}))
         port = free_port()
-        with (tmp_path / "prometheus.log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    program,
-                    f"--config.file={tmp_path}/prometheus.yml",
-                    f"--storage.tsdb.path={tmp_path}/data",
-                    f"--web.listen-address=127.0.0.1:{port}",
-                    *feature_flags(),
-                ],
-                stdout=log,
-                stderr=log,
-            )
-        try:
+        command = [
+            program,
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+            *feature_flags(),
+        ]
+        with (
+            (tmp_path / "prometheus.log").open("wb") as log,
+            running_process(command, stdout=log, stderr=log) as process,
+        ):
             assert exemplars(f"http://127.0.0.1:{port}", process) == [{"request_id": "slow-1"}]
-        finally:
-            process.terminate()
-            process.wait(20)

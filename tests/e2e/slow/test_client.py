@@ -3,7 +3,7 @@
 import asyncio
 import re
 import signal
-import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -11,6 +11,7 @@ from service.client import AsyncClient, Client, NotFoundError, SessionExistsErro
 from tests.e2e.readme_tour import ADDRESS, README
 from tests.e2e.server import running_server
 from tests.fakes.bundles import write_classifier, write_forecaster
+from tests.system import in_thread
 
 ROWS = [[float(number % 7), None if number % 5 == 0 else 1.5] for number in range(24)]
 HISTORY = {"start": "2016-08-22", "observations": ROWS[:4]}
@@ -30,20 +31,21 @@ def whole(client):
 
 
 def test_a_session_goes_on_through_a_kill_without_its_caller_noticing(tmp_path, settings):
-    with running_server(tmp_path, **settings) as server, Client(server.url) as client:
+    with (
+        running_server(tmp_path, **settings) as server,
+        Client(server.url) as client,
+        ExitStack() as stack,
+    ):
         session = client.open("load", session="s", history=HISTORY)
         assert session.count == 4
-        restarted = None
         for number, row in enumerate(ROWS[4:], start=4):
             if number == 12:
                 server.stop(signal.SIGKILL)
-                restarted = threading.Thread(target=server.start)
-                restarted.start()
+                stack.enter_context(in_thread(server.start))
             previewed = session.preview([row])
             reply = session.step([row])
             assert reply.step == session.count == number + 1
             assert previewed.prediction["mean"] == pytest.approx(reply.prediction["mean"], abs=1e-4)
-        restarted.join()
         assert session.prediction["mean"] == pytest.approx(whole(client), abs=1e-4)
 
 

@@ -1,0 +1,87 @@
+"""Nothing outlives the test that started it: what does is ended here, and fails that test.
+
+Processes are looked for below this one after every test, and once more by an environment variable
+at the end of the run, for those whose parent died first.
+"""
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from tests.system import kill_all
+
+RUN = "TEST_RUN_ID"
+"""A variable that every process inherits that a test starts."""
+
+_of_session: set[int] = set()
+
+
+def begin_run() -> None:
+    os.environ.setdefault(RUN, uuid.uuid4().hex)
+
+
+def keep_for_session(pid: int) -> None:
+    """A fixture of the whole session owns this process, and ends it."""
+    _of_session.add(pid)
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Fail if a process or a thread that would keep this process alive came and stayed."""
+    processes_before = {process.pid for process in _children()}
+    threads_before = set(threading.enumerate())
+    yield
+    left = [
+        process
+        for process in _children()
+        if process.pid not in processes_before | _of_session and _is_running(process)
+    ]
+    names = [_name(process) for process in left]
+    kill_all(left)
+    names += [
+        thread.name
+        for thread in threading.enumerate()
+        if thread not in threads_before and not thread.daemon and thread.is_alive()
+    ]
+    if names:
+        pytest.fail(f"left running by this test: {'; '.join(names)}", pytrace=False)
+
+
+def end_run() -> list[str]:
+    """End whatever inherited this run's variable and still runs; its command lines."""
+    run = os.environ[RUN]
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in own and process.environ().get(RUN) == run:
+                left.append(process)
+        except psutil.Error:  # it ended, or belongs to somebody else
+            continue
+    left = [process for process in left if _is_running(process)]
+    names = [_name(process) for process in left]
+    kill_all(left)
+    return names
+
+
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return f"process {process.pid} ({' '.join(process.cmdline())[:200]})"
+    except psutil.Error:
+        return f"process {process.pid}"
