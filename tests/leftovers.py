@@ -8,12 +8,12 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
 
-from tests.system import kill_all
+from tests.system import END_S, kill_all
 
 RUN = "TEST_RUN_ID"
 """A variable that every process inherits that a test starts."""
@@ -39,15 +39,15 @@ def nothing_left() -> Iterator[None]:
     left = [
         process
         for process in _children()
-        if process.pid not in processes_before | _of_session and _is_running(process)
+        if process.pid not in processes_before and _is_running(process)
     ]
     names = [_name(process) for process in left]
     kill_all(left)
-    names += [
-        thread.name
-        for thread in threading.enumerate()
-        if thread not in threads_before and not thread.daemon and thread.is_alive()
-    ]
+    threads = [each for each in threading.enumerate() if not each.daemon]
+    for thread in threads:
+        if thread not in threads_before:
+            thread.join(END_S)  # an executor that was told to end does so in its own time
+            names += [thread.name] if thread.is_alive() else []
     if names:
         pytest.fail(f"left running by this test: {'; '.join(names)}", pytrace=False)
 
@@ -70,7 +70,13 @@ def end_run() -> list[str]:
 
 
 def _children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """All below this process, but for what belongs to the session, with what that forks."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        if child.pid not in _of_session:
+            with suppress(psutil.NoSuchProcess):
+                found += [child, *child.children(recursive=True)]
+    return found
 
 
 def _is_running(process: psutil.Process) -> bool:

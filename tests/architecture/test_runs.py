@@ -39,7 +39,7 @@ def test_leaves_an_orphan():
     "leaves_a_thread": """
 import threading, time
 def test_leaves_a_thread():
-    threading.Thread(target=time.sleep, args=(2,), name="sleeper").start()
+    threading.Thread(target=time.sleep, args=(8,), name="sleeper").start()
 """,
     "passes": "def test_passes():\n    pass\n",
 }
@@ -49,7 +49,7 @@ REASONS = {
     "waits_for_a_thread": "AssertionError: inside",
     "skips_inside": "a program is missing",
     "leaves_a_process": "left running by this test: process",
-    "leaves_a_thread": "left running by this test: sleeper",
+    "leaves_a_thread": "sleeper",
 }
 
 
