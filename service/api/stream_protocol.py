@@ -12,6 +12,7 @@ Rule 4: after our close frame, reading goes on until the client's or `close_time
 
 import asyncio
 import re
+from asyncio import BaseTransport
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -29,7 +30,7 @@ from service.api.stream import Stream
 from service.api.stream_admission import SUBPROTOCOL, admit, authorization_of, offered
 from service.api.stream_follow import StreamFollower
 from service.api.stream_frames import Frames, text_head, text_of
-from service.errors import CarryError
+from service.errors import CarryError, MalformedError, UpgradeRequiredError
 
 _REQUEST_ID = REQUEST_ID.decode()
 _TRACED = ("traceparent", "tracestate")
@@ -54,6 +55,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     _num_unsent = 0
     _request_id = ""
 
+    @property
+    def is_unanswered(self) -> bool:
+        """The handshake has neither led to a stream nor to a task that answers it."""
+        return self.stream is None and self._opening is None
+
     # A client asks for a stream: it gets one, or an HTTP answer that says why not.
 
     def handle_connect(self, event: Request) -> None:
@@ -63,13 +69,19 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         with known_by(self._request_id, path=path):
             self._connect(event, match)
 
-    def _connect(self, event: Request, match: re.Match[str] | None) -> None:
+    def connection_made(self, transport: BaseTransport) -> None:
         assert isinstance(self.app, HotPath), "service.app makes nothing else"
         self.context = self.app.context
+        super().connection_made(transport)
+
+    def _connect(self, event: Request, match: re.Match[str] | None) -> None:
         self.response = self.conn.accept(event)
         self.handshake_initiated = True
         if self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            self._respond(self.response)
+            found = (self.response.body or b"").decode().strip()
+            is_upgrade = self.response.status_code == HTTPStatus.UPGRADE_REQUIRED
+            kind = UpgradeRequiredError if is_upgrade else MalformedError
+            self._refuse(kind(f"expected a WebSocket handshake of version 13: {found}"))
             return
         if match is None:
             self._refuse(HTTPException(404))
@@ -129,9 +141,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def _respond(self, response: Response) -> None:
         response.headers[_REQUEST_ID] = self._request_id
-        self.conn.send_response(response)
         self.handshake_complete = self.close_sent = True
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        # Not by `conn`, which answers nothing where it could not read the head.
+        self.transport.write(response.serialize())
         self.transport.close()
 
     # Messages come in.
@@ -139,6 +151,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         if self.stream is None:  # the handshake: it comes by itself, and then nothing is read
             super().data_received(data)
+            if not self.handshake_initiated:
+                self._request_id = request_id_of(None)
+                with known_by(self._request_id):
+                    self._refuse(_unreadable(self.conn.handshake_exc))
             return
         conn = self.conn
         for frame, text_at in self._frames.cut(data):
@@ -235,12 +251,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.stream.unblock()
 
     def shutdown(self) -> None:
-        if self.stream is not None:
-            self.stop_keepalive()
-            self.stream.drain()
-        elif self._opening is None:
-            super().shutdown()
-        # else it is refused, or drained as soon as it is open
+        try:
+            if self.stream is not None:
+                self.stop_keepalive()
+                self.stream.drain()
+            elif self._opening is None:
+                super().shutdown()
+            # else it is refused, or drained as soon as it is open
+        except Exception:  # the boundary: the others are to be shut down, too
+            self.logger.exception("a stream failed to shut down")
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_slow_timer()
@@ -291,6 +311,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._slow_timer is not None:
             self._slow_timer.cancel()
             self._slow_timer = None
+
+
+def _unreadable(error: Exception | None) -> MalformedError:
+    """uvicorn leaves such a handshake open and unanswered, and fails when it shuts down."""
+    found = "" if error is None else f": {error.__cause__ or error}"
+    return MalformedError(f"expected a WebSocket handshake, a GET without a body{found}")
 
 
 def _first(headers: Headers, name: str) -> bytes:
