@@ -57,6 +57,13 @@ def asks_for_websocket(method: bytes, version: str, headers: HeaderLines) -> boo
     return method == b"GET" and version == "1.1" and b"websocket" in tokens(headers, b"upgrade")
 
 
+def announces_body(headers: HeaderLines) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+        for name, value in headers
+    )
+
+
 def without_upgrade(headers: HeaderLines) -> HeaderLines:
     """The same head asking for no upgrade; the length of the body and the rest stay."""
     kept = [(name, value) for name, value in headers if name not in (b"upgrade", b"connection")]

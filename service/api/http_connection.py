@@ -9,7 +9,10 @@ Rule 3: what comes in without being part of a body is bounded by `MAX_HEAD_BYTES
         extensions of chunks, trailers. Trailers are dropped: they are no headers (RFC 9110 §6.5.1).
 Rule 4: a client that ended its side still gets its answers; one that left is found by
         `half_closed.py`.
-Rule 5: whoever is waited for too long is closed by `connections.py`, which asks for `progress`.
+Rule 5: a connection that is closed while its client may still send is half-closed first, and read for
+        `LINGER_S`: bytes that nobody read would make the kernel take back the last answer (RFC 9112
+        §9.6).
+Rule 6: whoever is waited for too long is closed by `connections.py`, which asks for `progress`.
 """
 
 import asyncio
@@ -29,6 +32,7 @@ from uvicorn.server import ServerState
 
 from service.api.half_closed import HalfClosedWatch
 from service.api.heads import (
+    announces_body,
     asks_for_websocket,
     fault_of,
     head_bytes,
@@ -47,6 +51,7 @@ from service.errors import (
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers: four times what common proxies let through."""
 
+LINGER_S = 2.0
 _INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 _COMMENT = b"3\r\n:\n\n\r\n"  # of a stream of events, as one chunk
 
@@ -68,12 +73,14 @@ class HttpConnection(HttpToolsProtocol):
         self._num_requests = 0  # that have come in whole
         self._num_unanswered = 0  # of those that have begun, or wait in `pipeline`
         self._is_in_head = False
-        self._is_in_body = False
+        self.is_in_body = False
         self._is_upgrade = False  # the head asks for one
         self._is_silent = False  # nothing of a head's end, a body or a request's end came
         self._num_silent_bytes = 0
         self._is_ending = False  # nothing more is read
         self._at_end: Callable[[], None] | None = None  # due when all is answered
+        self._is_lingering = False  # our side has ended
+        self._has_eof = False  # the client's side has
         self._is_websocket = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -86,6 +93,7 @@ class HttpConnection(HttpToolsProtocol):
                     retry_after_s=1,
                 )
             )
+            self.transport.close()  # a descriptor more, and nothing was read
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._admitted.remove(self)
@@ -102,7 +110,7 @@ class HttpConnection(HttpToolsProtocol):
         while rest:
             rest = self._feed(rest)
         # Where a request ended in this read, how much of it is the next one's head is not known.
-        if self._is_silent and (self._is_in_head or self._is_in_body):
+        if self._is_silent and (self._is_in_head or self.is_in_body):
             self._num_silent_bytes += len(data)
             if self._num_silent_bytes > MAX_HEAD_BYTES:
                 self.end(_head_too_large())
@@ -127,6 +135,8 @@ class HttpConnection(HttpToolsProtocol):
             return b""
         if asks_for_websocket(method, version, self.headers):
             fault = fault_of(version, self.headers)
+            if fault is None and announces_body(self.headers):
+                fault = MalformedError("a WebSocket handshake has a body: expected none")
             if fault is None:
                 self._is_ending = True  # what a client sends before it is answered is dropped
                 self._when_answered(self._hand_over)
@@ -140,8 +150,11 @@ class HttpConnection(HttpToolsProtocol):
         return rest
 
     def eof_received(self) -> bool:  # type: ignore[override]
+        self._has_eof = True
+        if self._is_lingering:
+            return False
         if not self._is_ending:
-            is_partial = self._is_in_head or self._is_in_body
+            is_partial = self._is_in_head or self.is_in_body
             self.end(
                 MalformedError("the connection ended before the request: expected all of its body")
                 if is_partial
@@ -182,7 +195,7 @@ class HttpConnection(HttpToolsProtocol):
         elif self.parser.should_upgrade():
             self._is_upgrade = True
         else:
-            self._is_in_body = True
+            self.is_in_body = True
             self._num_unanswered += 1
             self.begin_request()
 
@@ -199,6 +212,7 @@ class HttpConnection(HttpToolsProtocol):
         if fault is not None:
             self.scope["fault"] = fault  # type: ignore[typeddict-unknown-key]  # for `HotPath`
         super().on_headers_complete()
+        self.cycle.transport = _Closing(self)  # type: ignore[assignment]  # all that it asks for
 
     def on_body(self, body: bytes) -> None:
         self._is_silent = False
@@ -209,16 +223,20 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._is_ending or self._is_upgrade:
             return
-        self._is_in_body = self._is_silent = False
+        self.is_in_body = self._is_silent = False
         self._num_requests += 1
         super().on_message_complete()
+        # A trailer may say `Connection: close`, too: the parser then drops what comes behind.
+        if not (self.cycle.keep_alive and self.parser.should_keep_alive()):
+            self.end(None)
 
     # Answers leave, and the connection ends.
 
     def on_response_complete(self) -> None:
         self._num_unanswered -= 1
-        super().on_response_complete()
-        self._end_if_due()
+        if not self._is_lingering:
+            super().on_response_complete()
+            self._end_if_due()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -229,7 +247,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._is_ending:
             return
         self._is_ending = True
-        is_in_body, self._is_in_head, self._is_in_body = self._is_in_body, False, False
+        is_in_body, self._is_in_head, self.is_in_body = self.is_in_body, False, False
         if is_in_body:  # of the newest request, which will never be whole
             if self.pipeline and self.pipeline[0][0] is self.cycle:
                 self.pipeline.popleft()
@@ -245,7 +263,10 @@ class HttpConnection(HttpToolsProtocol):
     def shutdown(self) -> None:
         try:
             self.served.context.stopping.set()
-            super().shutdown()
+            if self._is_lingering:
+                self.transport.close()
+            else:
+                super().shutdown()
         except Exception:  # the boundary: the others are to be shut down, too
             self.logger.exception("a connection failed to shut down")
             self.transport.abort()
@@ -278,7 +299,21 @@ class HttpConnection(HttpToolsProtocol):
     def _close(self, error: CarryError | None) -> None:
         if error is not None:
             self.transport.write(self.wire(early_problem(error), keep_alive=False))
-        self.transport.close()
+        self.close(is_read=error is None)
+
+    def close(self, *, is_read: bool) -> None:
+        """`is_read`: nothing that the client sent can be on its way. See rule 5."""
+        if is_read or self._has_eof or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._is_ending = self._is_lingering = True
+        self.pipeline.clear()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
     def _hand_over(self) -> None:
         """Give the connection to a WebSocket's protocol, which is given the head again."""
@@ -303,12 +338,12 @@ class HttpConnection(HttpToolsProtocol):
             return 0 if protocol.is_unanswered else None
         if self.flow.write_paused or self.transport.is_closing():
             return self.transport.get_write_buffer_size()
-        if self.flow.read_paused or (self._num_unanswered and not self._is_in_body):
+        if self.flow.read_paused or (self._num_unanswered and not self.is_in_body):
             return None
         return (self._num_requests,)
 
     def close_slow(self) -> None:
-        if (self._is_in_head or self._is_in_body) and not self.flow.write_paused:
+        if (self._is_in_head or self.is_in_body) and not self.flow.write_paused:
             self.end(SlowRequestError("the request did not come in whole in time"))
         else:  # nothing is said to it yet, or it does not read what is said
             self.transport.abort()
@@ -330,6 +365,18 @@ class HttpConnection(HttpToolsProtocol):
         cycle = self.cycle
         is_old = isinstance(cycle, RequestResponseCycle) and cycle.scope["http_version"] != "1.1"
         return b"" if is_old or cycle.response_started else _INTERIM
+
+
+class _Closing:
+    """What a cycle sees of its connection's transport; closing it minds what is still sent."""
+
+    def __init__(self, connection: HttpConnection) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+
+    def close(self) -> None:
+        self._connection.close(is_read=not self._connection.is_in_body)
 
 
 def _head_too_large() -> CarryError:

@@ -103,7 +103,7 @@ class StepProtocol(HttpConnection):
         if self._receiving is None or self._is_ending or self._is_upgrade:
             super().on_message_complete()
             return
-        self._is_in_body = self._is_silent = False
+        self.is_in_body = self._is_silent = False
         self._num_requests += 1
         step, self._receiving = self._receiving, None
         answer = partial(self._answer, step)

@@ -24,6 +24,7 @@ from websockets.protocol import State
 
 from service.api.close_codes import CloseCode
 from service.api.hot_path import HotPath
+from service.api.http_connection import LINGER_S
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream import Stream
@@ -144,12 +145,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.handshake_complete = self.close_sent = True
         # Not by `conn`, which answers nothing where it could not read the head.
         self.transport.write(response.serialize())
-        self.transport.close()
+        self.transport.write_eof()  # what the client still sends is read for a while: see rule 4
+        self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     # Messages come in.
 
     def data_received(self, data: bytes) -> None:
         if self.stream is None:  # the handshake: it comes by itself, and then nothing is read
+            if self.close_sent:
+                return
             super().data_received(data)
             if not self.handshake_initiated:
                 self._request_id = request_id_of(None)
