@@ -9,9 +9,9 @@ Rule 3: what comes in without being part of a body is bounded by `MAX_HEAD_BYTES
         extensions of chunks, trailers. Trailers are dropped: they are no headers (RFC 9110 §6.5.1).
 Rule 4: a client that ended its side still gets its answers; one that left is found by
         `half_closed.py`.
-Rule 5: a connection that is closed while its client may still send is half-closed first, and read for
-        `LINGER_S`: bytes that nobody read would make the kernel take back the last answer (RFC 9112
-        §9.6).
+Rule 5: a connection that is closed while its client may still send is half-closed first, and read
+        for `LINGER_S`: bytes that nobody read would make the kernel take back the last answers
+        (RFC 9112 §9.6).
 Rule 6: whoever is waited for too long is closed by `connections.py`, which asks for `progress`.
 """
 

@@ -7,7 +7,8 @@ Rule 3: what is sent in one turn of the loop leaves in one write. A client that 
         `_SLOW_READER_S`, or gets more while `_MAX_UNSENT_BYTES` lie unread, is cut off: one answer
         may be larger than that, and nothing is begun until it is read.
 Rule 4: after our close frame, reading goes on until the client's or `close_timeout`: bytes that
-        nobody read would make the kernel take back answers that are still on their way.
+        nobody read would make the kernel take back answers that are still on their way. After a
+        refusal, it goes on for `LINGER_S`.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """Random framings of requests on one connection, and a client that counts what is answered.
 
-A framing is some well-formed requests and one ending, in one or many pieces. Where each request ends
-is known from how it was made, so every answer can be told apart from one that somebody's reading of
-the bytes made up: by its order, its request id, its status, and whose session it speaks of. In the
-end the sessions have made as many steps as were sent.
+A framing is some well-formed requests and one ending, in one or many pieces. Where each request
+ends is known from how it was made. An answer that no request asked for is found by its order, its
+request id, its status and whose session it names. In the end the sessions have made as many steps
+as were sent.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ BAD_HANDSHAKES = [
 
 def framing(seed: int, tenants: list[Tenant], *, is_direct: bool) -> Framing:
     """`is_direct`: nothing is between, which might take the client's end for its leaving."""
-    chance = random.Random(seed)  # noqa: S311 -- the same framing for the same seed
+    chance = random.Random(seed)
     tenant, other = chance.sample(tenants, 2)
     made = Framing(seed, tenant)
     for place in range(chance.randint(1, 4)):
@@ -181,7 +181,7 @@ def _asked(chance: random.Random, tenant: Tenant, other: Tenant, request_id: str
 # Not of what another may see as a request of its own: a parser that reads `Content-Length` or
 # `Transfer-Encoding` in a trailer refuses it, and one that reads `Connection: close` closes.
 def _framed(chance: random.Random, body: bytes, other: Tenant) -> tuple[bytes, bytes]:
-    """A body with its length announced, in one of the ways there are, and the header that does it."""
+    """The header that frames a body, in one of the ways there are, and the framed body."""
     if chance.random() < 0.5:
         return b"Content-Length: %s%d\r\n" % (b"0" * chance.choice([0, 0, 3]), len(body)), body
     parts, start = [], 0

@@ -1,4 +1,4 @@
-"""Requests in any framing, directly and through the front: as many answers as requests, each its own.
+"""Requests in any framing, directly and through the front: each is answered once, as it was sent.
 
 `slow/test_framings.py` sends many more.
 """

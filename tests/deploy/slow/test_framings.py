@@ -53,7 +53,7 @@ async def test_any_framing_is_answered_as_it_was_sent(tmp_path, way):
             f"of-{name}": client.get(f"/v1/sessions/of-{name}", headers=headers(key)).json()["step"]
             for name, key in keys.items()
         }
-        print(f"{way}: {counted[0]} framings, {counted[1]} requests, steps {made}")  # noqa: T201
+        print(f"{way}: {counted[0]} framings, {counted[1]} requests, steps {made}")
         assert made == sent
         assert server.stop() == 0
     assert "Traceback" not in server.log.read_text()
