@@ -25,6 +25,7 @@ from service.api import (
     session_operations,
     sessions,
     snapshots,
+    stream_urls,
     timeseries,
 )
 from service.api.auth import RequireKey, document_keys, open_paths_of
@@ -119,6 +120,7 @@ def create_app(settings: Settings) -> HotPath:
         version=service_version(),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        redirect_slashes=False,  # Starlette would redirect to http, behind TLS as well
         openapi_tags=[
             {"name": "models", "description": "What is served."},
             {"name": "predict", "description": "Answers without a session."},
@@ -151,7 +153,8 @@ def create_app(settings: Settings) -> HotPath:
     install_error_handlers(app)
     parts = (
         models, predict, timeseries, sessions, generate, session_operations, bulk, events,
-        snapshots, asyncapi, open_inference, open_inference_infer, open_inference_repository, health
+        snapshots, stream_urls, asyncapi, open_inference, open_inference_infer,
+        open_inference_repository, health
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

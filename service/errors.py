@@ -153,6 +153,10 @@ class TooManyConnectionsError(CarryError):
     code, status, title = "too-many-connections", 503, "Too many connections"
 
 
+class UpgradeRequiredError(CarryError):
+    code, status, title = "upgrade-required", 426, "WebSocket handshake needed"
+
+
 class RateLimitedError(CarryError):
     code, status, title = "rate-limited", 429, "Rate limit"
 

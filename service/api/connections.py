@@ -21,6 +21,9 @@ DESCRIPTORS_BESIDE = 64
 """For the store, models, logs, the reader of big bodies and accepting what is then refused."""
 
 
+_MALFORMED_EVERY_S = 60.0
+
+
 class Connection(Protocol):
     """What is looked at."""
 
@@ -40,6 +43,8 @@ class Connections:
         self._read_timeout_s = read_timeout_s
         self._waited: dict[Connection, tuple[object | None, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._num_malformed = 0
+        self._malformed_due_s = 0.0
 
     def admit(self, connection: Connection) -> bool:
         """False: there are too many; it is to be refused."""
@@ -53,6 +58,18 @@ class Connections:
     def remove(self, connection: Connection) -> None:
         self._waited.pop(connection, None)
 
+    def note_malformed(self) -> None:
+        """Log that connections sent what is no HTTP, at most once in `_MALFORMED_EVERY_S`."""
+        self._num_malformed += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._malformed_due_s:
+            log.warning(
+                "connections were closed for malformed requests",
+                num_connections=self._num_malformed,
+            )
+            self._num_malformed = 0
+            self._malformed_due_s = now + _MALFORMED_EVERY_S
+
     def _look_later(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._read_timeout_s / 4, self._look)
@@ -60,15 +77,16 @@ class Connections:
     def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection, (before, since_s) in list(self._waited.items()):
-            if connection.transport.is_closing():  # a WebSocket's end is told to nobody else
-                self.remove(connection)
+            transport = connection.transport
+            if transport.is_closing() and not transport.get_write_buffer_size():
+                self.remove(connection)  # a WebSocket's end is told to nobody else
                 continue
             progress = connection.progress()
             if progress is None or progress != before:
                 self._waited[connection] = progress, now
             elif now - since_s >= self._read_timeout_s:
+                self._waited[connection] = progress, now  # for what is to be answered before
                 connection.close_slow()
-                self.remove(connection)
         self._timer = None
         if self._waited:
             self._look_later()

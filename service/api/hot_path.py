@@ -26,6 +26,7 @@ from service.api.idempotency import IDEMPOTENCY_KEY
 from service.api.keys import Caller
 from service.api.middleware import LimitBody, RequireJson
 from service.api.observe import Asked, Observe
+from service.api.open_inference_errors import OpenInferenceErrors
 from service.api.parse import parse_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, headers_of, known_by, request_id_of
@@ -61,8 +62,12 @@ class HotPath:
         limited = LimitBody(self._answer_asgi, settings.max_body_bytes)
         guarded = RequireKey(RequireJson(limited), context.keys, context.rates)
         self._observe = Observe(guarded, context)
+        self._refuse_head = Observe(OpenInferenceErrors(_answer_fault), context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "fault" in scope:  # of its head, see `heads.py`
+            await self._refuse_head(scope, receive, send)
+            return
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         match = _STEPS.fullmatch(scope["path"]) if is_post else None
         if match is None or (self._knows_origins and _has_origin(scope)):
@@ -153,6 +158,10 @@ def _problem(error: Exception, path: str) -> Response:
     if isinstance(error, CarryError):
         return carry_problem(error)
     return unexpected_problem(error, path)
+
+
+async def _answer_fault(scope: Scope, receive: Receive, send: Send) -> None:
+    await carry_problem(scope["fault"])(scope, receive, send)
 
 
 def _has_origin(scope: Scope) -> bool:

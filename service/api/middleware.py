@@ -1,5 +1,7 @@
 """Pure ASGI middleware: what every HTTP request passes, whatever its route."""
 
+import re
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -7,6 +9,8 @@ from service.api.methods import methods_at
 from service.api.problems import carry_problem
 from service.errors import TooLargeError, UnsupportedMediaTypeError
 
+_CHARSET = re.compile(rb""";\s*charset\s*=\s*["']?([^\s;"']*)""", re.IGNORECASE)
+_CHARSETS = frozenset({b"", b"utf-8", b"utf8", b"us-ascii", b"ascii"})  # ASCII is UTF-8
 _OTHER_BODIES = frozenset({("/v1/steps", b"application/vnd.apache.arrow.stream")})
 
 
@@ -51,7 +55,9 @@ def announced_bytes(length: bytes) -> int:
 
 
 class RequireJson:
-    """Refuses bodies that do not say that they are JSON, or are compressed, with 415.
+    """Refuses bodies that do not say that they are JSON, or say an encoding, with 415.
+
+    JSON is UTF-8 (RFC 8259): what says another charset is not read as if it were.
 
     What no route takes is left to the routes, which answer 404 or 405.
     A few kB of gzip may be gigabytes of JSON; what is under `/v2` unpacks its own, and bounds it.
@@ -61,19 +67,29 @@ class RequireJson:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        encoding = _header(scope, b"content-encoding") if scope["type"] == "http" else b""
-        if encoding not in (b"", b"identity") and not _is_v2(scope):
-            await carry_problem(_encoded(encoding))(scope, receive, send)
-            return
-        if scope["type"] == "http" and scope["method"] == "POST" and not _is_v2(scope):
-            said = _header(scope, b"content-type")
+        if scope["type"] == "http":
+            refusal = self._refusal_of(scope)
+            if refusal is not None:
+                await carry_problem(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refusal_of(self, scope: Scope) -> UnsupportedMediaTypeError | None:
+        is_v2 = _is_v2(scope)
+        encoding = _header(scope, b"content-encoding")
+        if encoding not in (b"", b"identity") and not is_v2:
+            return _encoded(encoding)
+        said = _header(scope, b"content-type")
+        charset = _CHARSET.search(said)
+        if charset is not None and charset[1].lower() not in _CHARSETS:
+            return _not_utf8(charset[1])
+        if scope["method"] == "POST" and not is_v2:
             kind = said.split(b";")[0].strip().lower()
             is_known = kind == b"application/json" or (scope["path"], kind) in _OTHER_BODIES
             is_hot = "app" not in scope  # HotPath's own: it takes nothing but steps
             if not is_known and (is_hot or "POST" in methods_at(scope)):
-                await carry_problem(_not_json(said))(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                return _not_json(said)
+        return None
 
 
 def _is_v2(scope: Scope) -> bool:
@@ -88,6 +104,12 @@ def _header(scope: Scope, name: bytes) -> bytes:
 def _encoded(said: bytes) -> UnsupportedMediaTypeError:
     return UnsupportedMediaTypeError(
         f"the body's Content-Encoding is {said.decode('latin-1')}: expected none, a body as it is"
+    )
+
+
+def _not_utf8(charset: bytes) -> UnsupportedMediaTypeError:
+    return UnsupportedMediaTypeError(
+        f"the body's charset is {charset[:100].decode('latin-1')}: expected utf-8, send UTF-8"
     )
 
 

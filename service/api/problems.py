@@ -17,7 +17,13 @@ from structlog.contextvars import get_contextvars
 from service.api.methods import methods_at
 from service.api.parse import invalid_request
 from service.api.schemas import Problem
-from service.errors import CarryError, MalformedError, TooLargeError, UnauthenticatedError
+from service.errors import (
+    CarryError,
+    MalformedError,
+    TooLargeError,
+    UnauthenticatedError,
+    UpgradeRequiredError,
+)
 
 log = structlog.get_logger()
 
@@ -116,6 +122,8 @@ def carry_problem(error: CarryError) -> Response:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = 'Bearer realm="carry"'
+    if isinstance(error, UpgradeRequiredError):
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
     return problem_response(
         error.code, error.title, error.status, error.detail, headers=headers, **error.members
     )

@@ -46,6 +46,7 @@ class EventStream(StreamingResponse):
         context.open_streams.add(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["is_event_stream"] = True  # for `http_connection.py`: comments mean nothing in it
         self._context.metrics.stream_opened("events")
         try:
             await super().__call__(scope, receive, send)

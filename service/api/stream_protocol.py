@@ -7,11 +7,13 @@ Rule 3: what is sent in one turn of the loop leaves in one write. A client that 
         `_SLOW_READER_S`, or gets more while `_MAX_UNSENT_BYTES` lie unread, is cut off: one answer
         may be larger than that, and nothing is begun until it is read.
 Rule 4: after our close frame, reading goes on until the client's or `close_timeout`: bytes that
-        nobody read would make the kernel take back answers that are still on their way.
+        nobody read would make the kernel take back answers that are still on their way. After a
+        refusal, it goes on for `LINGER_S`.
 """
 
 import asyncio
 import re
+from asyncio import BaseTransport
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -23,13 +25,14 @@ from websockets.protocol import State
 
 from service.api.close_codes import CloseCode
 from service.api.hot_path import HotPath
+from service.api.http_connection import LINGER_S
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream import Stream
 from service.api.stream_admission import SUBPROTOCOL, admit, authorization_of, offered
 from service.api.stream_follow import StreamFollower
 from service.api.stream_frames import Frames, text_head, text_of
-from service.errors import CarryError
+from service.errors import CarryError, MalformedError, UpgradeRequiredError
 
 _REQUEST_ID = REQUEST_ID.decode()
 _TRACED = ("traceparent", "tracestate")
@@ -54,6 +57,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     _num_unsent = 0
     _request_id = ""
 
+    @property
+    def is_unanswered(self) -> bool:
+        """The handshake has neither led to a stream nor to a task that answers it."""
+        return self.stream is None and self._opening is None
+
     # A client asks for a stream: it gets one, or an HTTP answer that says why not.
 
     def handle_connect(self, event: Request) -> None:
@@ -63,13 +71,19 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         with known_by(self._request_id, path=path):
             self._connect(event, match)
 
-    def _connect(self, event: Request, match: re.Match[str] | None) -> None:
+    def connection_made(self, transport: BaseTransport) -> None:
         assert isinstance(self.app, HotPath), "service.app makes nothing else"
         self.context = self.app.context
+        super().connection_made(transport)
+
+    def _connect(self, event: Request, match: re.Match[str] | None) -> None:
         self.response = self.conn.accept(event)
         self.handshake_initiated = True
         if self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            self._respond(self.response)
+            found = (self.response.body or b"").decode().strip()
+            is_upgrade = self.response.status_code == HTTPStatus.UPGRADE_REQUIRED
+            kind = UpgradeRequiredError if is_upgrade else MalformedError
+            self._refuse(kind(f"expected a WebSocket handshake of version 13: {found}"))
             return
         if match is None:
             self._refuse(HTTPException(404))
@@ -129,16 +143,24 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def _respond(self, response: Response) -> None:
         response.headers[_REQUEST_ID] = self._request_id
-        self.conn.send_response(response)
         self.handshake_complete = self.close_sent = True
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.transport.close()
+        # Not by `conn`, which answers nothing where it could not read the head.
+        self.transport.write(response.serialize())
+        self.transport.write_eof()  # what the client still sends is read for a while: see rule 4
+        self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     # Messages come in.
 
     def data_received(self, data: bytes) -> None:
         if self.stream is None:  # the handshake: it comes by itself, and then nothing is read
+            if self.close_sent:
+                return
             super().data_received(data)
+            if not self.handshake_initiated:
+                self._request_id = request_id_of(None)
+                with known_by(self._request_id):
+                    self._refuse(_unreadable(self.conn.handshake_exc))
             return
         conn = self.conn
         for frame, text_at in self._frames.cut(data):
@@ -235,12 +257,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.stream.unblock()
 
     def shutdown(self) -> None:
-        if self.stream is not None:
-            self.stop_keepalive()
-            self.stream.drain()
-        elif self._opening is None:
-            super().shutdown()
-        # else it is refused, or drained as soon as it is open
+        try:
+            if self.stream is not None:
+                self.stop_keepalive()
+                self.stream.drain()
+            elif self._opening is None:
+                super().shutdown()
+            # else it is refused, or drained as soon as it is open
+        except Exception:  # the boundary: the others are to be shut down, too
+            self.logger.exception("a stream failed to shut down")
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_slow_timer()
@@ -291,6 +317,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._slow_timer is not None:
             self._slow_timer.cancel()
             self._slow_timer = None
+
+
+def _unreadable(error: Exception | None) -> MalformedError:
+    """uvicorn leaves such a handshake open and unanswered, and fails when it shuts down."""
+    found = "" if error is None else f": {error.__cause__ or error}"
+    return MalformedError(f"expected a WebSocket handshake, a GET without a body{found}")
 
 
 def _first(headers: Headers, name: str) -> bytes:

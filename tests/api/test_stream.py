@@ -354,7 +354,8 @@ async def test_a_frame_before_the_stream_is_open_is_dropped(client):
 
 async def test_other_websockets_are_not_served(client):
     assert await refused(client, "/v1/models") == (404, "urn:carry:not-found")
-    assert (await client.get("/v1/stream")).status_code == 404
+    answer = await client.get("/v1/stream")
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
 
 
 async def test_a_stream_belongs_to_the_tenant_of_its_key(tmp_path, monkeypatch):

@@ -80,6 +80,30 @@ def test_an_event_is_passed_on_when_it_is_written(tmp_path: Path) -> None:
         assert list(chunks) == []
 
 
+def test_no_upgrade_but_the_handshake_of_a_stream_goes_through(tmp_path: Path) -> None:
+    asked = [
+        ("POST", "/v1/sessions/s/steps", "h2c"),
+        ("POST", "/v1/sessions/s/steps", "websocket"),
+        ("GET", "/v1/models", "websocket"),
+        ("GET", "/v1/sessions/s/events", "websocket"),
+        ("POST", "/v1/stream", "websocket"),
+        ("GET", "/v1/stream", "h2c"),
+        ("GET", "/v1/stream", "websocket, h2c"),
+        ("GET", "/v1/a/b/stream", "websocket"),
+        ("GET", "/v1/stream", "WebSocket"),
+        ("GET", "/v1/sessions/s/stream?x=1", "websocket"),
+    ]
+    with Replica() as replica, running_nginx(tmp_path, [replica.port]) as url:
+        for method, path, upgrade in asked:
+            headers = {"Connection": "Upgrade", "Upgrade": upgrade}
+            assert httpx.request(method, url + path, headers=headers).status_code == 200
+    passed = [headers.get("Upgrade") for headers in replica.headers]
+    assert passed == [None] * 8 + ["websocket"] * 2
+    assert [headers.get("Connection") for headers in replica.headers] == [None] * 8 + [
+        "upgrade"
+    ] * 2
+
+
 def test_a_websocket_passes(tmp_path: Path) -> None:
     def echo(connection) -> None:
         for message in connection:

@@ -1,0 +1,17 @@
+"""The URLs of streams, asked by a plain GET: a stream is opened by a WebSocket handshake."""
+
+from fastapi import APIRouter
+
+from service.errors import UpgradeRequiredError
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/v1/stream")
+@router.get("/v1/sessions/{session}/stream")
+async def need_handshake() -> None:
+    """Handshakes never come here: they are answered by `stream_protocol.py`."""
+    raise UpgradeRequiredError(
+        "a stream is opened by a WebSocket handshake, and this GET is none: expected the headers"
+        " Upgrade: websocket and Connection: Upgrade, which a proxy must let through"
+    )
