@@ -61,7 +61,8 @@ async def listen(
     poll_s = context.settings.events_poll_s
     watch = context.engine.watch(key, record, after, poll_s)
     opening = {"session": session, "step": record.step, "replay": record.opening.ring_size}
-    response = EventStream(context, _events(context, watch, event(opening, "open", after)))
+    events = _events(context, watch, event(opening, "open", after))
+    response = EventStream(context, events, is_endless=True)
     if last_event_id is not None:
         context.metrics.stream_resumed("events")
     return response

@@ -193,7 +193,7 @@ class StepProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         assert isinstance(self.app, HotPath), "checked when it was made"
-        self.app.context.stopping.set()
+        self.app.context.stop()
         super().shutdown()
 
     def send_400_response(self, msg: str) -> None:

@@ -99,7 +99,7 @@ class StreamProtocol(EndingProtocol):
         traced = {name.encode(): _first(headers, name) for name in _TRACED}
         self._frames = Frames(self.config.ws_max_size)
         follower = StreamFollower(self.context, caller, self._request_id, traced)
-        self.stream = stream = Stream(self.context, caller, self, follower, session)
+        self.stream = Stream(self.context, caller, self, follower, session)
         self.context.metrics.stream_opened("websocket")
         if record is not None:
             self.send(Stream.hello(record))
@@ -245,6 +245,7 @@ class StreamProtocol(EndingProtocol):
 
     def shutdown(self) -> None:
         if self.stream is not None:
+            self.context.stop()
             self.drain()
         elif self._opening is None:
             super().shutdown()
