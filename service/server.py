@@ -68,7 +68,7 @@ def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         reset_contextvars=True,  # asyncio may hand those of an earlier request on
-        # The engine answers by an error what the grace was too short for; this is for that to leave.
+        # What the grace is too short for, the engine answers by an error; that has to leave, too.
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + _LAST_ANSWERS_S,
         server_header=False,
         headers=[("x-content-type-options", "nosniff")],

@@ -20,6 +20,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context
+from service.api.middleware import IS_HEAD
 from service.api.stream_admission import require_room
 
 _HEARTBEAT_S = 15.0
@@ -53,6 +54,12 @@ class EventStream(StreamingResponse):
         context.open_streams.add(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if IS_HEAD in scope:
+            self._context.open_streams.discard(self)
+            headers = self.raw_headers
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
         self._context.metrics.stream_opened("events")
         try:
             await super().__call__(scope, receive, send)
