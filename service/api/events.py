@@ -50,10 +50,10 @@ async def listen(
 
     `open` says where the session stands, `step` is the answer of a step, `gap` tells of steps whose
     replies are not kept any more (or, with `to_step` below `from_step`, that the session went
-    back), and `end` that the session is closed or expired, or its model unloaded here. With
-    `Last-Event-ID` it goes on from
-    the replies that the session keeps (`replay`); with one that is no step, it begins as without,
-    behind a `gap` from step 0. A server that shuts down ends the stream without `end`. Steps that other replicas commit show within
+    back), and `end` that the session is closed or expired, or its model unloaded here. A server
+    that shuts down ends the stream without `end`: connect again. With `Last-Event-ID` it goes on
+    from the replies that the session keeps (`replay`); with one that is no step, it begins as
+    without, behind a `gap` from step 0. Steps that other replicas commit show within
     CARRY_EVENTS_POLL_S; more of them in that time than the session keeps leave a gap.
     """
     key = context.key(caller, session)

@@ -74,8 +74,8 @@ async def test_who_comes_back_gets_what_is_kept_and_is_told_of_the_rest(client):
 @pytest.mark.parametrize(
     "last",
     [
-        "", "null", "x", "-1", "1.5", "+2", "0x2", "2 2", "2,2", "1" + "0" * 25, str(2**63), "9" * 5000,
-        b"\xff", "٣".encode(), b"\xb2",
+        "", "null", "x", "-1", "1.5", "+2", "0x2", "2 2", "2,2", "1" + "0" * 25, str(2**63),
+        "9" * 5000, b"\xff", "٣".encode(), b"\xb2",
     ],
 )  # fmt: skip
 async def test_who_comes_back_with_an_id_that_is_no_step_begins_behind_a_gap(client, last):
