@@ -88,8 +88,8 @@ def _gap(gap: Gap) -> bytes:
 
 
 async def _events(context: Context, watch: Watch, first: list[bytes]) -> AsyncIterator[bytes]:
-    for each in first:
-        yield each
+    for told in first:
+        yield told
     with watch:
         async for each in watch:
             if isinstance(each, Reply):

@@ -20,6 +20,7 @@ from service.client.problems import (
     SteppedElsewhereError,
     StepsLostError,
     UnansweredError,
+    UnreachableError,
 )
 from service.client.requests import Observed, Opening, StepReply, Writing
 from service.client.synchronous import Client, Session
@@ -48,5 +49,6 @@ __all__ = [
     "SteppedElsewhereError",
     "StepsLostError",
     "UnansweredError",
+    "UnreachableError",
     "Writing",
 ]

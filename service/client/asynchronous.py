@@ -1,7 +1,7 @@
 """The client for asyncio. A session belongs to one task at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -12,7 +12,7 @@ from service.client import requests, stream, together
 from service.client.asynchronous_stream import AsyncSessionStream
 from service.client.exchange import Answer, Call, Lost, Retries
 from service.client.http import answer_of, lost, open_options, request_of
-from service.client.requests import Json, Observed, Opening, Options, Row, StepReply, Writing
+from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
 from service.client.stream import RESEND_BYTES, Flow, Stream
 from service.client.together import Result
 from service.client.wire import Address
@@ -40,6 +40,7 @@ class AsyncClient:
         self._retries = retries or Retries()
         self._resend_bytes = resend_bytes
         self._sleep = sleep
+        self._was_answered = False
         self._address = Address.of(url, key)
         self._http = httpx.AsyncClient(**open_options(url, key), transport=transport)
 
@@ -49,7 +50,7 @@ class AsyncClient:
         return AsyncSession(self, await self.run(flow))
 
     async def predict(
-        self, model: str, instances: Sequence[Mapping[str, Any]], **options: Unpack[Options]
+        self, model: str, instances: Iterable[Any], **options: Unpack[Options]
     ) -> list[Json]:
         """One prediction for each instance, without a session."""
         return await self.run(requests.predicted(self._retries, model, instances, **options))
@@ -79,9 +80,7 @@ class AsyncClient:
         """Close a session by its name."""
         await self.run(requests.closed(self._retries, session))
 
-    async def step_many(
-        self, asked: Sequence[tuple["AsyncSession", Sequence[Row]]]
-    ) -> list[Result]:
+    async def step_many(self, asked: Sequence[tuple["AsyncSession", Rows]]) -> list[Result]:
         """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
         rows = [(session.protocol, rows) for session, rows in asked]
         return await self.run(together.stepped_together(self._retries, rows))
@@ -111,9 +110,11 @@ class AsyncClient:
         if call.after_s:
             await self._sleep(call.after_s)
         try:
-            return answer_of(await self._http.send(request_of(self._http, call)))
+            response = await self._http.send(request_of(self._http, call))
         except httpx.TransportError as error:
-            return lost(error)
+            return lost(error, self._http.base_url, is_first=not self._was_answered)
+        self._was_answered = True
+        return answer_of(response)
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,15 +152,11 @@ class AsyncSession:
         """The last one that was answered."""
         return self.protocol.prediction
 
-    async def step(
-        self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]
-    ) -> StepReply:
+    async def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed."""
         return await self._client.run(self.protocol.step(rows, **observed))
 
-    async def preview(
-        self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]
-    ) -> StepReply:
+    async def preview(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """What `step` would answer. The session stays as it is."""
         return await self._client.run(self.protocol.preview(rows, **observed))
 

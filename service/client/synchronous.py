@@ -1,7 +1,7 @@
 """The client for programs with threads. A session belongs to one thread at a time."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -11,7 +11,7 @@ import httpx
 from service.client import requests, stream, together
 from service.client.exchange import Answer, Call, Lost, Retries
 from service.client.http import answer_of, lost, open_options, request_of
-from service.client.requests import Json, Observed, Opening, Options, Row, StepReply, Writing
+from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
 from service.client.stream import RESEND_BYTES, Flow, Stream
 from service.client.synchronous_stream import SessionStream
 from service.client.together import Result
@@ -40,6 +40,7 @@ class Client:
         self._retries = retries or Retries()
         self._resend_bytes = resend_bytes
         self._sleep = sleep
+        self._was_answered = False
         self._address = Address.of(url, key)
         self._http = httpx.Client(**open_options(url, key), transport=transport)
 
@@ -49,7 +50,7 @@ class Client:
         return Session(self, self.run(flow))
 
     def predict(
-        self, model: str, instances: Sequence[Mapping[str, Any]], **options: Unpack[Options]
+        self, model: str, instances: Iterable[Any], **options: Unpack[Options]
     ) -> list[Json]:
         """One prediction for each instance, without a session."""
         return self.run(requests.predicted(self._retries, model, instances, **options))
@@ -76,7 +77,7 @@ class Client:
         """Close a session by its name."""
         self.run(requests.closed(self._retries, session))
 
-    def step_many(self, asked: Sequence[tuple["Session", Sequence[Row]]]) -> list[Result]:
+    def step_many(self, asked: Sequence[tuple["Session", Rows]]) -> list[Result]:
         """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
         rows = [(session.protocol, rows) for session, rows in asked]
         return self.run(together.stepped_together(self._retries, rows))
@@ -106,9 +107,11 @@ class Client:
         if call.after_s:
             self._sleep(call.after_s)
         try:
-            return answer_of(self._http.send(request_of(self._http, call)))
+            response = self._http.send(request_of(self._http, call))
         except httpx.TransportError as error:
-            return lost(error)
+            return lost(error, self._http.base_url, is_first=not self._was_answered)
+        self._was_answered = True
+        return answer_of(response)
 
     def __enter__(self) -> Self:
         return self
@@ -146,11 +149,11 @@ class Session:
         """The last one that was answered."""
         return self.protocol.prediction
 
-    def step(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> StepReply:
+    def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed."""
         return self._client.run(self.protocol.step(rows, **observed))
 
-    def preview(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> StepReply:
+    def preview(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """What `step` would answer. The session stays as it is."""
         return self._client.run(self.protocol.preview(rows, **observed))
 
