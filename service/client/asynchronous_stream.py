@@ -38,6 +38,9 @@ class AsyncSessionStream:
         self._open_socket = AsyncExitStack()
         self._alone = ExitStack()
 
+    def __repr__(self) -> str:
+        return f"<AsyncSessionStream {self._session.described()} unanswered={self.num_unanswered}>"
+
     @property
     def num_unanswered(self) -> int:
         """Requests whose replies were not received yet."""

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from service.client.problems import ProblemError, UnansweredError, problem_of
@@ -33,6 +34,9 @@ class Call(NamedTuple):
     after_s: float = 0.0
     timeout_s: float = 0.0
     content_type: str = "application/json"
+    headers: Mapping[str, str] = MappingProxyType({})
+    silence_s: float | None = None
+    """How long nothing may come of the answer, where that is longer than `timeout_s`."""
 
 
 class Answer(NamedTuple):

@@ -25,10 +25,11 @@ def open_options(url: str, key: str | None) -> Options:
 
 
 def request_of(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
-    headers = {"Content-Type": call.content_type}
+    headers = {"Content-Type": call.content_type, **call.headers}
+    timeout = httpx.Timeout(call.timeout_s, read=call.silence_s or call.timeout_s)
     content = call.content or None
     return http.build_request(
-        call.method, call.path, content=content, headers=headers, timeout=call.timeout_s
+        call.method, call.path, content=content, headers=headers, timeout=timeout
     )
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 from service.client import json_values
 from service.client.exchange import Answer, Call, Effort, Lost, Retries
 from service.client.problems import NotFoundError
+from service.client.tables import frame_of
 
 Rows = Any
 """Observations: rows by column name or in the model's order, where None and NaN are missing values;
@@ -59,7 +60,9 @@ class Options(TypedDict, total=False):
 
 
 class StepReply(NamedTuple):
-    """`step` is the count after it; `is_replayed` if the service had applied it before.
+    """What a step is answered; `to_frame` makes a table of it.
+
+    `step` is the count after it; `is_replayed` if the service had applied it before.
 
     `prediction` is the service's JSON; with `emit="all"` there are `predictions`, one each; `text`
     is what a model wrote.
@@ -70,6 +73,12 @@ class StepReply(NamedTuple):
     predictions: list[Json] | None
     is_replayed: bool
     text: str | None = None
+
+    def to_frame(self) -> Any:  # noqa: ANN401 -- of whichever library there is
+        """As `service.client.to_frame`, with the step that each prediction was made after."""
+        predictions = self.predictions or ([] if self.prediction is None else [self.prediction])
+        first = self.step - len(predictions) + 1
+        return frame_of(predictions, "step", first)
 
 
 def step_reply(answer: Answer) -> StepReply:
@@ -119,6 +128,13 @@ def closed(retries: Retries, session: str) -> Generator[Call, Answer | Lost, Non
     except NotFoundError:
         if effort.num_tries == 1:  # else an earlier try may have closed it
             raise
+
+
+def models(retries: Retries) -> Generator[Call, Answer | Lost, list[Json]]:
+    """What is served."""
+    answer = yield from Effort(retries).answered(Call("GET", "/v1/models"))
+    found: list[Json] = answer.body()["models"]
+    return found
 
 
 def listed(

@@ -74,6 +74,10 @@ class Stream:
         self._abandoned = deque[Sent]()
         self._is_busy = False
 
+    def described(self) -> str:
+        """For people: where it stands."""
+        return f"{self.name!r} model={self.model!r} version={self.version!r} step={self.count}"
+
     @property
     def path(self) -> str:
         return session_path(self.name)
@@ -185,7 +189,7 @@ class Stream:
             try:
                 answer = yield from effort.answered(due[0].call)
             except ConflictError as refused:
-                lost = self._lost_since(refused, due[0].from_step)
+                lost = self.lost_since(refused, due[0].from_step)
                 again = [*lost, Sent(self.count, call)]
                 first = again[0].call._replace(after_s=effort.wait_s())
                 due = deque([again[0]._replace(call=first), *again[1:]])
@@ -194,7 +198,7 @@ class Stream:
             if not due:
                 return answer
 
-    def _lost_since(self, refused: ConflictError, asked_step: int) -> list[Sent]:
+    def lost_since(self, refused: ConflictError, asked_step: int) -> list[Sent]:
         """What must be sent again before the session stands at `count`."""
         expected = refused.members.get("expected_step")
         if refused.code not in ELSEWHERE or not isinstance(expected, int):

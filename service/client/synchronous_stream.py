@@ -41,6 +41,9 @@ class SessionStream:
         self._open_socket = ExitStack()
         self._alone = ExitStack()
 
+    def __repr__(self) -> str:
+        return f"<SessionStream {self._session.described()} unanswered={self.num_unanswered}>"
+
     @property
     def num_unanswered(self) -> int:
         """Requests whose replies were not received yet."""

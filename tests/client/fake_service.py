@@ -28,7 +28,8 @@ class FakeService:
     """Its rules of a step are those of the service; `outcomes` come before them, first to last.
 
     An outcome is an answer in place of the service's own, an error of the transport, "lost"
-    (applied, but the answer is lost) or "cut" (never arrived). `applied` holds the rows in the order of their steps.
+    (applied, but the answer is lost) or "cut" (never arrived). `applied` holds the rows
+    in the order of their steps.
     """
 
     def __init__(self):
