@@ -32,7 +32,7 @@ from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
 from service.api.hot_path import HotPath
 from service.api.keys import KeyRing
-from service.api.middleware import LimitBody, RequireJson, SecureHeaders
+from service.api.middleware import AnswerHead, LimitBody, RequireJson, SecureHeaders
 from service.api.observe import Observe
 from service.api.open_inference_errors import OpenInferenceErrors
 from service.api.open_inference_schemas import describe_open_inference
@@ -148,6 +148,7 @@ def create_app(settings: Settings) -> HotPath:
             ],
             expose_headers=["x-request-id", "traceresponse"],
         )
+    app.add_middleware(AnswerHead)
     app.add_middleware(SecureHeaders)
     app.add_middleware(Observe, context=context)
     install_error_handlers(app)
@@ -161,6 +162,8 @@ def create_app(settings: Settings) -> HotPath:
     app.add_api_route("/", _to_docs, include_in_schema=False)
     _document_problems(app, settings)
     app.state.context = context
+    included = [route for part in parts for route in part.router.routes]
+    app.state.routes = [*included, *(route for route in app.routes if hasattr(route, "path"))]
     return HotPath(app, context)
 
 

@@ -1,5 +1,6 @@
 """One process that serves: uvicorn around the application, on a socket that is bound already."""
 
+import math
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from service.app import create_app
 from service.errors import StartUpError
 from service.settings import Settings
 
+_LAST_ANSWERS_S = 1
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -66,7 +68,8 @@ def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         reset_contextvars=True,  # asyncio may hand those of an earlier request on
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        # What the grace is too short for, the engine answers by an error; that has to leave, too.
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + _LAST_ANSWERS_S,
         server_header=False,
         headers=[("x-content-type-options", "nosniff")],
         proxy_headers=False,  # nothing here asks for the address of a client

@@ -55,6 +55,11 @@ class Context:
     _faces: dict[int, Face] = field(default_factory=dict)
     """By the `id` of a model, for as long as it lives."""
 
+    def stop(self) -> None:
+        """The server was told to stop; called for each connection that is open then."""
+        self.stopping.set()
+        self.engine.stop_within(self.settings.shutdown_grace_s)
+
     def key(self, caller: Caller, session: str) -> Key:
         """Where a session of this name is kept, if the caller's tenant has one."""
         return Key(caller.tenant, session)

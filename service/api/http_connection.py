@@ -262,7 +262,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         try:
-            self.served.context.stopping.set()
+            self.served.context.stop()
             if self._is_lingering:
                 self.transport.close()
             else:

@@ -1,15 +1,33 @@
-"""Which methods a path answers, asked of the routes; for refusals only, as asking costs."""
+"""Which methods a path answers, and by which route; asked of the routes, for refusals only."""
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 def methods_at(scope: Scope) -> list[str]:
-    """Every method that some route answers at the path of this request, sorted."""
+    """Every method that is answered at the path of this request, sorted."""
     routes = scope["app"].routes
-    return [method for method in _METHODS if _is_answered(routes, {**scope, "method": method})]
+    found = [method for method in _METHODS if _is_answered(routes, {**scope, "method": method})]
+    return sorted([*found, "HEAD"] if "GET" in found else found)  # `middleware.AnswerHead`
+
+
+def route_of(scope: Scope) -> str:
+    """The path of the route that a request is for, as it is declared; "unmatched" if there is none.
+
+    Who is refused before the routes, for want of a key or by the size or kind of the body, asked
+    for one all the same.
+    """
+    path = getattr(scope.get("route"), "path", None)
+    if path is None and "app" in scope:
+        # Not `app.routes`: those of a router that was included are hidden there.
+        matches = ((route.matches(scope)[0], route) for route in scope["app"].state.routes)
+        found = [(match, route) for match, route in matches if match is not Match.NONE]
+        full = [route for match, route in found if match is Match.FULL]
+        route = next(iter(full or [route for _, route in found]), None)
+        path = route and route.path
+    return path or "unmatched"
 
 
 def _is_answered(routes: list[BaseRoute], scope: Scope) -> bool:

@@ -11,6 +11,9 @@ from service.errors import TooLargeError, UnsupportedMediaTypeError
 
 _CHARSET = re.compile(rb""";\s*charset\s*=\s*["']?([^\s;"']*)""", re.IGNORECASE)
 _CHARSETS = frozenset({b"", b"utf-8", b"utf8", b"us-ascii", b"ascii"})  # ASCII is UTF-8
+IS_HEAD = "carry.is_head"
+"""In the scope of a GET that was a HEAD."""
+
 _OTHER_BODIES = frozenset({("/v1/steps", b"application/vnd.apache.arrow.stream")})
 
 
@@ -118,6 +121,33 @@ def _not_json(said: bytes) -> UnsupportedMediaTypeError:
     return UnsupportedMediaTypeError(
         f"the body's Content-Type is {found}: expected Content-Type: application/json"
     )
+
+
+class AnswerHead:
+    """Answers HEAD as GET, without the body; a stream of events is not begun (`sse.py`).
+
+    The routes see a GET, so that each has HEAD without saying so.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif not message.get("more_body", False):
+                await send({"type": "http.response.body", "body": b""})
+
+        as_get = {**scope, "method": "GET", IS_HEAD: True}
+        try:
+            await self._app(as_get, receive, send_head)
+        finally:  # what is noted there of the request is read by those around
+            scope.update({**as_get, "method": "HEAD"})
 
 
 _PAGE_POLICY = (

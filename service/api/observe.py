@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.context import Context
 from service.api.follow import begin_trail, where_time_went
 from service.api.keys import Caller
+from service.api.methods import route_of
 from service.api.open_inference_errors import OpenInferenceErrors
 from service.api.problems import unexpected_problem
 from service.api.request_ids import (
@@ -88,7 +89,7 @@ class Observe:
             if not status:  # the client left before it had asked
                 return
             asked.caller = scope.get("caller")
-            self.answered(asked, getattr(scope.get("route"), "path", "unmatched"), status)
+            self.answered(asked, route_of(scope), status)
 
     def answered(self, asked: Asked, route: str, status: int) -> None:
         """Count an answer; tell its trace and the log of it, where there is reason to."""

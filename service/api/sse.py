@@ -3,8 +3,11 @@
 Rule 1: a stream counts among `context.open_streams` from when it is made until it ends.
 Rule 2: while nothing happens, a comment every `_HEARTBEAT_S` keeps proxies from cutting it, and
         notices clients that left.
-Rule 3: it ends with its events, with its client, or when the server is told to stop; clients come
-        back by themselves and say by `Last-Event-ID` what they had.
+Rule 3: it ends with its events or with its client. When the server is told to stop, events that
+        end by themselves go on for CARRY_SHUTDOWN_GRACE_S, at whose end the engine fails what they
+        wait for; endless ones end with what is there already, and clients come back by themselves
+        and say by `Last-Event-ID` what they had.
+Rule 4: a HEAD is answered by its headers, and the events are not begun.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context
+from service.api.middleware import IS_HEAD
 from service.api.stream_admission import require_room
 
 _HEARTBEAT_S = 15.0
@@ -33,20 +37,30 @@ def event(data: object, name: str | None = None, event_id: int | str | None = No
 class EventStream(StreamingResponse):
     """Answers `events`, each made by `event`, as long as its client listens.
 
+    `is_endless`: they do not end by themselves, so that a shutdown ends them.
+
     Raises:
         TooManyStreamsError: at once, if too many are open.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, context: Context, events: AsyncIterator[bytes]) -> None:
-        super().__init__(_kept_alive(events, context), headers=_HEADERS)
+    def __init__(
+        self, context: Context, events: AsyncIterator[bytes], *, is_endless: bool = False
+    ) -> None:
+        super().__init__(_kept_alive(events, context, is_endless), headers=_HEADERS)
         require_room(context, 1)
         self._context = context
         context.open_streams.add(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["is_event_stream"] = True  # for `http_connection.py`: comments mean nothing in it
+        if IS_HEAD in scope:
+            self._context.open_streams.discard(self)
+            headers = self.raw_headers
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
         self._context.metrics.stream_opened("events")
         try:
             await super().__call__(scope, receive, send)
@@ -55,15 +69,16 @@ class EventStream(StreamingResponse):
             self._context.open_streams.discard(self)
 
 
-async def _kept_alive(events: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-    stopping = context.stopping
-    stop = asyncio.ensure_future(stopping.wait())
+async def _kept_alive(
+    events: AsyncIterator[bytes], context: Context, is_endless: bool
+) -> AsyncIterator[bytes]:
+    stop = asyncio.ensure_future(context.stopping.wait()) if is_endless else None
     upcoming: asyncio.Future[bytes] | None = None
     try:
-        while not stopping.is_set():
+        while True:
             upcoming = upcoming or asyncio.ensure_future(anext(events))
-            both: set[asyncio.Future[Any]] = {upcoming, stop}
-            await asyncio.wait(both, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            awaited: set[asyncio.Future[Any]] = {upcoming} if stop is None else {upcoming, stop}
+            await asyncio.wait(awaited, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
             if upcoming.done():
                 told, upcoming = upcoming, None
                 try:
@@ -71,10 +86,13 @@ async def _kept_alive(events: AsyncIterator[bytes], context: Context) -> AsyncIt
                 except StopAsyncIteration:
                     return
                 context.metrics.stream_sent("events", 1)
-            elif not stop.done():
+            elif stop is not None and stop.done():
+                return
+            else:
                 yield KEEPALIVE_COMMENT
     finally:
-        stop.cancel()
+        if stop is not None:
+            stop.cancel()
         if upcoming is not None:
             upcoming.cancel()
             await asyncio.wait({upcoming})

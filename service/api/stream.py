@@ -9,16 +9,19 @@ Rule 3: at most `max_stream_in_flight` messages, or `_MAX_OPEN_BYTES`, are open 
         there are more, nothing is read from it. While the client does not read, nothing is begun.
 Rule 4: there is no task for a message, unless the store must be asked which model it is for. What
         is under way ends with its answer or with the socket, whichever comes first.
+Rule 5: a stream ends behind the messages that it took: each of them is applied and answered, and
+        then the socket closes, whether the client said that no more follows or the server stops.
+        What a client sent before its close frame is applied even if it does not wait for answers.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Protocol
 
 import orjson
 
-from service.api.close_codes import CloseCode
 from service.api.context import Context
 from service.api.decode import decode_step
 from service.api.keys import Caller
@@ -44,8 +47,6 @@ class Wire(Protocol):
     def hold_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
-
-    def close(self, code: int, reason: str) -> None: ...
 
 
 class _Message:
@@ -76,7 +77,8 @@ class _Channel:
 
 
 class Stream:
-    """Owned by its socket, which calls `take` for each message and `lost` at the end.
+    """Owned by its socket, which calls `take` for each message, `finish` when no more is taken, and
+    `lost` when it is gone.
 
     Without `session` every message names its own.
     """
@@ -90,6 +92,8 @@ class Stream:
         session: str | None = None,
     ) -> None:
         self.is_idle = True
+        self.has_dropped = False
+        """Whether a message came that was not taken, because the stream was ending."""
         self._context = context
         self._caller = caller
         self._wire = wire
@@ -102,7 +106,8 @@ class Stream:
         self._open_bytes = 0
         self._is_holding = False
         self._is_blocked = False
-        self._is_draining = False
+        self._is_client_done = False
+        self._on_finished: Callable[[], None] | None = None
 
     @staticmethod
     def hello(record: Record) -> bytes:
@@ -113,7 +118,8 @@ class Stream:
     def take(self, data: bytes) -> None:
         """A message came."""
         self.is_idle = False
-        if self._is_draining:
+        if self._on_finished is not None:
+            self.has_dropped = True
             return
         session = self._session
         try:
@@ -152,22 +158,22 @@ class Stream:
     def unblock(self) -> None:
         """It reads again."""
         self._is_blocked = False
-        for channel in list(self._channels.values()):
-            self._pump(channel)
+        self._pump_all()
         self._hold_or_resume()
 
-    def drain(self) -> None:
-        """Answer what has begun, then close; what waits was never begun, and is dropped."""
-        self._is_draining = True
-        for channel in list(self._channels.values()):
-            for message in channel.waiting:
-                self._forget(message)
-            channel.waiting.clear()
-        self._close_if_drained()
+    def finish(self, on_finished: Callable[[], None], *, is_client_done: bool = False) -> None:
+        """Take no more: answer what was taken, then call the `on_finished` that was given last."""
+        self._on_finished = on_finished
+        self._is_client_done = is_client_done
+        self._finish_if_answered()
 
     def lost(self) -> None:
-        """The socket is gone: drop what the engine has not begun."""
-        self._is_draining = True
+        """The socket is gone: drop what the engine has not begun, unless the client had ended."""
+        if self._is_client_done:  # what is still taken up is bounded, and nobody can add to it
+            self._is_blocked = False
+            self._pump_all()
+            return
+        self._on_finished = _nothing
         for channel in self._channels.values():
             for message in channel.begun:
                 if message.work is not None:
@@ -175,6 +181,10 @@ class Stream:
         self._channels.clear()
 
     # From here on in the order in which things happen to a message.
+
+    def _pump_all(self) -> None:
+        for channel in list(self._channels.values()):
+            self._pump(channel)
 
     def _pump(self, channel: _Channel) -> None:
         """Begin what may begin, and answer what is answered."""
@@ -269,15 +279,12 @@ class Stream:
     def _send(self, message: _Message) -> None:
         assert message.answer is not None, "the caller knows it"
         self._wire.send(message.answer)
-        self._forget(message)
-        if self._is_draining:
-            self._close_if_drained()
-        elif self._is_holding:
-            self._hold_or_resume()
-
-    def _forget(self, message: _Message) -> None:
         self._num_open -= 1
         self._open_bytes -= message.num_bytes
+        if self._on_finished is not None:
+            self._finish_if_answered()
+        elif self._is_holding:
+            self._hold_or_resume()
 
     def _is_full(self) -> bool:
         return self._num_open >= self._max_open or self._open_bytes >= _MAX_OPEN_BYTES
@@ -292,6 +299,10 @@ class Stream:
         else:
             self._wire.resume_reading()
 
-    def _close_if_drained(self) -> None:
-        if self._num_open == 0:
-            self._wire.close(CloseCode.RESTART, "the server shuts down: connect again")
+    def _finish_if_answered(self) -> None:
+        if self._num_open == 0 and self._on_finished is not None:
+            self._on_finished()
+
+
+def _nothing() -> None:
+    """What is left to do for a socket that is gone."""

@@ -9,6 +9,8 @@ Rule 3: what is sent in one turn of the loop leaves in one write. A client that 
 Rule 4: after our close frame, reading goes on until the client's or `close_timeout`: bytes that
         nobody read would make the kernel take back answers that are still on their way. After a
         refusal, it goes on for `LINGER_S`.
+Rule 5: whatever ends the messages of a client, it is closed behind the answers to those before
+        (`stream_end.py`).
 """
 
 import asyncio
@@ -17,7 +19,6 @@ from asyncio import BaseTransport
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
 from websockets.frames import Frame
 from websockets.http11 import Request, Response
@@ -30,6 +31,7 @@ from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream import Stream
 from service.api.stream_admission import SUBPROTOCOL, admit, authorization_of, offered
+from service.api.stream_end import EndingProtocol
 from service.api.stream_follow import StreamFollower
 from service.api.stream_frames import Frames, text_head, text_of
 from service.errors import CarryError, MalformedError, UpgradeRequiredError
@@ -41,12 +43,12 @@ _KEY_EVERY_S = 5.0
 _SLOW_READER_S = 20.0
 _MAX_UNSENT_BYTES = 16 << 20
 _MAX_FRAGMENTS = 1024
+_CLOSE = 0x88  # how the frame of a close begins
 
 
-class StreamProtocol(WebSocketsSansIOProtocol):
+class StreamProtocol(EndingProtocol):
     """Made by uvicorn for each connection that asks for a WebSocket."""
 
-    stream: Stream | None = None
     _opening: asyncio.Task[None] | None = None
     _slow_timer: asyncio.TimerHandle | None = None
     _key_timer: asyncio.TimerHandle | None = None
@@ -111,17 +113,17 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         traced = {name.encode(): _first(headers, name) for name in _TRACED}
         self._frames = Frames(self.config.ws_max_size)
         follower = StreamFollower(self.context, caller, self._request_id, traced)
-        self.stream = stream = Stream(self.context, caller, self, follower, session)
+        self.stream = Stream(self.context, caller, self, follower, session)
         self.context.metrics.stream_opened("websocket")
         if record is not None:
             self.send(Stream.hello(record))
-        self._flush()
+        self.flush()
         self.transport.resume_reading()
         self.start_keepalive()
         self._watch_idle()
         self._watch_key(authorization_of(headers))
         if self.context.engine.is_draining:
-            stream.drain()
+            self.drain()
 
     def _refuse(self, error: Exception) -> None:
         self.context.open_streams.discard(self)
@@ -164,9 +166,13 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             return
         conn = self.conn
         for frame, text_at in self._frames.cut(data):
-            if text_at and conn.state is State.OPEN and conn.current_size is None:
+            if self._is_ending:  # all but that the client closes as well is behind the end
+                self._is_closed_by_client |= frame[0] == _CLOSE
+            elif text_at and conn.state is State.OPEN and conn.current_size is None:
                 self._take(text_of(frame, text_at))
             else:
+                if conn.writes:  # before what the library answers
+                    self.flush()
                 super().data_received(frame)
 
     def handle_text(self, event: Frame) -> None:
@@ -177,12 +183,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.frames = [bytes(event.data)]
 
     def handle_bytes(self, event: Frame) -> None:
-        self.close(CloseCode.UNSUPPORTED, "expected JSON as text")
+        self.end_by(CloseCode.UNSUPPORTED, "expected JSON as text")
 
     def handle_cont(self, event: Frame) -> None:
         self._num_fragments += 1  # of no bytes each, they pass the bound of a message's size
         if self._num_fragments > _MAX_FRAGMENTS:
-            self.close(CloseCode.POLICY, f"more than {_MAX_FRAGMENTS} fragments")
+            self.end_by(CloseCode.POLICY, f"more than {_MAX_FRAGMENTS} fragments")
             return
         self.frames.append(bytes(event.data))
         if event.fin:
@@ -196,20 +202,20 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             try:
                 data.decode()
             except UnicodeDecodeError:
-                self.close(CloseCode.NOT_UTF8, "expected UTF-8")
+                self.end_by(CloseCode.NOT_UTF8, "expected UTF-8")
                 return
         self.stream.take(data)
 
     # What the stream asks of its socket.
 
     def send(self, data: bytes) -> None:  # type: ignore[override]  # ASGI's is not used here
-        if self.close_sent or self.conn.state is not State.OPEN or self.transport.is_closing():
+        if self.close_sent or self.transport.is_closing():
             return
         self.conn.writes += (text_head(len(data)), data)  # what `send_text` does, six times faster
         self._num_unsent += 1
         if not self._is_flush_due:
             self._is_flush_due = True
-            self.loop.call_soon(self._flush)
+            self.loop.call_soon(self.flush)
 
     def hold_reading(self) -> None:
         self._is_reading_held = True
@@ -224,13 +230,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self.close_sent or self.conn.state is not State.OPEN or self.transport.is_closing():
             return
         self.conn.send_close(code, reason)
-        self._flush()
-        self.close_sent = True
+        self.flush()
+        self.close_sent, self._is_ending = True, False
         self.stop_keepalive()
         self.resume_reading()
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+        if self._is_closed_by_client:
+            self.transport.close()
+        else:
+            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         self._is_flush_due = False
         num_sent, self._num_unsent = self._num_unsent, 0
         if self.transport.is_closing():
@@ -259,8 +268,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def shutdown(self) -> None:
         try:
             if self.stream is not None:
-                self.stop_keepalive()
-                self.stream.drain()
+                self.context.stop()
+                self.drain()
             elif self._opening is None:
                 super().shutdown()
             # else it is refused, or drained as soon as it is open

@@ -7,6 +7,7 @@ service.
 from service.client.asynchronous import AsyncClient, AsyncSession
 from service.client.asynchronous_stream import AsyncSessionStream
 from service.client.exchange import Retries
+from service.client.listening import SessionEvent
 from service.client.problems import (
     ClientError,
     ConflictError,
@@ -20,10 +21,12 @@ from service.client.problems import (
     SteppedElsewhereError,
     StepsLostError,
     UnansweredError,
+    UnreachableError,
 )
 from service.client.requests import Observed, Opening, StepReply, Writing
 from service.client.synchronous import Client, Session
 from service.client.synchronous_stream import SessionStream
+from service.client.tables import to_frame
 
 __all__ = [
     "AsyncClient",
@@ -42,11 +45,14 @@ __all__ = [
     "Retries",
     "Session",
     "SessionClosedError",
+    "SessionEvent",
     "SessionExistsError",
     "SessionStream",
     "StepReply",
     "SteppedElsewhereError",
     "StepsLostError",
     "UnansweredError",
+    "UnreachableError",
     "Writing",
+    "to_frame",
 ]

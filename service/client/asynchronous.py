@@ -1,8 +1,8 @@
 """The client for asyncio. A session belongs to one task at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, closing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
@@ -12,7 +12,17 @@ from service.client import requests, stream, together
 from service.client.asynchronous_stream import AsyncSessionStream
 from service.client.exchange import Answer, Call, Lost, Retries
 from service.client.http import answer_of, lost, open_options, request_of
-from service.client.requests import Json, Observed, Opening, Options, Row, StepReply, Writing
+from service.client.listening import (
+    EventFlow,
+    Listen,
+    SessionEvent,
+    Told,
+    happened,
+    is_events,
+    written,
+)
+from service.client.problems import UnreachableError
+from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
 from service.client.stream import RESEND_BYTES, Flow, Stream
 from service.client.together import Result
 from service.client.wire import Address
@@ -40,6 +50,8 @@ class AsyncClient:
         self._retries = retries or Retries()
         self._resend_bytes = resend_bytes
         self._sleep = sleep
+        self._was_answered = False
+        self._url = url
         self._address = Address.of(url, key)
         self._http = httpx.AsyncClient(**open_options(url, key), transport=transport)
 
@@ -49,7 +61,7 @@ class AsyncClient:
         return AsyncSession(self, await self.run(flow))
 
     async def predict(
-        self, model: str, instances: Sequence[Mapping[str, Any]], **options: Unpack[Options]
+        self, model: str, instances: Iterable[Any], **options: Unpack[Options]
     ) -> list[Json]:
         """One prediction for each instance, without a session."""
         return await self.run(requests.predicted(self._retries, model, instances, **options))
@@ -75,13 +87,31 @@ class AsyncClient:
                 yield each
             cursor = page["next_cursor"]
 
+    async def models(self) -> list[Json]:
+        """The models that are served, with their versions and tasks."""
+        return await self.run(requests.models(self._retries))
+
+    async def ready(self) -> bool:
+        """Whether the service can serve now; asked once, without waiting for it."""
+        try:
+            answer = await self.send(Call("GET", "/readyz", timeout_s=self._retries.timeout_s))
+        except UnreachableError:
+            return False
+        return isinstance(answer, Answer) and answer.status == 200
+
+    def events(self, session: str, *, after: int | None = None) -> AsyncIterator[SessionEvent]:
+        """What is committed to a session, whoever steps it, until it ends or you stop listening.
+
+        It begins with `open`; with `after`, a step, it goes on from the replies kept behind that.
+        Cuts and restarts are waited out; what was missed and is not kept any more is a `gap`.
+        """
+        return self.listen(happened(self._retries, session, after))
+
     async def delete(self, session: str) -> None:
         """Close a session by its name."""
         await self.run(requests.closed(self._retries, session))
 
-    async def step_many(
-        self, asked: Sequence[tuple["AsyncSession", Sequence[Row]]]
-    ) -> list[Result]:
+    async def step_many(self, asked: Sequence[tuple["AsyncSession", Rows]]) -> list[Result]:
         """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
         rows = [(session.protocol, rows) for session, rows in asked]
         return await self.run(together.stepped_together(self._retries, rows))
@@ -111,9 +141,60 @@ class AsyncClient:
         if call.after_s:
             await self._sleep(call.after_s)
         try:
-            return answer_of(await self._http.send(request_of(self._http, call)))
+            response = await self._http.send(request_of(self._http, call))
         except httpx.TransportError as error:
-            return lost(error)
+            return lost(error, self._http.base_url, is_first=not self._was_answered)
+        self._was_answered = True
+        return answer_of(response)
+
+    async def listen(self, flow: EventFlow[T]) -> AsyncIterator[T]:
+        """What a flow tells, one by one, as it comes."""
+        outcome: Any = None
+        with closing(flow):
+            async with AsyncExitStack() as connection:
+                chunks: AsyncIterator[bytes] | None = None
+                while True:
+                    try:
+                        effect = flow.send(outcome)
+                    except StopIteration:
+                        return
+                    outcome = None
+                    if isinstance(effect, Told):
+                        yield effect.value
+                    elif isinstance(effect, Call):
+                        outcome = await self.send(effect)
+                    elif isinstance(effect, Listen):
+                        await connection.aclose()
+                        outcome, chunks = await self._open_events(connection, effect.call)
+                    else:
+                        outcome = await self._heard(chunks)
+
+    async def _open_events(
+        self, connection: AsyncExitStack, call: Call
+    ) -> tuple[Answer | Lost, AsyncIterator[bytes] | None]:
+        if call.after_s:
+            await self._sleep(call.after_s)
+        try:
+            response = await self._http.send(request_of(self._http, call), stream=True)
+            self._was_answered = True
+            connection.push_async_callback(response.aclose)
+            if response.is_success and is_events(response.headers):
+                return Answer(response.status_code, response.headers, b""), response.aiter_bytes()
+            await response.aread()
+        except httpx.TransportError as error:
+            told = lost(error, self._http.base_url, is_first=not self._was_answered)
+            return told, None
+        return answer_of(response), None
+
+    async def _heard(self, chunks: AsyncIterator[bytes] | None) -> bytes | Lost | None:
+        try:
+            return None if chunks is None else await anext(chunks, None)
+        except httpx.TransportError as error:
+            return lost(error, self._http.base_url, is_first=False)
+
+    def __repr__(self) -> str:
+        key = "" if self._address.key is None else ", key='…'"
+        return f"AsyncClient({self._url!r}{key})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,6 +218,9 @@ class AsyncSession:
         self._client = client
         self.protocol = stream
 
+    def __repr__(self) -> str:
+        return f"<AsyncSession {self.protocol.described()}>"
+
     @property
     def name(self) -> str:
         return self.protocol.name
@@ -151,15 +235,11 @@ class AsyncSession:
         """The last one that was answered."""
         return self.protocol.prediction
 
-    async def step(
-        self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]
-    ) -> StepReply:
+    async def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed."""
         return await self._client.run(self.protocol.step(rows, **observed))
 
-    async def preview(
-        self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]
-    ) -> StepReply:
+    async def preview(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """What `step` would answer. The session stays as it is."""
         return await self._client.run(self.protocol.preview(rows, **observed))
 
@@ -170,6 +250,17 @@ class AsyncSession:
     async def generate(self, **writing: Unpack[Writing]) -> StepReply:
         """Have a model that writes go on; the reply's `text` is what it wrote, committed."""
         return await self._client.run(self.protocol.generate(**writing))
+
+    def generate_stream(self, **writing: Unpack[Writing]) -> AsyncIterator[str]:
+        """As `generate`, but its text as it is written; at its end `count` has moved.
+
+        To stop in the middle does not take the text back: where it is committed it stays.
+        """
+        return self._client.listen(written(self.protocol, **writing))
+
+    def events(self, *, after: int | None = None) -> AsyncIterator[SessionEvent]:
+        """What is committed to it, whoever steps it: see `AsyncClient.events`."""
+        return self._client.events(self.name, after=after)
 
     async def rewind(self, step: int) -> None:
         """Back to a kept state, as if what came after had not been; `detail` lists them."""

@@ -1,7 +1,7 @@
 """A session over a WebSocket, for asyncio."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, ExitStack, closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -10,8 +10,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from service.client.exchange import Answer, Call, Lost
+from service.client.json_values import requests_of
 from service.client.pipeline import Dial, Hear, Outcome, Pipeline, Post, WireFlow
-from service.client.requests import Observed, Row, StepReply
+from service.client.requests import Observed, Rows, StepReply
 from service.client.stream import Stream
 from service.client.wire import BREAKS, Address, broken, refused
 
@@ -37,12 +38,15 @@ class AsyncSessionStream:
         self._open_socket = AsyncExitStack()
         self._alone = ExitStack()
 
+    def __repr__(self) -> str:
+        return f"<AsyncSessionStream {self._session.described()} unanswered={self.num_unanswered}>"
+
     @property
     def num_unanswered(self) -> int:
         """Requests whose replies were not received yet."""
         return self._pipeline.num_unanswered
 
-    async def send(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> None:
+    async def send(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> None:
         """Send the next rows (or `text=`, `tensors=`) without waiting for the reply.
 
         Waits while as many are in flight as the session keeps replies (`replay` of `open`).
@@ -53,14 +57,12 @@ class AsyncSessionStream:
         """The reply to the oldest request that has none yet; or the refusal of it, raised."""
         return await self._run(self._pipeline.receive())
 
-    async def step(
-        self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]
-    ) -> StepReply:
+    async def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """Send a request and wait for its reply, where none is unanswered."""
         return await self._run(self._pipeline.step(rows, **observed))
 
     async def replies(
-        self, requests: Iterable[Sequence[Row]] | AsyncIterable[Sequence[Row]]
+        self, requests: Iterable[Rows] | AsyncIterable[Rows]
     ) -> AsyncIterator[StepReply]:
         """The reply to each of many requests of rows, with as many in flight as may be."""
         async for rows in _awaited(requests):
@@ -151,11 +153,11 @@ class AsyncSessionStream:
 
 
 async def _awaited(
-    requests: Iterable[Sequence[Row]] | AsyncIterable[Sequence[Row]],
-) -> AsyncIterator[Sequence[Row]]:
+    requests: Iterable[Rows] | AsyncIterable[Rows],
+) -> AsyncIterator[Rows]:
     if isinstance(requests, AsyncIterable):
         async for rows in requests:
             yield rows
     else:
-        for rows in requests:
+        for rows in requests_of(requests):
             yield rows

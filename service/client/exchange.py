@@ -6,15 +6,22 @@ Rule 3: all calls of one operation share one time budget; no wait goes beyond it
 """
 
 import json
+import logging
 import random
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from service.client.problems import ProblemError, UnansweredError, problem_of
 
+log = logging.getLogger("carry.client")
+"""Each wait before another try, as a warning: Python prints those where no logging is set up."""
+
 LATER = frozenset({408, 429, 502, 503, 504})
+_REFUSED = frozenset({408, 429})
+"""Of these: before anything of the request was applied."""
 REPLAYED = "idempotent-replayed"
 
 
@@ -27,6 +34,9 @@ class Call(NamedTuple):
     after_s: float = 0.0
     timeout_s: float = 0.0
     content_type: str = "application/json"
+    headers: Mapping[str, str] = MappingProxyType({})
+    silence_s: float | None = None
+    """How long nothing may come of the answer, where that is longer than `timeout_s`."""
 
 
 class Answer(NamedTuple):
@@ -58,6 +68,8 @@ class Lost(NamedTuple):
 
     why: str
     code: int | None = None
+    was_sent: bool = True
+    """False where not even a connection was made, so that nothing can have been applied."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,7 @@ class Effort:
         self._give_up = retries.clock() + retries.budget_s
         self._num_waits = 0
         self._last = "it was not sent"
+        self._may_be_applied = False
         self._problem: ProblemError | None = None
 
     def answered(self, call: Call) -> Generator[Call, Answer | Lost, Answer]:
@@ -112,11 +125,19 @@ class Effort:
         if left_s <= 0:
             raise UnansweredError(
                 f"{what} was not answered within {self._retries.budget_s:g} s, the last time"
-                f" because: {self._last}. It may have been applied: repeat it as it was",
+                f" because: {self._last}. {self._consequence()}: repeat it as it was",
                 self._problem,
             )
+        if self.num_tries:
+            log.warning(
+                "%s: %s; try %d follows in %.2f s, %.0f s are left",
+                what, self._last, self.num_tries + 1, after_s, left_s,
+            )  # fmt: skip
         self.num_tries += 1
         return min(self._retries.timeout_s, left_s)
+
+    def _consequence(self) -> str:
+        return "It may have been applied" if self._may_be_applied else "It was not applied"
 
     def judged(self, outcome: Answer | Lost) -> float | None:
         """How long to wait before the same is tried again; None where this is the answer.
@@ -126,13 +147,16 @@ class Effort:
         """
         if isinstance(outcome, Lost):
             self._problem, self._last = None, outcome.why
+            self._may_be_applied |= outcome.was_sent
             return self.wait_s()
         if 200 <= outcome.status < 300:
             return None
         problem = problem_of(outcome.status, outcome.content)
+        self._last = str(problem)
         if outcome.status not in LATER:
             raise problem
-        self._problem, self._last = problem, str(problem)
+        self._problem = problem
+        self._may_be_applied |= outcome.status not in _REFUSED
         return self.wait_s() + _retry_after_s(outcome)
 
     def wait_s(self) -> float:

@@ -11,12 +11,13 @@ Rule 4: what a cancelled flow left on a connection is not known: the next one co
 
 import json
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar, Unpack
 
+from service.client import json_values
 from service.client.exchange import LATER, Answer, Call, Effort, Lost
 from service.client.problems import ClientError, ConflictError, InvalidRequestError, problem_of
-from service.client.requests import Observed, Row, StepReply, reply_of
+from service.client.requests import Json, Observed, Rows, StepReply, reply_of
 from service.client.stream import ELSEWHERE, Sent, Stream
 
 T = TypeVar("T")
@@ -81,17 +82,18 @@ class Pipeline:
         self._next_step = self._session.count
         yield from self._connect(Effort(self._session.retries))
 
-    def send(self, rows: Sequence[Row] | None, **observed: Unpack[Observed]) -> WireFlow[None]:
+    def send(self, rows: Rows | None, **observed: Unpack[Observed]) -> WireFlow[None]:
         """Number a request and send it, as soon as there is room."""
+        fields = json_values.fields_of(rows, observed)
         if not self._is_connected:
             yield from self._connect(Effort(self._session.retries))
         while not self._has_room():
             self._ready.append((yield from self._hear_reply()))
         assert self._next_step is not None, "there is room"
-        call = self._session.call_at(self._next_step, "steps", rows, observed)
+        call = self._session.call_at(self._next_step, "steps", None, fields)
         self._unanswered.append(Sent(self._next_step, call))
         self._in_flight_bytes += len(call.content)
-        self._next_step = _step_after(self._next_step, rows, observed)
+        self._next_step = _step_after(self._next_step, fields)
         yield from self._flush()
 
     def receive(self) -> WireFlow[StepReply]:
@@ -102,7 +104,7 @@ class Pipeline:
             raise ClientError("every request was answered: send one before you receive")
         return (yield from self._hear_reply())
 
-    def step(self, rows: Sequence[Row] | None, **observed: Unpack[Observed]) -> WireFlow[StepReply]:
+    def step(self, rows: Rows | None, **observed: Unpack[Observed]) -> WireFlow[StepReply]:
         """Send a request and wait for its reply."""
         if self.num_unanswered:
             raise ClientError(
@@ -237,8 +239,8 @@ class Pipeline:
         self._next_step = self._session.count
 
 
-def _step_after(step: int, rows: Sequence[Row] | None, observed: Observed) -> int | None:
+def _step_after(step: int, fields: Json) -> int | None:
     """The count after a request; None where only its answer tells."""
-    if rows is not None:
-        return step + len(rows)
-    return step + 1 if "text" in observed else None
+    if "observations" in fields:
+        return step + len(fields["observations"])
+    return step + 1 if "text" in fields else None

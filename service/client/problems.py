@@ -59,8 +59,13 @@ class StepsLostError(ConflictError):
     """The store lost steps that it had acknowledged, from before what is kept here."""
 
 
+class UnreachableError(ClientError):
+    """Nothing took the connection, and this client never had an answer from there."""
+
+
 class UnansweredError(ClientError):
-    """Time was up. Whether the request was applied is not known; to repeat it as it was is exact.
+    """Time was up. Whether the request was applied is not known, unless the message says that it
+    was not sent; to repeat it as it was is exact.
 
     `problem` is the last refusal, if there was an answer at all.
     """

@@ -1,16 +1,19 @@
 """What is asked and answered: bodies of requests, and the calls of what needs no open session."""
 
-import json
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
+from service.client import json_values
 from service.client.exchange import Answer, Call, Effort, Lost, Retries
 from service.client.problems import NotFoundError
+from service.client.tables import frame_of
 
-Row = Mapping[str, float | None] | Sequence[float | None]
-"""By column name, or in the model's order; None is a missing value."""
+Rows = Any
+"""Observations: rows by column name or in the model's order, where None and NaN are missing values;
+a single row; an array `[T, F]`; a frame of pandas, polars or Arrow; or a text."""
 Json = dict[str, Any]
 
 
@@ -37,8 +40,8 @@ class Opening(TypedDict, total=False):
 
     session: str
     version: str
-    start: str
-    history: Mapping[str, Any]
+    start: str | date
+    history: Any
     ttl_s: float
     metadata: Mapping[str, Any]
     if_exists: Literal["fail", "resume"]
@@ -57,7 +60,9 @@ class Options(TypedDict, total=False):
 
 
 class StepReply(NamedTuple):
-    """`step` is the count after it; `is_replayed` if the service had applied it before.
+    """What a step is answered; `to_frame` makes a table of it.
+
+    `step` is the count after it; `is_replayed` if the service had applied it before.
 
     `prediction` is the service's JSON; with `emit="all"` there are `predictions`, one each; `text`
     is what a model wrote.
@@ -68,6 +73,12 @@ class StepReply(NamedTuple):
     predictions: list[Json] | None
     is_replayed: bool
     text: str | None = None
+
+    def to_frame(self) -> Any:  # noqa: ANN401 -- of whichever library there is
+        """As `service.client.to_frame`, with the step that each prediction was made after."""
+        predictions = self.predictions or ([] if self.prediction is None else [self.prediction])
+        first = self.step - len(predictions) + 1
+        return frame_of(predictions, "step", first)
 
 
 def step_reply(answer: Answer) -> StepReply:
@@ -81,7 +92,7 @@ def reply_of(body: Json, *, is_replayed: bool) -> StepReply:
 
 def call_for(method: str, path: str, body: Mapping[str, Any] | None = None) -> Call:
     """Written at once: what the caller changes later is not sent."""
-    content = b"" if body is None else json.dumps(body, allow_nan=False).encode()
+    content = b"" if body is None else json_values.written(body)
     return Call(method, path, content)
 
 
@@ -95,14 +106,15 @@ def name_for(session: str | None) -> str:
 
 
 def predicted(
-    retries: Retries, model: str, instances: Sequence[Mapping[str, Any]], **options: Unpack[Options]
+    retries: Retries, model: str, instances: Iterable[Any], **options: Unpack[Options]
 ) -> Generator[Call, Answer | Lost, list[Json]]:
     """One prediction for each instance."""
     rest: Json = dict(options)
     version = rest.pop("version", None)
     path = f"/v1/models/{quote(model, safe='')}"
     path += "" if version is None else f"/versions/{quote(version, safe='')}"
-    call = call_for("POST", f"{path}/predict", {"instances": list(instances)} | rest)
+    asked = [json_values.instance_of(each) for each in instances]
+    call = call_for("POST", f"{path}/predict", {"instances": asked} | rest)
     answer = yield from Effort(retries).answered(call)
     predictions: list[Json] = answer.body()["predictions"]
     return predictions
@@ -116,6 +128,13 @@ def closed(retries: Retries, session: str) -> Generator[Call, Answer | Lost, Non
     except NotFoundError:
         if effort.num_tries == 1:  # else an earlier try may have closed it
             raise
+
+
+def models(retries: Retries) -> Generator[Call, Answer | Lost, list[Json]]:
+    """What is served."""
+    answer = yield from Effort(retries).answered(Call("GET", "/v1/models"))
+    found: list[Json] = answer.body()["models"]
+    return found
 
 
 def listed(

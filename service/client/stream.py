@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar, Unpack
 
+from service.client import json_values
 from service.client.exchange import Answer, Call, Effort, Lost, Retries
 from service.client.problems import (
     ClientError,
@@ -26,7 +27,7 @@ from service.client.requests import (
     Json,
     Observed,
     Opening,
-    Row,
+    Rows,
     StepReply,
     Writing,
     call_for,
@@ -73,11 +74,15 @@ class Stream:
         self._abandoned = deque[Sent]()
         self._is_busy = False
 
+    def described(self) -> str:
+        """For people: where it stands."""
+        return f"{self.name!r} model={self.model!r} version={self.version!r} step={self.count}"
+
     @property
     def path(self) -> str:
         return session_path(self.name)
 
-    def step(self, rows: Sequence[Row] | None, **observed: Unpack[Observed]) -> Flow[StepReply]:
+    def step(self, rows: Rows | None, **observed: Unpack[Observed]) -> Flow[StepReply]:
         with self.alone():
             yield from self.settled()
             return (yield from self.stepped(self.call("steps", rows, observed)))
@@ -87,7 +92,7 @@ class Stream:
             yield from self.settled()
             return (yield from self.stepped(self.call("generate", None, writing)))
 
-    def preview(self, rows: Sequence[Row] | None, **observed: Unpack[Observed]) -> Flow[StepReply]:
+    def preview(self, rows: Rows | None, **observed: Unpack[Observed]) -> Flow[StepReply]:
         with self.alone():
             yield from self.settled()
             call = self.call("preview", rows, observed)
@@ -133,16 +138,12 @@ class Stream:
         with self.alone():
             yield from closed(self.retries, self.name)
 
-    def call(self, what: str, rows: Sequence[Row] | None, fields: Mapping[str, Any]) -> Call:
+    def call(self, what: str, rows: Rows | None, fields: Mapping[str, Any]) -> Call:
         """A request that goes on from `count`."""
         return self.call_at(self.count, what, rows, fields)
 
-    def call_at(
-        self, step: int, what: str, rows: Sequence[Row] | None, fields: Mapping[str, Any]
-    ) -> Call:
-        body: Json = {"step": step} | dict(fields)
-        if rows is not None:
-            body["observations"] = list(rows)
+    def call_at(self, step: int, what: str, rows: Rows | None, fields: Mapping[str, Any]) -> Call:
+        body = {"step": step} | json_values.fields_of(rows, fields)
         return call_for("POST", f"{self.path}/{what}", body)
 
     def stepped(self, call: Call) -> Flow[StepReply]:
@@ -188,7 +189,7 @@ class Stream:
             try:
                 answer = yield from effort.answered(due[0].call)
             except ConflictError as refused:
-                lost = self._lost_since(refused, due[0].from_step)
+                lost = self.lost_since(refused, due[0].from_step)
                 again = [*lost, Sent(self.count, call)]
                 first = again[0].call._replace(after_s=effort.wait_s())
                 due = deque([again[0]._replace(call=first), *again[1:]])
@@ -197,7 +198,7 @@ class Stream:
             if not due:
                 return answer
 
-    def _lost_since(self, refused: ConflictError, asked_step: int) -> list[Sent]:
+    def lost_since(self, refused: ConflictError, asked_step: int) -> list[Sent]:
         """What must be sent again before the session stands at `count`."""
         expected = refused.members.get("expected_step")
         if refused.code not in ELSEWHERE or not isinstance(expected, int):
@@ -254,6 +255,8 @@ def opened(
     retries: Retries, resend_bytes: int, model: str, **opening: Unpack[Opening]
 ) -> Flow[Stream]:
     """A session, opened or resumed."""
+    if opening.get("history") is not None:
+        opening["history"] = json_values.instance_of(opening["history"])
     body = {"model": model} | dict(opening) | {"session": name_for(opening.get("session"))}
     answer = yield from Effort(retries).answered(call_for("POST", "/v1/sessions", body))
     return Stream(retries, resend_bytes, answer.body())

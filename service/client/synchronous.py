@@ -1,8 +1,8 @@
 """The client for programs with threads. A session belongs to one thread at a time."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
@@ -11,7 +11,17 @@ import httpx
 from service.client import requests, stream, together
 from service.client.exchange import Answer, Call, Lost, Retries
 from service.client.http import answer_of, lost, open_options, request_of
-from service.client.requests import Json, Observed, Opening, Options, Row, StepReply, Writing
+from service.client.listening import (
+    EventFlow,
+    Listen,
+    SessionEvent,
+    Told,
+    happened,
+    is_events,
+    written,
+)
+from service.client.problems import UnreachableError
+from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
 from service.client.stream import RESEND_BYTES, Flow, Stream
 from service.client.synchronous_stream import SessionStream
 from service.client.together import Result
@@ -40,6 +50,8 @@ class Client:
         self._retries = retries or Retries()
         self._resend_bytes = resend_bytes
         self._sleep = sleep
+        self._was_answered = False
+        self._url = url
         self._address = Address.of(url, key)
         self._http = httpx.Client(**open_options(url, key), transport=transport)
 
@@ -49,7 +61,7 @@ class Client:
         return Session(self, self.run(flow))
 
     def predict(
-        self, model: str, instances: Sequence[Mapping[str, Any]], **options: Unpack[Options]
+        self, model: str, instances: Iterable[Any], **options: Unpack[Options]
     ) -> list[Json]:
         """One prediction for each instance, without a session."""
         return self.run(requests.predicted(self._retries, model, instances, **options))
@@ -72,11 +84,31 @@ class Client:
             yield from page["sessions"]
             cursor = page["next_cursor"]
 
+    def models(self) -> list[Json]:
+        """The models that are served, with their versions and tasks."""
+        return self.run(requests.models(self._retries))
+
+    def ready(self) -> bool:
+        """Whether the service can serve now; asked once, without waiting for it."""
+        try:
+            answer = self.send(Call("GET", "/readyz", timeout_s=self._retries.timeout_s))
+        except UnreachableError:
+            return False
+        return isinstance(answer, Answer) and answer.status == 200
+
+    def events(self, session: str, *, after: int | None = None) -> Iterator[SessionEvent]:
+        """What is committed to a session, whoever steps it, until it ends or you stop listening.
+
+        It begins with `open`; with `after`, a step, it goes on from the replies kept behind that.
+        Cuts and restarts are waited out; what was missed and is not kept any more is a `gap`.
+        """
+        return self.listen(happened(self._retries, session, after))
+
     def delete(self, session: str) -> None:
         """Close a session by its name."""
         self.run(requests.closed(self._retries, session))
 
-    def step_many(self, asked: Sequence[tuple["Session", Sequence[Row]]]) -> list[Result]:
+    def step_many(self, asked: Sequence[tuple["Session", Rows]]) -> list[Result]:
         """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
         rows = [(session.protocol, rows) for session, rows in asked]
         return self.run(together.stepped_together(self._retries, rows))
@@ -106,9 +138,59 @@ class Client:
         if call.after_s:
             self._sleep(call.after_s)
         try:
-            return answer_of(self._http.send(request_of(self._http, call)))
+            response = self._http.send(request_of(self._http, call))
         except httpx.TransportError as error:
-            return lost(error)
+            return lost(error, self._http.base_url, is_first=not self._was_answered)
+        self._was_answered = True
+        return answer_of(response)
+
+    def listen(self, flow: EventFlow[T]) -> Iterator[T]:
+        """What a flow tells, one by one, as it comes."""
+        outcome: Any = None
+        chunks: Iterator[bytes] | None = None
+        with closing(flow), ExitStack() as connection:
+            while True:
+                try:
+                    effect = flow.send(outcome)
+                except StopIteration:
+                    return
+                outcome = None
+                if isinstance(effect, Told):
+                    yield effect.value
+                elif isinstance(effect, Call):
+                    outcome = self.send(effect)
+                elif isinstance(effect, Listen):
+                    connection.close()
+                    outcome, chunks = self._open_events(connection, effect.call)
+                else:
+                    outcome = self._heard(chunks)
+
+    def _open_events(
+        self, connection: ExitStack, call: Call
+    ) -> tuple[Answer | Lost, Iterator[bytes] | None]:
+        if call.after_s:
+            self._sleep(call.after_s)
+        try:
+            response = self._http.send(request_of(self._http, call), stream=True)
+            self._was_answered = True
+            connection.callback(response.close)
+            if response.is_success and is_events(response.headers):
+                return Answer(response.status_code, response.headers, b""), response.iter_bytes()
+            response.read()
+        except httpx.TransportError as error:
+            told = lost(error, self._http.base_url, is_first=not self._was_answered)
+            return told, None
+        return answer_of(response), None
+
+    def _heard(self, chunks: Iterator[bytes] | None) -> bytes | Lost | None:
+        try:
+            return None if chunks is None else next(chunks, None)
+        except httpx.TransportError as error:
+            return lost(error, self._http.base_url, is_first=False)
+
+    def __repr__(self) -> str:
+        key = "" if self._address.key is None else ", key='…'"
+        return f"Client({self._url!r}{key})"
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +214,9 @@ class Session:
         self._client = client
         self.protocol = stream
 
+    def __repr__(self) -> str:
+        return f"<Session {self.protocol.described()}>"
+
     @property
     def name(self) -> str:
         return self.protocol.name
@@ -146,11 +231,11 @@ class Session:
         """The last one that was answered."""
         return self.protocol.prediction
 
-    def step(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> StepReply:
+    def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed."""
         return self._client.run(self.protocol.step(rows, **observed))
 
-    def preview(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> StepReply:
+    def preview(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """What `step` would answer. The session stays as it is."""
         return self._client.run(self.protocol.preview(rows, **observed))
 
@@ -161,6 +246,17 @@ class Session:
     def generate(self, **writing: Unpack[Writing]) -> StepReply:
         """Have a model that writes go on; the reply's `text` is what it wrote, committed."""
         return self._client.run(self.protocol.generate(**writing))
+
+    def generate_stream(self, **writing: Unpack[Writing]) -> Iterator[str]:
+        """As `generate`, but its text as it is written; at its end `count` has moved.
+
+        To stop in the middle does not take the text back: where it is committed it stays.
+        """
+        return self._client.listen(written(self.protocol, **writing))
+
+    def events(self, *, after: int | None = None) -> Iterator[SessionEvent]:
+        """What is committed to it, whoever steps it: see `Client.events`."""
+        return self._client.events(self.name, after=after)
 
     def rewind(self, step: int) -> None:
         """Back to a kept state, as if what came after had not been; `detail` lists them."""

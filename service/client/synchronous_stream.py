@@ -1,7 +1,7 @@
 """A session over a WebSocket, for programs with threads."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -10,8 +10,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from service.client.exchange import Answer, Call, Lost
+from service.client.json_values import requests_of
 from service.client.pipeline import Dial, Hear, Outcome, Pipeline, Post, WireFlow
-from service.client.requests import Observed, Row, StepReply
+from service.client.requests import Observed, Rows, StepReply
 from service.client.stream import Stream
 from service.client.wire import BREAKS, Address, broken, refused
 
@@ -40,12 +41,15 @@ class SessionStream:
         self._open_socket = ExitStack()
         self._alone = ExitStack()
 
+    def __repr__(self) -> str:
+        return f"<SessionStream {self._session.described()} unanswered={self.num_unanswered}>"
+
     @property
     def num_unanswered(self) -> int:
         """Requests whose replies were not received yet."""
         return self._pipeline.num_unanswered
 
-    def send(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> None:
+    def send(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> None:
         """Send the next rows (or `text=`, `tensors=`) without waiting for the reply.
 
         Waits while as many are in flight as the session keeps replies (`replay` of `open`).
@@ -56,13 +60,13 @@ class SessionStream:
         """The reply to the oldest request that has none yet; or the refusal of it, raised."""
         return self._run(self._pipeline.receive())
 
-    def step(self, rows: Sequence[Row] | None = None, **observed: Unpack[Observed]) -> StepReply:
+    def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
         """Send a request and wait for its reply, where none is unanswered."""
         return self._run(self._pipeline.step(rows, **observed))
 
-    def replies(self, requests: Iterable[Sequence[Row]]) -> Iterator[StepReply]:
+    def replies(self, requests: Iterable[Rows]) -> Iterator[StepReply]:
         """The reply to each of many requests of rows, with as many in flight as may be."""
-        for rows in requests:
+        for rows in requests_of(requests):
             self.send(rows)
             while (reply := self._pipeline.take_ready()) is not None:
                 yield reply

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from service.client.exchange import Call, Effort, Retries
 from service.client.problems import ClientError, InvalidRequestError, ProblemError
-from service.client.requests import Json, Row, StepReply, reply_of
+from service.client.requests import Json, Rows, StepReply, reply_of
 from service.client.stream import Flow, Sent, Stream
 
 _MAX_BYTES = 200 * 1024
@@ -22,9 +22,7 @@ _MAX_ROWS = 10_000
 Result = StepReply | ProblemError
 
 
-def stepped_together(
-    retries: Retries, asked: Sequence[tuple[Stream, Sequence[Row]]]
-) -> Flow[list[Result]]:
+def stepped_together(retries: Retries, asked: Sequence[tuple[Stream, Rows]]) -> Flow[list[Result]]:
     """The reply to each session's rows, or why there is none, in the order they were given."""
     with ExitStack() as alone:
         if len({id(session) for session, _ in asked}) < len(asked):

@@ -88,6 +88,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
         self._bulks: set[Bulk] = set()
+        self._give_up_timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Begin to serve, on the loop that runs now."""
@@ -99,18 +100,23 @@ class Engine:
         for task in self._tasks:
             task.add_done_callback(self._on_task_ended)
 
+    def stop_within(self, grace_s: float) -> None:
+        """Accept and finish work for `grace_s`; then answer the rest by an error, accept no more.
+
+        So every transport ends what it answers as it ends anything that fails, before its
+        connections are cut. Called again, nothing changes; `close` ends it.
+        """
+        if self._give_up_timer is None:
+            self._give_up_timer = self._loop.call_later(grace_s, self._give_up)
+
     async def close(self, grace_s: float = 10.0) -> None:
         """Refuse new work, finish what was accepted, stop the tasks. The store stays open."""
         self.is_draining = True
         if waiting := self._under_way():
             await asyncio.wait(waiting, timeout=grace_s)
-        self._answer_all(
-            DrainingError(
-                "this server is shutting down; whether the request was applied is not known:"
-                " repeat it with its step",
-                retry_after_s=1,
-            )
-        )
+        if self._give_up_timer is not None:
+            self._give_up_timer.cancel()
+        self._give_up()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -335,6 +341,16 @@ class Engine:
             ModelFailedError(
                 "the server failed and must be restarted; whether the request was applied is not"
                 " known: repeat it with its step"
+            )
+        )
+
+    def _give_up(self) -> None:
+        self.is_draining = True
+        self._answer_all(
+            DrainingError(
+                "this server is shutting down; whether the request was applied is not known:"
+                " repeat it with its step",
+                retry_after_s=1,
             )
         )
 

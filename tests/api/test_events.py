@@ -23,7 +23,8 @@ async def client():
 @asynccontextmanager
 async def listener(client, last=None):
     """Yields a function that answers the next event: name, id, data."""
-    headers = {} if last is None else {"Last-Event-ID": str(last)}
+    last = str(last) if isinstance(last, int) else last
+    headers = {} if last is None else {"Last-Event-ID": last}
     async with client.stream("GET", URL, headers=headers) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -70,10 +71,31 @@ async def test_who_comes_back_gets_what_is_kept_and_is_told_of_the_rest(client):
     assert told[2][:2] == ("step", "3")
 
 
-async def test_an_event_beyond_every_count_is_refused(client):
-    answer = await client.get(URL, headers={"Last-Event-ID": "1" + "0" * 25})
-    assert answer.status_code == 422
-    assert "last-event-id" in answer.json()["detail"]
+@pytest.mark.parametrize(
+    "last",
+    [
+        "", "null", "x", "-1", "1.5", "+2", "0x2", "2 2", "2,2", "1" + "0" * 25, str(2**63),
+        "9" * 5000, b"\xff", "٣".encode(), b"\xb2",
+    ],
+)  # fmt: skip
+async def test_who_comes_back_with_an_id_that_is_no_step_begins_behind_a_gap(client, last):
+    for count in range(3):
+        await step(client, count)
+    async with listener(client, last=last) as upcoming:
+        told = [await upcoming() for _ in range(2)]
+        await step(client, 3)
+        told.append(await upcoming())
+    assert told[0] == ("open", "3", {"session": "s", "step": 3, "replay": 4})
+    assert told[1] == ("gap", "3", {"from_step": 0, "to_step": 3})
+    assert told[2][:2] == ("step", "4")
+
+
+async def test_who_comes_back_to_a_session_that_went_back_is_told_so(client):
+    await step(client, 0)
+    async with listener(client, last=7) as upcoming:
+        told = [await upcoming() for _ in range(2)]
+    assert told[0][:2] == ("open", "7")
+    assert told[1] == ("gap", "1", {"from_step": 7, "to_step": 1})
 
 
 async def test_steps_of_another_replica_show_up(tmp_path):

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from websockets.asyncio.client import connect
 
 from service.errors import RecordUnreadableError
+from tests.api.keys import keys_file
 from tests.api.support import listening, until
 from tests.api.test_protocol import OPEN
 from tests.e2e.collector import collecting
@@ -173,3 +174,47 @@ async def test_a_stream_of_events_is_counted_but_its_time_is_not(client):
     await until(lambda: ("GET", route, 200) in counted)
     assert await value(client, "carry_http_requests_total", route=route, status="200") == 1
     assert await value(client, "carry_http_request_seconds_count", route=route) == 1  # the 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "more", "status"),
+    [
+        ("GET", "/v1/models", "/v1/models", {}, 401),
+        ("HEAD", "/v1/models", "/v1/models", {}, 401),
+        ("DELETE", "/v1/models", "/v1/models", {}, 401),
+        ("GET", "/v1/sessions/s/events", "/v1/sessions/{session}/events", {}, 401),
+        ("POST", "/v1/sessions/s/steps", "/v1/sessions/{session}/steps", {"json": STEP}, 401),
+        ("GET", "/v2/models/load", "/v2/models/{model}", {}, 401),
+        ("POST", "/v1/sessions", "/v1/sessions", {"content": b"x" * 2048}, 401),
+        ("GET", "/nowhere", "unmatched", {}, 401),
+        ("GET", "/v1/sessions/" + "x" * 200, "/v1/sessions/{session}", {}, 401),
+    ],
+)
+async def test_who_is_refused_for_want_of_a_key_is_counted_by_route(
+    tmp_path, method, path, route, more, status
+):
+    keys, _ = keys_file(tmp_path, ada="user")
+    async with listening(api_keys_file=keys) as client:
+        assert (await client.request(method, path, **more)).status_code == status
+        counted = await value(
+            client, "carry_http_requests_total", method=method, route=route, status=str(status)
+        )
+        assert counted == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"content-type": "text/plain"}, b"{}", 415),
+        ({"content-type": "application/json"}, b"x" * 2048, 413),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, b"{}", 415),
+    ],
+)
+async def test_a_body_that_is_refused_before_its_route_is_counted_by_it(headers, body, status):
+    async with listening(max_body_bytes=1024) as client:
+        answer = await client.post("/v1/models/load/predict", content=body, headers=headers)
+        assert answer.status_code == status
+        route = "/v1/models/{model}/predict"
+        assert (
+            await value(client, "carry_http_requests_total", route=route, status=str(status)) == 1
+        )

@@ -102,7 +102,7 @@ async def test_unknown_paths_and_methods_are_problems(client):
     assert (await client.get("/v1/nothing")).json()["type"] == "urn:carry:not-found"
     wrong = await client.put("/v1/sessions", json={})
     assert (wrong.status_code, wrong.json()["type"]) == (405, "urn:carry:method-not-allowed")
-    assert wrong.headers["allow"] == "GET, POST"
+    assert wrong.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_a_post_where_nothing_takes_one_is_no_matter_of_its_content_type(client):

@@ -266,7 +266,7 @@ async def test_a_stream_without_messages_is_closed_after_a_while():
         assert await closed_with(socket) == CloseCode.IDLE
 
 
-async def test_a_shutdown_answers_what_has_begun_and_says_so(client, monkeypatch):
+async def test_a_shutdown_answers_every_message_that_it_read_and_says_so(client, monkeypatch):
     gate = Gate(client, monkeypatch)
     async with stream_of(client) as socket:
         await socket.recv()
@@ -278,11 +278,10 @@ async def test_a_shutdown_answers_what_has_begun_and_says_so(client, monkeypatch
         gate.opened.set()
         answers = []
         assert await closed_with(socket, answers) == CloseCode.RESTART
-    assert [each["step"] for each in answers] == list(range(1, len(answers) + 1))
-    assert 1 <= len(answers) <= 8
+    assert [each["step"] for each in answers] == list(range(1, 21))
 
 
-async def test_what_has_not_begun_is_dropped_with_the_socket(client, monkeypatch):
+async def test_what_has_not_begun_is_dropped_with_a_socket_that_breaks(client, monkeypatch):
     await client.post("/v1/sessions/s/steps", json={"step": 0, "observations": ROW})
     gate = Gate(client, monkeypatch)
     async with stream_of(client) as socket:
@@ -290,6 +289,7 @@ async def test_what_has_not_begun_is_dropped_with_the_socket(client, monkeypatch
         for step in range(1, 5):
             await send(socket, step=step, observations=ROW)
         await gate.reached.wait()
+        socket.transport.abort()
     await until(lambda: not client.app.context.open_streams)
     gate.opened.set()
     assert (await client.get("/v1/sessions/s")).json()["step"] == 2

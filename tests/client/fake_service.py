@@ -27,8 +27,9 @@ class FakeTime:
 class FakeService:
     """Its rules of a step are those of the service; `outcomes` come before them, first to last.
 
-    An outcome is an answer in place of the service's own, "lost" (applied, but the answer is lost)
-    or "cut" (never arrived). `applied` holds the rows in the order of their steps.
+    An outcome is an answer in place of the service's own, an error of the transport, "lost"
+    (applied, but the answer is lost) or "cut" (never arrived). `applied` holds the rows
+    in the order of their steps.
     """
 
     def __init__(self):
@@ -48,6 +49,8 @@ class FakeService:
         outcome = self.outcomes.pop(0) if self.outcomes else None
         if outcome == "cut":
             raise httpx.ConnectError("cut", request=request)
+        if isinstance(outcome, Exception):
+            raise outcome
         if isinstance(outcome, httpx.Response):
             return outcome
         answer = self._answer(request)

@@ -1,6 +1,8 @@
 """A call is repeated as it was while "later" is the answer, and no longer than its time."""
 
 import json
+import logging
+import socket
 
 import httpx
 import pytest
@@ -12,6 +14,7 @@ from service.client import (
     NotFoundError,
     ProblemError,
     UnansweredError,
+    UnreachableError,
 )
 from service.client.exchange import LATER
 from service.client.problems import BY_CODE, BY_STATUS
@@ -152,6 +155,52 @@ async def test_an_address_that_is_none_is_told_at_once(kind, clock):
     with pytest.raises(httpx.UnsupportedProtocol):
         await settled(client.open("load"))
     assert clock.waits == []
+
+
+def refusals():
+    reset = httpx.ConnectError("All connection attempts failed")
+    reset.__cause__ = OSError("All connection attempts failed")
+    several = [ConnectionRefusedError(111, "refused"), ConnectionRefusedError(111, "refused")]
+    reset.__cause__.__cause__ = ExceptionGroup("multiple connection attempts failed", several)
+    nobody = httpx.ConnectError("Name or service not known")
+    nobody.__cause__ = socket.gaierror(-2, "Name or service not known")
+    return [httpx.ConnectError("[Errno 111] Connection refused"), reset, nobody]
+
+
+@pytest.mark.parametrize("error", refusals(), ids=["refused", "all refused", "unknown host"])
+async def test_a_first_call_that_nothing_takes_fails_at_once_with_a_hint(kind, clock, error):
+    service = FakeService()
+    service.outcomes = [error]
+    client = client_of(kind, service, clock)
+    with pytest.raises(UnreachableError, match=r"http://carry \(.*make serve"):
+        await settled(client.open("load", session="s"))
+    assert clock.waits == []
+    session = await settled(client.open("load", session="s"))
+    service.outcomes = [error, error]
+    await settled(session.step([[1.0]]))  # it was there, so it is waited for
+    assert len(clock.waits) == 2
+
+
+async def test_each_wait_is_logged_with_its_reason(kind, service_of_one, clock, caplog):
+    session = await open_session(kind, service_of_one, clock)
+    service_of_one.outcomes = ["cut", problem(429, "queue-full", retry_after="7")]
+    with caplog.at_level(logging.WARNING, "carry.client"):
+        await settled(session.step([[1.0]]))
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "POST /v1/sessions/s/steps: ConnectError: cut; try 2 follows in 0.05 s, 60 s are left",
+        "POST /v1/sessions/s/steps: why (429 queue-full); try 3 follows in 7.10 s, 53 s are left",
+    ]
+
+
+async def test_what_was_never_sent_is_not_said_to_be_applied(kind, service_of_one, clock):
+    session = await open_session(kind, service_of_one, clock)
+    service_of_one.outcomes = ["cut"] * 100
+    with pytest.raises(UnansweredError, match="It was not applied"):
+        await settled(session.step([[1.0]]))
+    service_of_one.outcomes = ["lost"] + ["cut"] * 100
+    with pytest.raises(UnansweredError, match="It may have been applied"):
+        await settled(session.step([[1.0]]))
 
 
 def test_codes_and_statuses_are_those_of_the_service(kind):

@@ -1,0 +1,188 @@
+"""What callers hand over, as JSON: numbers, arrays, dates and frames of whichever library.
+
+Rule 1: no library is imported: what a value can do (`tolist`, `isoformat`, `to_dicts`, …) tells
+        what it is: arrays of NumPy, torch and JAX, frames of pandas, polars and Arrow.
+Rule 2: NaN, NaT and NA are a missing value, null; an infinite number is refused.
+Rule 3: plain values cost nothing more than `json.dumps`: all else is looked at when that stops.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from service.client.problems import ClientError
+
+Json = dict[str, Any]
+
+
+def written(body: Mapping[str, Any]) -> bytes:
+    """A body as JSON.
+
+    Raises:
+        ClientError: something in it has no form in JSON.
+    """
+    try:
+        return json.dumps(body, allow_nan=False, default=_plain).encode()
+    except (ValueError, TypeError):  # a number that is not finite, or a key that is no text
+        return json.dumps(_plain_throughout(body), allow_nan=False).encode()
+
+
+def fields_of(rows: object, fields: Mapping[str, Any]) -> Json:
+    """The fields of a request that feeds `rows`, whatever they are: rows, one row, or a text."""
+    if rows is None:
+        return dict(fields)
+    if isinstance(rows, str):
+        if "text" in fields:
+            raise ClientError("a text was given twice: expected it in place of rows, or as text=")
+        return {"text": rows} | dict(fields)
+    return dict(fields) | {"observations": rows_of(rows)}
+
+
+def rows_of(given: object) -> list[Any]:
+    """Rows of observations: of a list, an array `[T, F]`, a frame, or a single row of either kind.
+
+    A list or an array of plain values is one row, in the order of the model's columns; a series is
+    a column, unless its labels are names: then it is a row.
+    """
+    listed = _listed(given)
+    if isinstance(listed, Mapping):  # one row, by name
+        return [listed]
+    if not isinstance(listed, list):
+        return [[listed]]  # one value, of a model with one column
+    rows = [_listed(row) for row in listed]
+    if not rows or any(isinstance(row, Mapping | list) for row in rows):
+        return rows
+    return [rows]
+
+
+def requests_of(given: object) -> Any:  # noqa: ANN401 -- what is iterated over, row by row
+    """Many requests: each row of a frame is one, else each thing that `given` is made of."""
+    is_frame = any(hasattr(given, method) for method in ("to_dicts", "to_pylist", "to_dict"))
+    return [[row] for row in rows_of(given)] if is_frame else given
+
+
+def instance_of(given: object) -> object:
+    """One input of a prediction, or a history: as the service takes it, a text, or rows."""
+    if isinstance(given, str):
+        return {"text": given}
+    if isinstance(given, Mapping):
+        parts = dict(given)
+        if parts.get("observations") is not None:
+            parts["observations"] = rows_of(parts["observations"])
+        return parts
+    start = _first_time(getattr(given, "index", None))
+    return {"observations": rows_of(given)} | ({} if start is None else {"start": start})
+
+
+def _listed(value: object) -> Any:  # noqa: ANN401 -- a mapping, a list, or a plain value
+    """The parts of a value, one level deep; the value itself where it has none."""
+    if value is None or isinstance(value, str | int | float | Mapping | list):
+        return value
+    if isinstance(value, tuple):
+        return dict(value._asdict()) if hasattr(value, "_asdict") else list(value)
+    for method in ("to_dicts", "to_pylist"):  # frames of polars, tables of Arrow
+        if hasattr(value, method):
+            return getattr(value, method)()
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):
+        return _rows_of_pandas(value)
+    if hasattr(value, "to_dict") and hasattr(value, "index"):
+        return _series_of_pandas(value)
+    if hasattr(value, "to_list"):  # a series of polars, an index of pandas
+        return _column(getattr(value, "name", None), value.to_list())
+    if hasattr(value, "tolist"):
+        return _of_array(value)
+    if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | memoryview):
+        return list(value)
+    return value
+
+
+def _rows_of_pandas(frame: Any) -> list[Any]:  # noqa: ANN401
+    if all(isinstance(name, str) for name in frame.columns):
+        rows: list[Any] = frame.to_dict(orient="records")
+        return rows
+    return [list(row) for row in frame.itertuples(index=False, name=None)]  # columns have no names
+
+
+def _series_of_pandas(series: Any) -> Any:  # noqa: ANN401
+    labels = list(series.index)
+    if labels and all(isinstance(label, str) for label in labels):
+        return dict(zip(labels, series.tolist(), strict=True))
+    return _column(series.name, series.tolist())
+
+
+def _column(name: object, values: list[Any]) -> list[Any]:
+    if isinstance(name, str) and name:
+        return [{name: value} for value in values]
+    return [[value] for value in values]
+
+
+def _of_array(array: Any) -> Any:  # noqa: ANN401
+    """Of NumPy or whatever else has `tolist`; a scalar of such a kind is one value."""
+    if getattr(getattr(array, "dtype", None), "kind", "") == "M":
+        array = array.astype("datetime64[us]")  # nanoseconds would become plain numbers
+    return array.tolist()
+
+
+def _first_time(index: Any) -> object:  # noqa: ANN401
+    """When a frame's first row is, where its index are times."""
+    is_times = getattr(getattr(index, "dtype", None), "kind", "") == "M" and len(index)
+    return index[0] if is_times else None
+
+
+def _plain(value: object) -> object:
+    """A value that JSON does not know, as one that it knows better.
+
+    Raises:
+        ClientError: there is none.
+    """
+    if _is_missing(value):
+        return None
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    listed = _listed(value)
+    if isinstance(listed, Mapping) and not isinstance(listed, dict):
+        return dict(listed)
+    if listed is not value:
+        return listed
+    if hasattr(value, "__float__"):  # a decimal, a fraction
+        return float(value)
+    raise ClientError(
+        f"{value!r:.80} is a {type(value).__name__}, which JSON has no form for: expected numbers,"
+        " texts, dates, arrays, frames, or lists and mappings of them"
+    )
+
+
+def _plain_throughout(value: object) -> object:
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise ClientError(
+                f"a value is {value}: expected finite numbers, or NaN or None for a missing one"
+            )
+        return None if math.isnan(value) else value
+    if isinstance(value, Mapping):
+        return {_key(name): _plain_throughout(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain_throughout(each) for each in value]
+    return _plain_throughout(_plain(value))
+
+
+def _key(name: object) -> str:
+    plain = name if isinstance(name, str) else _plain_throughout(name)
+    if not isinstance(plain, str):
+        raise ClientError(
+            f"a mapping has the key {name!r:.80}: expected text, such as a column's name; give rows"
+            " without names as lists"
+        )
+    return plain
+
+
+def _is_missing(value: object) -> bool:
+    """NaT and NA, whoever made them: they differ from themselves, or cannot say."""
+    if hasattr(value, "__len__"):  # an array compares its parts
+        return False
+    if type(value).__name__ == "NAType":  # pandas.NA
+        return True
+    return bool(value != value)

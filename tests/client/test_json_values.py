@@ -1,0 +1,158 @@
+"""Whatever a caller has at hand is sent as the JSON that the service reads."""
+
+import json
+from collections import namedtuple
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from types import MappingProxyType
+
+import httpx
+import numpy as np
+import pytest
+
+from service.client import ClientError
+from service.client.json_values import fields_of, instance_of, written
+from tests.client.fake_service import FakeService, FakeTime, both_kinds, client_of, settled
+
+NAN = float("nan")
+
+
+def sent(rows, **fields):
+    return json.loads(written(fields_of(rows, fields)))
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [
+        ([[1, 2.5], [3, None]], [[1, 2.5], [3, None]]),
+        ([[1, NAN]], [[1, None]]),
+        ({"a": 1.5, "b": NAN}, [{"a": 1.5, "b": None}]),
+        (MappingProxyType({"a": 1}), [{"a": 1}]),
+        ([MappingProxyType({"a": 1})], [{"a": 1}]),
+        (namedtuple("Row", "a b")(1, 2), [{"a": 1, "b": 2}]),
+        ([1.5, 2], [[1.5, 2]]),
+        ((1.5, None), [[1.5, None]]),
+        ([None, None], [[None, None]]),
+        (3, [[3]]),
+        (np.float32(0.5), [[0.5]]),
+        (np.array(7), [[7]]),
+        (np.array([1.0, NAN]), [[1.0, None]]),
+        (np.array([[1, 2], [3, 4]], np.int16), [[1, 2], [3, 4]]),
+        ([np.array([1.0, 2.0]), np.array([3.0, NAN])], [[1.0, 2.0], [3.0, None]]),
+        ([np.float32(0.5), np.int64(2)], [[0.5, 2]]),
+        ([{"a": np.float16(0.5), np.str_("b"): np.float64("nan")}], [{"a": 0.5, "b": None}]),
+        ((row for row in [[1], [2]]), [[1], [2]]),
+        ([(each for each in (1, NAN)), [3, 4]], [[1, None], [3, 4]]),
+        ([Decimal("0.5")], [[0.5]]),
+        ([], []),
+        (np.zeros((0, 2)), []),
+    ],
+    ids=str,
+)
+def test_rows_are_read_from_lists_arrays_and_single_rows(given, rows):
+    assert sent(given, step=3) == {"step": 3, "observations": rows}
+
+
+def test_a_text_in_the_place_of_rows_is_a_text():
+    assert sent("a wonder", final=True) == {"text": "a wonder", "final": True}
+    assert sent(None, text="ful") == {"text": "ful"}
+    with pytest.raises(ClientError, match="given twice"):
+        sent("a", text="b")
+
+
+def test_times_and_other_scalars_are_sent_in_their_own_form():
+    body = {
+        "date": date(2016, 8, 22),
+        "time": datetime(2016, 8, 22, 3, tzinfo=UTC),
+        "day": np.datetime64("2016-08-22"),
+        "nanoseconds": np.datetime64("2016-08-22T00:00:00.000000001"),
+        "none": np.datetime64("NaT"),
+        "many": np.array(["2016-08-22", "NaT"], "datetime64[ns]"),
+        "truth": np.bool_(True),
+        "tensors": {"x": np.ones((1, 2), np.float32)},
+    }
+    assert json.loads(written(body)) == {
+        "date": "2016-08-22",
+        "time": "2016-08-22T03:00:00+00:00",
+        "day": "2016-08-22T00:00:00",
+        "nanoseconds": "2016-08-22T00:00:00",
+        "none": None,
+        "many": ["2016-08-22T00:00:00", None],
+        "truth": True,
+        "tensors": {"x": [[1.0, 1.0]]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (float("inf"), "a value is inf: expected finite numbers"),
+        (np.array([1.0, -np.inf]), "a value is -inf"),
+        (object(), "which JSON has no form for"),
+        (b"x", "bytes, which JSON has no form for"),
+        (1j, "complex"),
+        ({(1, 2): 3}, "has the key"),
+    ],
+    ids=str,
+)
+def test_what_has_no_form_in_json_is_refused_by_name(value, told):
+    with pytest.raises(ClientError, match=told):
+        sent([[value]])
+
+
+def test_a_frame_of_pandas_is_its_rows_and_its_index_their_times():
+    pandas = pytest.importorskip("pandas")
+    times = pandas.date_range("2016-08-22", periods=2)
+    frame = pandas.DataFrame({"a": [1.5, NAN], "b": [1, 2]}, index=times)
+    rows = [{"a": 1.5, "b": 1}, {"a": None, "b": 2}]
+    assert sent(frame)["observations"] == rows
+    assert sent(frame.iloc[1])["observations"] == [rows[1]]
+    assert sent(frame.iloc[:1])["observations"] == rows[:1]
+    assert sent(frame["a"])["observations"] == [{"a": 1.5}, {"a": None}]
+    assert sent(frame.to_numpy())["observations"] == [[1.5, 1], [None, 2]]
+    assert sent(pandas.DataFrame([[1, 2]]))["observations"] == [[1, 2]]
+    whole = pandas.DataFrame({"a": pandas.array([1, None], dtype="Int64")})
+    assert sent(whole)["observations"] == [{"a": 1}, {"a": None}]
+    history = json.loads(written({"history": instance_of(frame)}))["history"]
+    assert history == {"observations": rows, "start": "2016-08-22T00:00:00"}
+    assert "start" not in instance_of(frame.reset_index(drop=True))
+
+
+def test_a_frame_of_polars_is_its_rows():
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame({"a": [1.5, None], "b": [1, 2]})
+    rows = [{"a": 1.5, "b": 1}, {"a": None, "b": 2}]
+    assert sent(frame)["observations"] == rows
+    assert sent(frame.row(0, named=True))["observations"] == rows[:1]
+    assert sent(frame.row(0))["observations"] == [[1.5, 1]]
+    assert sent(frame["a"])["observations"] == [{"a": 1.5}, {"a": None}]
+    assert sent(frame.to_numpy())["observations"] == [[1.5, 1], [None, 2]]
+
+
+def test_a_table_of_arrow_is_its_rows():
+    pyarrow = pytest.importorskip("pyarrow")
+    assert sent(pyarrow.table({"a": [1, None]}))["observations"] == [{"a": 1}, {"a": None}]
+
+
+@both_kinds
+async def test_a_session_takes_single_rows_and_arrays_and_counts_them(kind):
+    service = FakeService()
+    session = await settled(client_of(kind, service, FakeTime()).open("load", session="s"))
+    for rows in ([1.0], {"a": NAN}, np.array([2.0]), np.array([[3.0], [4.0]])):
+        await settled(session.step(rows))
+    assert service.applied == [[1.0], {"a": None}, [2.0], [3.0], [4.0]]
+    assert session.count == 5
+
+
+@both_kinds
+async def test_predictions_take_texts_frames_and_dates(kind):
+    service = FakeService()
+    client = client_of(kind, service, FakeTime())
+    service._answer = lambda _: httpx.Response(200, json={"predictions": []})
+    instances = ["a text", np.ones((1, 2)), {"start": date(2020, 1, 2), "observations": [1, NAN]}]
+    await settled(client.predict("load", instances))
+    assert json.loads(service.requests[0][2])["instances"] == [
+        {"text": "a text"},
+        {"observations": [[1.0, 1.0]]},
+        {"start": "2020-01-02", "observations": [[1, None]]},
+    ]
