@@ -90,7 +90,7 @@ class Metrics:
         )  # fmt: skip
         self._created = Counter("carry_sessions_created", "Sessions opened.", _MODEL, registry=reg)
         self._ended = Counter(
-            "carry_sessions_ended", "Sessions ended: deleted, final or expired.",
+            "carry_sessions_ended", "Sessions ended: deleted, final, expired or replaced by a new start.",
             (*_MODEL, "reason"), registry=reg,
         )  # fmt: skip
         self._operated = Counter(
