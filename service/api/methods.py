@@ -4,12 +4,17 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+_HEAD_AS_GET = "/v2"
+"""Under this, HEAD is answered wherever GET is (`open_inference_errors.py`)."""
 
 
 def methods_at(scope: Scope) -> list[str]:
     """Every method that some route answers at the path of this request, sorted."""
     routes = scope["app"].routes
-    return [method for method in _METHODS if _is_answered(routes, {**scope, "method": method})]
+    found = [method for method in _METHODS if _is_answered(routes, {**scope, "method": method})]
+    if "GET" in found and scope["path"].startswith(_HEAD_AS_GET):
+        found = sorted({*found, "HEAD"})
+    return found
 
 
 def _is_answered(routes: list[BaseRoute], scope: Scope) -> bool:

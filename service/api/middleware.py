@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.methods import methods_at
 from service.api.problems import carry_problem
-from service.errors import TooLargeError, UnsupportedMediaTypeError
+from service.errors import EncodingRefusedError, TooLargeError, UnsupportedMediaTypeError
 
 _OTHER_BODIES = frozenset({("/v1/steps", b"application/vnd.apache.arrow.stream")})
 
@@ -62,7 +62,7 @@ class RequireJson:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         encoding = _header(scope, b"content-encoding") if scope["type"] == "http" else b""
-        if encoding not in (b"", b"identity") and not _is_v2(scope):
+        if encoding.strip().lower() not in (b"", b"identity") and not _is_v2(scope):
             await carry_problem(_encoded(encoding))(scope, receive, send)
             return
         if scope["type"] == "http" and scope["method"] == "POST" and not _is_v2(scope):
@@ -86,8 +86,9 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 def _encoded(said: bytes) -> UnsupportedMediaTypeError:
-    return UnsupportedMediaTypeError(
-        f"the body's Content-Encoding is {said.decode('latin-1')}: expected none, a body as it is"
+    return EncodingRefusedError(
+        f"the body's Content-Encoding is {said.decode('latin-1')}: expected none, a body as it is",
+        "identity",
     )
 
 

@@ -13,13 +13,16 @@ from service.api.body_reader import BIG_BODY_BYTES
 from service.api.compression import deflate, inflate
 from service.api.context import Context, InContext
 from service.api.keys import Caller
+from service.api.middleware import announced_bytes
 from service.api.open_inference_body import (
     HEADER,
     InferRequest,
+    read_id,
     read_infer,
     read_parameters,
     write_infer,
 )
+from service.api.open_inference_errors import Asked
 from service.api.open_inference_model import Signature, observations_of, outputs_of
 from service.api.open_inference_sequence import Sequence, model_of_sequence, step_sequence
 from service.engine.loaded_model import LoadedModel
@@ -30,6 +33,7 @@ from service.errors import (
     InvalidInputError,
     MalformedError,
     ModelNotFoundError,
+    QueueFullError,
     TooLargeError,
 )
 
@@ -71,31 +75,30 @@ async def infer_with_version(
 async def _infer(
     context: Context, caller: Caller, name: str, version: str | None, request: Request
 ) -> Response:
-    started = time.perf_counter_ns()
-    model = _expected(context.engine.registry, name, version)
-    figures = context.inference.of(model.name, model.version)
+    started, asked_at = time.perf_counter_ns(), time.time()
+    known, figures = Asked.of(request.scope), context.metrics.inference
+    body: _Body | None = None
+    model: LoadedModel | None = None
     try:
+        model = _expected(context.engine.registry, name, version)
         context.engine.refuse_if_full(model)
-        body = await _receive(context, request)
+        body = await _receive(request, context.settings.max_body_bytes)
         sequence = Sequence.of(await _read(context, body, read_parameters))
+        if sequence is not None:
+            known.sequence = f"sequence {sequence.id} of model {name!r}"
         model, asked = await _read_as_meant(context, caller, name, version, sequence, body)
-        figures = context.inference.of(model.name, model.version)
         was_read = time.perf_counter_ns()
-        packed, told, model = await _run(context, caller, model, version, asked, sequence)
+        packed, told, model = await _run(context, caller, model, version, asked, sequence, asked_at)
         was_run = time.perf_counter_ns()
         response = _respond(model, packed, told, asked, request)
-    except Exception:
-        figures.failed += 1
-        figures.failed_ns += time.perf_counter_ns() - started
+    except Exception as error:
+        if model is not None:
+            figures.failed(model.name, model.version, time.perf_counter_ns() - started)
+        known.id = await _id_of(context, request, body, error)
         raise
     ended = time.perf_counter_ns()
-    figures.succeeded += 1
-    figures.rows += len(packed)
-    figures.total_ns += ended - started
-    figures.read_ns += was_read - started
-    figures.run_ns += was_run - was_read
-    figures.written_ns += ended - was_run
-    figures.last_ms = time.time_ns() // 1_000_000
+    spent_ns = was_read - started, was_run - was_read, ended - was_run
+    figures.succeeded(model.name, model.version, len(packed), *spent_ns)
     return response
 
 
@@ -121,17 +124,36 @@ class _Body(NamedTuple):
     json_bytes: int | None
 
 
-async def _receive(context: Context, request: Request) -> _Body:
-    encoding = request.headers.get("content-encoding", "")
+async def _receive(request: Request, max_bytes: int) -> _Body:
+    encoding = ",".join(request.headers.getlist("content-encoding"))
     try:
         body = await request.body()
     except ClientDisconnect:
         raise MalformedError("the client left in the middle of the body") from None
-    data = inflate(body, encoding, context.settings.max_body_bytes)
+    data = inflate(body, encoding, max_bytes)
     said = request.headers.get(HEADER)
     if said is not None and not (said.isascii() and said.isdigit() and len(said) < 12):
         raise MalformedError(f"{HEADER} is {said[:40]!r}: expected the bytes of the JSON")
     return _Body(data, None if said is None else int(said))
+
+
+async def _id_of(
+    context: Context, request: Request, body: _Body | None, error: Exception
+) -> str | None:
+    """The id of a request that failed, which may be before its body was read.
+
+    Of a big one that found the queue full it is not looked for.
+    """
+    limit = context.settings.max_body_bytes
+    if isinstance(error, QueueFullError):
+        limit = min(limit, BIG_BODY_BYTES)
+        announced = announced_bytes(request.headers.get("content-length", "").encode())
+        if not 0 < announced <= limit:
+            return None
+    try:
+        return await _read(context, body or await _receive(request, limit), read_id)
+    except CarryError:
+        return None
 
 
 async def _read(
@@ -179,6 +201,7 @@ async def _run(
     version: str | None,
     asked: InferRequest,
     sequence: Sequence | None,
+    asked_at: float,
 ) -> tuple[list[bytes], dict[str, Any], LoadedModel]:
     """Packed outputs of each row, what is told of the sequence, and the model that has answered."""
     rows = observations_of(model, asked.arrays)
@@ -187,7 +210,9 @@ async def _run(
     if sequence is None:
         return await context.engine.predict(model, rows, emit), {}, model
     if len(rows) != 1:
-        raise InvalidInputError(f"a request of a sequence has one row, got {len(rows)}")
+        raise InvalidInputError(
+            f"the inputs have {len(rows)} rows: expected one, as each request of a sequence has"
+        )
     [(observations, start_s)] = rows
     reply = await step_sequence(
         context.engine,
@@ -201,6 +226,7 @@ async def _run(
         context.settings.default_ttl_s,
         open_session=partial(context.quotas.open, caller),
         restarts=context.settings.v2_start == "restart",
+        asked_at=asked_at,
     )
     told = {
         "sequence_id": sequence.id,
@@ -261,7 +287,9 @@ def _respond(
         head["parameters"] = told
     arrays = outputs_of(model, packed)
     body, json_bytes = write_infer(head, Signature.of(model), arrays, asked)
-    headers = {} if json_bytes is None else {HEADER: str(json_bytes)}
+    headers = {"Vary": "Accept-Encoding"}  # also where it is too short to be worth it
+    if json_bytes is not None:
+        headers[HEADER] = str(json_bytes)
     body, encoding = deflate(body, request.headers.get("accept-encoding", ""))
     if encoding:
         headers["Content-Encoding"] = encoding
