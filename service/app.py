@@ -19,6 +19,7 @@ from service.api import (
     health,
     models,
     open_inference,
+    open_inference_generate,
     open_inference_infer,
     open_inference_repository,
     predict,
@@ -155,7 +156,8 @@ def create_app(settings: Settings) -> HotPath:
     install_open_inference_errors(app)
     parts = (
         models, predict, timeseries, sessions, generate, session_operations, bulk, events,
-        snapshots, asyncapi, open_inference, open_inference_infer, open_inference_repository, health
+        snapshots, asyncapi, open_inference, open_inference_infer, open_inference_generate,
+        open_inference_repository, health,
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

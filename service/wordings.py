@@ -100,6 +100,10 @@ SESSIONS: Final[Mapping[str, str]] = {
         "model {model!r} writes about one vector at a time: expected one row of {expected}"
         " numbers, none of them missing; got {num_rows} of {num_values}"
     ),
+    "model-writes-not": (
+        "model {model!r} does not write: expected a session of a model with the task 'generate'"
+        " (see GET /v1/models)"
+    ),
     "start-expected": (
         'model {model!r} uses the time of each row: expected "start", the time of the first row,'
         ' such as "2016-08-29"'

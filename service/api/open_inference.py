@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v2", tags=["open inference"])
 
 _EXTENSIONS = (
     "sequence", "model_configuration", "binary_tensor_data", "parameters", "statistics",
-    "model_repository",
+    "model_repository", "generate",
 )  # fmt: skip
 _DOCUMENTED: dict[str, Any] = {
     "responses": {404: {"description": 'No such model: `{"error": "…"}`'}},

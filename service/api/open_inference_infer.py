@@ -1,45 +1,35 @@
 """`POST /v2/models/{model}/infer`: a step of a sequence, or a prediction without one."""
 
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from service.api.auth import InCaller
-from service.api.body_reader import BIG_BODY_BYTES
-from service.api.compression import deflate, inflate
+from service.api.compression import deflate
 from service.api.context import Context, InContext
 from service.api.keys import Caller
-from service.api.middleware import announced_bytes
 from service.api.open_inference_body import (
     HEADER,
     InferRequest,
-    read_id,
     read_infer,
     read_parameters,
     write_infer,
 )
 from service.api.open_inference_errors import Asked
 from service.api.open_inference_model import Signature, observations_of, outputs_of
+from service.api.open_inference_receive import Body, expected_model, id_of, read, receive
 from service.api.open_inference_sequence import Sequence, model_of_sequence, step_sequence
 from service.engine.loaded_model import LoadedModel
-from service.engine.registry import Registry
 from service.engine.requests import Observations
 from service.errors import (
     CarryError,
     InvalidInputError,
-    MalformedError,
-    ModelNotFoundError,
-    QueueFullError,
     TooLargeError,
 )
 
 router = APIRouter(prefix="/v2/models/{model}", tags=["open inference"])
-
-_Result = TypeVar("_Result")
 
 _DOCUMENTED: dict[str, Any] = {
     "responses": {
@@ -77,15 +67,15 @@ async def _infer(
 ) -> Response:
     started, asked_at = time.perf_counter_ns(), time.time()
     known, figures = Asked.of(request.scope), context.metrics.inference
-    body: _Body | None = None
+    body: Body | None = None
     model: LoadedModel | None = None
     try:
-        model = _expected(context.engine.registry, name, version)
+        model = expected_model(context.engine.registry, name, version)
         context.engine.refuse_if_full(model)
-        body = await _receive(request, context.settings.max_body_bytes)
-        sequence = Sequence.of(await _read(context, body, read_parameters))
+        body = await receive(request, context.settings.max_body_bytes)
+        sequence = Sequence.of(await read(context, body, read_parameters))
         if sequence is not None:
-            known.sequence = f"sequence {sequence.id} of model {name!r}"
+            known.sequence = sequence.described(name)
         model, asked = await _read_as_meant(context, caller, name, version, sequence, body)
         was_read = time.perf_counter_ns()
         packed, told, model = await _run(context, caller, model, version, asked, sequence, asked_at)
@@ -94,74 +84,12 @@ async def _infer(
     except Exception as error:
         if model is not None:
             figures.failed(model.name, model.version, time.perf_counter_ns() - started)
-        known.id = await _id_of(context, request, body, error)
+        known.id = await id_of(context, request, body, error)
         raise
     ended = time.perf_counter_ns()
     spent_ns = was_read - started, was_run - was_read, ended - was_run
     figures.succeeded(model.name, model.version, len(packed), *spent_ns)
     return response
-
-
-def _expected(registry: Registry, name: str, version: str | None) -> LoadedModel:
-    """What the request is for, as far as its path says: a sequence may be of another version.
-
-    Raises:
-        ModelNotFoundError: there is none, nor one with which sequences may go on.
-    """
-    try:
-        return registry.get(name, version)
-    except ModelNotFoundError:
-        for model in registry.retiring:
-            if model.name == name and version in (None, model.version):
-                return model
-        raise
-
-
-class _Body(NamedTuple):
-    """Unfolded; `json_bytes` where binary tensors may follow."""
-
-    data: bytes
-    json_bytes: int | None
-
-
-async def _receive(request: Request, max_bytes: int) -> _Body:
-    encoding = ",".join(request.headers.getlist("content-encoding"))
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise MalformedError("the client left in the middle of the body") from None
-    data = inflate(body, encoding, max_bytes)
-    said = request.headers.get(HEADER)
-    if said is not None and not (said.isascii() and said.isdigit() and len(said) < 12):
-        raise MalformedError(f"{HEADER} is {said[:40]!r}: expected the bytes of the JSON")
-    return _Body(data, None if said is None else int(said))
-
-
-async def _id_of(
-    context: Context, request: Request, body: _Body | None, error: Exception
-) -> str | None:
-    """The id of a request that failed, which may be before its body was read.
-
-    Of a big one that found the queue full it is not looked for.
-    """
-    limit = context.settings.max_body_bytes
-    if isinstance(error, QueueFullError):
-        limit = min(limit, BIG_BODY_BYTES)
-        announced = announced_bytes(request.headers.get("content-length", "").encode())
-        if not 0 < announced <= limit:
-            return None
-    try:
-        return await _read(context, body or await _receive(request, limit), read_id)
-    except CarryError:
-        return None
-
-
-async def _read(
-    context: Context, body: _Body, read: Callable[[bytes, int | None], _Result]
-) -> _Result:
-    if (len(body.data) if body.json_bytes is None else body.json_bytes) > BIG_BODY_BYTES:
-        return await context.reader.call(read, *body)
-    return read(*body)
 
 
 async def _read_as_meant(
@@ -170,7 +98,7 @@ async def _read_as_meant(
     name: str,
     version: str | None,
     sequence: Sequence | None,
-    body: _Body,
+    body: Body,
 ) -> tuple[LoadedModel, InferRequest]:
     """The model that a request is for, and the request as that reads it."""
     engine = context.engine
@@ -189,9 +117,9 @@ async def _read_as_meant(
 
 
 async def _read_as(
-    model: LoadedModel, context: Context, body: _Body
+    model: LoadedModel, context: Context, body: Body
 ) -> tuple[LoadedModel, InferRequest]:
-    return model, await _read(context, body, partial(read_infer, Signature.of(model)))
+    return model, await read(context, body, partial(read_infer, Signature.of(model)))
 
 
 async def _run(
@@ -228,12 +156,7 @@ async def _run(
         restarts=context.settings.v2_start == "restart",
         asked_at=asked_at,
     )
-    told = {
-        "sequence_id": sequence.id,
-        "sequence_start": sequence.start,
-        "sequence_end": sequence.end,
-        "sequence_step": reply.step,
-    }
+    told = sequence.told(reply.step)
     return [reply.outputs], told, context.engine.registry.get_for_reply(reply.record.opening)
 
 

@@ -68,6 +68,19 @@ class Sequence:
             return None
         return cls(found, flags["sequence_start"], flags["sequence_end"], step)
 
+    def described(self, model: str) -> str:
+        """What errors call it."""
+        return f"sequence {self.id} of model {model!r}"
+
+    def told(self, step: int) -> dict[str, Any]:
+        """The parameters of an answer, behind which the sequence is at `step`."""
+        return {
+            "sequence_id": self.id,
+            "sequence_start": self.start,
+            "sequence_end": self.end,
+            "sequence_step": step,
+        }
+
     def key(self, tenant: str, model: str) -> Key:
         """Where it is kept: a colon is in no name that clients choose."""
         if isinstance(self.id, int):

@@ -56,6 +56,10 @@ SEQUENCES: Final[Mapping[str, str]] = {
     "vector-unfit": (
         "input {input!r}: expected {expected} finite numbers for each row, none of them missing"
     ),
+    "model-writes-not": (
+        "model {model!r} does not write: expected a model whose configuration has the parameter"
+        " carry_task = generate; send this one's inputs to POST /v2/models/{model}/infer"
+    ),
     "start-expected": (
         "model {model!r} uses the time of each step: expected input {input!r}, INT64 [rows, steps],"
         " in seconds since 1970-01-01 UTC"
