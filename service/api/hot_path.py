@@ -37,6 +37,7 @@ from service.api.steps import (
     step_response,
     submit_cached,
 )
+from service.api.whole_bodies import hand_over_whole_body
 from service.engine.session import Reply
 from service.engine.trail import on
 from service.errors import CarryError
@@ -63,6 +64,7 @@ class HotPath:
         self._observe = Observe(guarded, context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        receive = hand_over_whole_body(receive)
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         match = _STEPS.fullmatch(scope["path"]) if is_post else None
         if match is None or (self._knows_origins and _has_origin(scope)):
