@@ -19,6 +19,7 @@ from service.api import (
     health,
     models,
     open_inference,
+    open_inference_generate,
     open_inference_infer,
     open_inference_repository,
     predict,
@@ -34,7 +35,10 @@ from service.api.hot_path import HotPath
 from service.api.keys import KeyRing
 from service.api.middleware import AnswerHead, LimitBody, RequireJson, SecureHeaders
 from service.api.observe import Observe
-from service.api.open_inference_errors import OpenInferenceErrors
+from service.api.open_inference_errors import (
+    OpenInferenceErrors,
+    install_open_inference_errors,
+)
 from service.api.open_inference_schemas import describe_open_inference
 from service.api.problems import install_error_handlers, problem_schema
 from service.api.quotas import Quotas
@@ -152,10 +156,11 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(SecureHeaders)
     app.add_middleware(Observe, context=context)
     install_error_handlers(app)
+    install_open_inference_errors(app)
     parts = (
         models, predict, timeseries, sessions, generate, session_operations, bulk, events,
         snapshots, stream_urls, asyncapi, open_inference, open_inference_infer,
-        open_inference_repository, health
+        open_inference_generate, open_inference_repository, health,
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

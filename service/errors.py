@@ -1,10 +1,14 @@
 """Everything that can go wrong for a client, with its stable code and HTTP status, in one file.
 
-The `detail` of each error says what was asked, what was expected, what was found and what to do.
+The `detail` of each error says what was asked, what was expected, what was found and what to do:
+in the words of `/v1`, and where it has a case in those of any transport (`wordings.py`).
 Members such as `expected_step` are for programs and appear beside it in the answer.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
+
+from service.wordings import SESSIONS, Case
 
 Member = int | str | list[int] | list[dict[str, str]]
 
@@ -12,17 +16,26 @@ Member = int | str | list[int] | list[dict[str, str]]
 class CarryError(Exception):
     """Base of every error that the service answers on purpose."""
 
+    case: Case | None
+
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
 
     def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, **members: Member
+        self, what: str | Case, *, retry_after_s: float | None = None, **members: Member
     ) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        self.case = what if isinstance(what, Case) else None
+        self.detail = what.worded(SESSIONS) if isinstance(what, Case) else what
+        super().__init__(self.detail)
         self.retry_after_s = retry_after_s
         self.members = members
+
+    def worded(self, table: Mapping[str, str], **context: object) -> str:
+        """Its detail in the words of a table, where that has any for its case."""
+        if self.case is None or self.case.name not in table:
+            return self.detail
+        return self.case.worded(table, **context)
 
 
 class MalformedError(CarryError):
@@ -115,6 +128,17 @@ class RecordUnreadableError(CarryError):
 
 class UnsupportedMediaTypeError(CarryError):
     code, status, title = "unsupported-media-type", 415, "Unsupported media type"
+
+
+class EncodingRefusedError(UnsupportedMediaTypeError):
+    """A body in a coding that is not read; the answer lists those that are (RFC 9110 §15.5.16)."""
+
+    def __init__(self, detail: str, accepted: str) -> None:
+        super().__init__(detail)
+        self.accepted = accepted
+
+    def __reduce__(self) -> tuple[type["EncodingRefusedError"], tuple[str, str]]:
+        return type(self), (self.detail, self.accepted)
 
 
 class QueueFullError(CarryError):

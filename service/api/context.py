@@ -10,7 +10,6 @@ from fastapi import Depends, Request
 from service.api.body_reader import BodyReader
 from service.api.decode import Catalog, Reads
 from service.api.keys import Caller, KeyRing
-from service.api.open_inference_figures import InferenceFigures
 from service.api.present import ForecastOptions
 from service.api.quotas import Quotas
 from service.api.rates import Rates
@@ -47,7 +46,6 @@ class Context:
     repository: Repository
     tracing: "Tracing | None" = None
     reader: BodyReader = field(default_factory=BodyReader)
-    inference: InferenceFigures = field(default_factory=InferenceFigures)
     open_streams: set[object] = field(default_factory=set)
     """WebSockets and event streams, each from when it is open until it ends."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

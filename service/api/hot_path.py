@@ -38,6 +38,7 @@ from service.api.steps import (
     step_response,
     submit_cached,
 )
+from service.api.whole_bodies import hand_over_whole_body
 from service.engine.session import Reply
 from service.engine.trail import on
 from service.errors import CarryError
@@ -68,6 +69,7 @@ class HotPath:
         if "fault" in scope:  # of its head, see `heads.py`
             await self._refuse_head(scope, receive, send)
             return
+        receive = hand_over_whole_body(receive)
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         match = _STEPS.fullmatch(scope["path"]) if is_post else None
         if match is None or (self._knows_origins and _has_origin(scope)):

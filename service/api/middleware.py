@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.methods import methods_at
 from service.api.problems import carry_problem
-from service.errors import TooLargeError, UnsupportedMediaTypeError
+from service.errors import EncodingRefusedError, TooLargeError, UnsupportedMediaTypeError
 
 _CHARSET = re.compile(rb""";\s*charset\s*=\s*["']?([^\s;"']*)""", re.IGNORECASE)
 _CHARSETS = frozenset({b"", b"utf-8", b"utf8", b"us-ascii", b"ascii"})  # ASCII is UTF-8
@@ -80,7 +80,7 @@ class RequireJson:
     def _refusal_of(self, scope: Scope) -> UnsupportedMediaTypeError | None:
         is_v2 = _is_v2(scope)
         encoding = _header(scope, b"content-encoding")
-        if encoding not in (b"", b"identity") and not is_v2:
+        if encoding.strip().lower() not in (b"", b"identity") and not is_v2:
             return _encoded(encoding)
         said = _header(scope, b"content-type")
         charset = _CHARSET.search(said)
@@ -105,8 +105,9 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 def _encoded(said: bytes) -> UnsupportedMediaTypeError:
-    return UnsupportedMediaTypeError(
-        f"the body's Content-Encoding is {said.decode('latin-1')}: expected none, a body as it is"
+    return EncodingRefusedError(
+        f"the body's Content-Encoding is {said.decode('latin-1')}: expected none, a body as it is",
+        "identity",
     )
 
 

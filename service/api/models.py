@@ -99,7 +99,7 @@ def _columns(manifest: Manifest) -> list[Json] | None:
 
 
 def _live(context: Context, model: LoadedModel) -> Json:
-    live = context.metrics.live(model.name, model.version)
+    live = context.metrics.totals().live(model.name, model.version)
     batches = live.batches
     return {
         "steps": live.steps,

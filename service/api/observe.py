@@ -12,8 +12,7 @@ from service.api.context import Context
 from service.api.follow import begin_trail, where_time_went
 from service.api.keys import Caller
 from service.api.methods import route_of
-from service.api.open_inference_errors import OpenInferenceErrors
-from service.api.problems import unexpected_problem
+from service.api.open_inference_errors import unexpected_response
 from service.api.request_ids import (
     REQUEST_ID,
     headers_of,
@@ -84,8 +83,7 @@ class Observe:
             except Exception as error:  # the request's boundary: it would cut the connection
                 if status:
                     raise
-                answer = OpenInferenceErrors(unexpected_problem(error, path))
-                await answer(scope, receive, watch)
+                await unexpected_response(error, scope)(scope, receive, watch)
             if not status:  # the client left before it had asked
                 return
             asked.caller = scope.get("caller")

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v2", tags=["open inference"])
 
 _EXTENSIONS = (
     "sequence", "model_configuration", "binary_tensor_data", "parameters", "statistics",
-    "model_repository",
+    "model_repository", "generate",
 )  # fmt: skip
 _DOCUMENTED: dict[str, Any] = {
     "responses": {404: {"description": 'No such model: `{"error": "…"}`'}},
@@ -54,7 +54,7 @@ async def server_metadata(request: Request) -> Response:
 
 @router.get("/models/stats", summary="Statistics of all models")
 async def all_statistics(context: InContext) -> Response:
-    """Of every model, what `/v2` asked of it since the process began, and how its batches went."""
+    """Of every model, what `/v2` asked of it since the service began, and how its batches went."""
     return _statistics(context, context.engine.registry.all())
 
 
@@ -86,7 +86,7 @@ async def model_config(model: str, context: InContext, version: str | None = Non
 @router.get("/models/{model}/stats", summary="A model's statistics", **_DOCUMENTED)
 @router.get("/models/{model}/versions/{version}/stats", summary="Its statistics", **_DOCUMENTED)
 async def model_statistics(model: str, context: InContext, version: str | None = None) -> Response:
-    """What `/v2` asked of it since the process began, and how its batches went."""
+    """What `/v2` asked of it since the service began, and how its batches went."""
     registry = context.engine.registry
     found = registry.versions(model) if version is None else [registry.get(model, version)]
     return _statistics(context, found)
@@ -108,16 +108,6 @@ async def unsupported_of_model(model: str) -> Response:
 
 
 def _statistics(context: Context, models: list[LoadedModel]) -> Response:
-    return json_response(
-        {
-            "model_stats": [
-                statistics_of(
-                    model.name,
-                    model.version,
-                    context.inference.of(model.name, model.version),
-                    context.metrics.live(model.name, model.version).batches,
-                )
-                for model in models
-            ]
-        }
-    )
+    totals = context.metrics.totals()
+    stats = [statistics_of(totals, model.name, model.version) for model in models]
+    return json_response({"model_stats": stats})

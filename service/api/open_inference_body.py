@@ -18,6 +18,19 @@ from service.errors import InvalidInputError, MalformedError
 
 HEADER: Final = "Inference-Header-Content-Length"
 _MAX_OUTPUTS = 64
+_SEQUENCE_PARAMETERS: Final = frozenset(
+    {"sequence_id", "sequence_start", "sequence_end", "sequence_step"}
+)
+_PARAMETERS_ELSEWHERE: Final = {
+    "sequence_id": (
+        '; a sequence is named by the parameters of the request: "parameters": {"sequence_id": 5}'
+    ),
+    "sequence_control_input": (
+        "; a sequence is begun and ended by the parameters of the request, true or false:"
+        ' "parameters": {"sequence_id": 5, "sequence_start": true, "sequence_end": false}'
+    ),
+}
+"""Inputs by which OpenVINO Model Server is told of sequences."""
 
 
 @dataclass(slots=True)
@@ -43,6 +56,16 @@ def read_parameters(data: bytes, json_bytes: int | None) -> dict[str, Any]:
     """
     _, parameters = _read_json(data, json_bytes)
     return parameters
+
+
+def read_id(data: bytes, json_bytes: int | None) -> str | None:
+    """The id of a request that may be wrong in everything else; None where it has none."""
+    try:
+        body = orjson.loads(data[:json_bytes])
+    except orjson.JSONDecodeError:
+        return None
+    found = body.get("id") if isinstance(body, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def read_infer(signature: Signature, data: bytes, json_bytes: int | None) -> InferRequest:
@@ -106,7 +129,12 @@ def _read_json(data: bytes, json_bytes: int | None) -> tuple[dict[str, Any], dic
     except orjson.JSONDecodeError as error:
         raise MalformedError(f"the body is not valid JSON ({error}): expected an object") from None
     if not isinstance(body, dict) or not isinstance(body.get("inputs"), list):
-        raise MalformedError('the body has no list "inputs"')
+        raise MalformedError('the body has no list "inputs": expected {"inputs": [{"name": …}]}')
+    if astray := sorted(_SEQUENCE_PARAMETERS & set(body)):
+        raise MalformedError(
+            f'the body has {astray} beside "inputs": expected them in "parameters", such as'
+            f' {{"parameters": {{"{astray[0]}": …}}}}'
+        )
     parameters = _parameters(body, "the request")
     if any(name.startswith("triton_") for name in parameters):
         raise MalformedError("parameters that begin with triton_ are reserved")
@@ -123,9 +151,7 @@ def _read_inputs(
         name = entry["name"]
         tensor = known.get(name)
         if tensor is None or name in arrays:
-            raise InvalidInputError(
-                f"unexpected inference input {name[:80]!r}: expected each once of {sorted(known)}"
-            )
+            raise _unexpected_input(name, sorted(known), is_known=tensor is not None)
         size = _parameters(entry, f"input {name!r}").get("binary_data_size")
         if size is None:
             arrays[name] = _fitting(tensor, entry, _json_values(tensor, entry))
@@ -237,6 +263,15 @@ def _wanted(signature: Signature, listed: Any, is_binary: bool) -> dict[str, boo
             raise InvalidInputError("the classification extension is not supported")
         wanted[name] = parameters.get("binary_data", is_binary) is True
     return wanted
+
+
+def _unexpected_input(name: str, known: list[str], *, is_known: bool) -> InvalidInputError:
+    if is_known:
+        return InvalidInputError(f"input {name!r} is there twice: expected each once of {known}")
+    hint = _PARAMETERS_ELSEWHERE.get(name, "")
+    return InvalidInputError(
+        f"unexpected inference input {name[:80]!r}: expected each once of {known}{hint}"
+    )
 
 
 def _unexpected_output(name: object, names: list[str]) -> InvalidInputError:

@@ -1,56 +1,39 @@
-"""What was inferred through the Open Inference Protocol since this process started, by model."""
+"""What was inferred under `/v2`, as Triton's statistics extension has it."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from service.telemetry.totals import Totals
 
-@dataclass(slots=True)
-class Figures:
-    """Times in nanoseconds; `rows` are those of requests that succeeded."""
-
-    rows: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    total_ns: int = 0
-    failed_ns: int = 0
-    read_ns: int = 0
-    run_ns: int = 0
-    written_ns: int = 0
-    last_ms: int = 0
+_REQUESTS, _SECONDS = "carry_inference_requests_total", "carry_inference_seconds_total"
+_LAST = "carry_inference_last_success_timestamp_seconds"
 
 
-@dataclass(slots=True)
-class InferenceFigures:
-    """Bounded by the number of models that were ever loaded."""
+def statistics_of(totals: Totals, name: str, version: str) -> dict[str, Any]:
+    """Of all workers, since the service began. Waiting for the graph counts as its time."""
 
-    _models: dict[tuple[str, str], Figures] = field(default_factory=dict)
+    def total(series: str, label: str = "") -> float:
+        return totals.of(name, version, series, label)
 
-    def of(self, name: str, version: str) -> Figures:
-        return self._models.setdefault((name, version), Figures())
+    def timed(number: float, *parts: str) -> dict[str, int]:
+        seconds = sum(total(_SECONDS, part) for part in parts)
+        return {"count": int(number), "ns": int(seconds * 1e9)}
 
-
-def statistics_of(name: str, version: str, figures: Figures, num_batches: int) -> dict[str, Any]:
-    """As Triton's statistics extension has them. Waiting for the graph counts as its time."""
-    count = figures.succeeded
-
-    def timed(number: int, ns: int) -> dict[str, int]:
-        return {"count": number, "ns": ns}
-
+    count = total(_REQUESTS, "success")
     return {
         "name": name,
         "version": version,
-        "last_inference": figures.last_ms,
-        "inference_count": figures.rows,
-        "execution_count": num_batches,
+        "last_inference": round(total(_LAST) * 1000),
+        "inference_count": int(total("carry_inference_rows_total")),
+        "execution_count": int(total("carry_batch_rows_count")),
         "inference_stats": {
-            "success": timed(count, figures.total_ns),
-            "fail": timed(figures.failed, figures.failed_ns),
-            "queue": timed(count, 0),
-            "compute_input": timed(count, figures.read_ns),
-            "compute_infer": timed(count, figures.run_ns),
-            "compute_output": timed(count, figures.written_ns),
-            "cache_hit": timed(0, 0),
-            "cache_miss": timed(0, 0),
+            "success": timed(count, "read", "run", "write"),
+            "fail": timed(total(_REQUESTS, "failure"), "failed"),
+            "queue": timed(count),
+            "compute_input": timed(count, "read"),
+            "compute_infer": timed(count, "run"),
+            "compute_output": timed(count, "write"),
+            "cache_hit": timed(0),
+            "cache_miss": timed(0),
         },
         "batch_stats": [],
     }

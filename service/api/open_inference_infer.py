@@ -1,16 +1,13 @@
 """`POST /v2/models/{model}/infer`: a step of a sequence, or a prediction without one."""
 
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from service.api.auth import InCaller
-from service.api.body_reader import BIG_BODY_BYTES
-from service.api.compression import deflate, inflate
+from service.api.compression import deflate
 from service.api.context import Context, InContext
 from service.api.keys import Caller
 from service.api.open_inference_body import (
@@ -20,22 +17,19 @@ from service.api.open_inference_body import (
     read_parameters,
     write_infer,
 )
+from service.api.open_inference_errors import Asked
 from service.api.open_inference_model import Signature, observations_of, outputs_of
+from service.api.open_inference_receive import Body, expected_model, id_of, read, receive
 from service.api.open_inference_sequence import Sequence, model_of_sequence, step_sequence
 from service.engine.loaded_model import LoadedModel
-from service.engine.registry import Registry
 from service.engine.requests import Observations
 from service.errors import (
     CarryError,
     InvalidInputError,
-    MalformedError,
-    ModelNotFoundError,
     TooLargeError,
 )
 
 router = APIRouter(prefix="/v2/models/{model}", tags=["open inference"])
-
-_Result = TypeVar("_Result")
 
 _DOCUMENTED: dict[str, Any] = {
     "responses": {
@@ -71,75 +65,31 @@ async def infer_with_version(
 async def _infer(
     context: Context, caller: Caller, name: str, version: str | None, request: Request
 ) -> Response:
-    started = time.perf_counter_ns()
-    model = _expected(context.engine.registry, name, version)
-    figures = context.inference.of(model.name, model.version)
+    started, asked_at = time.perf_counter_ns(), time.time()
+    known, figures = Asked.of(request.scope), context.metrics.inference
+    body: Body | None = None
+    model: LoadedModel | None = None
     try:
+        model = expected_model(context.engine.registry, name, version)
         context.engine.refuse_if_full(model)
-        body = await _receive(context, request)
-        sequence = Sequence.of(await _read(context, body, read_parameters))
+        body = await receive(request, context.settings.max_body_bytes)
+        sequence = Sequence.of(await read(context, body, read_parameters))
+        if sequence is not None:
+            known.sequence = sequence.described(name)
         model, asked = await _read_as_meant(context, caller, name, version, sequence, body)
-        figures = context.inference.of(model.name, model.version)
         was_read = time.perf_counter_ns()
-        packed, told, model = await _run(context, caller, model, version, asked, sequence)
+        packed, told, model = await _run(context, caller, model, version, asked, sequence, asked_at)
         was_run = time.perf_counter_ns()
         response = _respond(model, packed, told, asked, request)
-    except Exception:
-        figures.failed += 1
-        figures.failed_ns += time.perf_counter_ns() - started
+    except Exception as error:
+        if model is not None:
+            figures.failed(model.name, model.version, time.perf_counter_ns() - started)
+        known.id = await id_of(context, request, body, error)
         raise
     ended = time.perf_counter_ns()
-    figures.succeeded += 1
-    figures.rows += len(packed)
-    figures.total_ns += ended - started
-    figures.read_ns += was_read - started
-    figures.run_ns += was_run - was_read
-    figures.written_ns += ended - was_run
-    figures.last_ms = time.time_ns() // 1_000_000
+    spent_ns = was_read - started, was_run - was_read, ended - was_run
+    figures.succeeded(model.name, model.version, len(packed), *spent_ns)
     return response
-
-
-def _expected(registry: Registry, name: str, version: str | None) -> LoadedModel:
-    """What the request is for, as far as its path says: a sequence may be of another version.
-
-    Raises:
-        ModelNotFoundError: there is none, nor one with which sequences may go on.
-    """
-    try:
-        return registry.get(name, version)
-    except ModelNotFoundError:
-        for model in registry.retiring:
-            if model.name == name and version in (None, model.version):
-                return model
-        raise
-
-
-class _Body(NamedTuple):
-    """Unfolded; `json_bytes` where binary tensors may follow."""
-
-    data: bytes
-    json_bytes: int | None
-
-
-async def _receive(context: Context, request: Request) -> _Body:
-    encoding = request.headers.get("content-encoding", "")
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise MalformedError("the client left in the middle of the body") from None
-    data = inflate(body, encoding, context.settings.max_body_bytes)
-    said = request.headers.get(HEADER)
-    if said is not None and not (said.isascii() and said.isdigit() and len(said) < 12):
-        raise MalformedError(f"{HEADER} is {said[:40]!r}: expected the bytes of the JSON")
-    return _Body(data, None if said is None else int(said))
-
-
-async def _read(
-    context: Context, body: _Body, read: Callable[[bytes, int | None], _Result]
-) -> _Result:
-    if (len(body.data) if body.json_bytes is None else body.json_bytes) > BIG_BODY_BYTES:
-        return await context.reader.call(read, *body)
-    return read(*body)
 
 
 async def _read_as_meant(
@@ -148,7 +98,7 @@ async def _read_as_meant(
     name: str,
     version: str | None,
     sequence: Sequence | None,
-    body: _Body,
+    body: Body,
 ) -> tuple[LoadedModel, InferRequest]:
     """The model that a request is for, and the request as that reads it."""
     engine = context.engine
@@ -167,9 +117,9 @@ async def _read_as_meant(
 
 
 async def _read_as(
-    model: LoadedModel, context: Context, body: _Body
+    model: LoadedModel, context: Context, body: Body
 ) -> tuple[LoadedModel, InferRequest]:
-    return model, await _read(context, body, partial(read_infer, Signature.of(model)))
+    return model, await read(context, body, partial(read_infer, Signature.of(model)))
 
 
 async def _run(
@@ -179,6 +129,7 @@ async def _run(
     version: str | None,
     asked: InferRequest,
     sequence: Sequence | None,
+    asked_at: float,
 ) -> tuple[list[bytes], dict[str, Any], LoadedModel]:
     """Packed outputs of each row, what is told of the sequence, and the model that has answered."""
     rows = observations_of(model, asked.arrays)
@@ -187,7 +138,9 @@ async def _run(
     if sequence is None:
         return await context.engine.predict(model, rows, emit), {}, model
     if len(rows) != 1:
-        raise InvalidInputError(f"a request of a sequence has one row, got {len(rows)}")
+        raise InvalidInputError(
+            f"the inputs have {len(rows)} rows: expected one, as each request of a sequence has"
+        )
     [(observations, start_s)] = rows
     reply = await step_sequence(
         context.engine,
@@ -201,13 +154,9 @@ async def _run(
         context.settings.default_ttl_s,
         open_session=partial(context.quotas.open, caller),
         restarts=context.settings.v2_start == "restart",
+        asked_at=asked_at,
     )
-    told = {
-        "sequence_id": sequence.id,
-        "sequence_start": sequence.start,
-        "sequence_end": sequence.end,
-        "sequence_step": reply.step,
-    }
+    told = sequence.told(reply.step)
     return [reply.outputs], told, context.engine.registry.get_for_reply(reply.record.opening)
 
 
@@ -261,7 +210,9 @@ def _respond(
         head["parameters"] = told
     arrays = outputs_of(model, packed)
     body, json_bytes = write_infer(head, Signature.of(model), arrays, asked)
-    headers = {} if json_bytes is None else {HEADER: str(json_bytes)}
+    headers = {"Vary": "Accept-Encoding"}  # also where it is too short to be worth it
+    if json_bytes is not None:
+        headers[HEADER] = str(json_bytes)
     body, encoding = deflate(body, request.headers.get("accept-encoding", ""))
     if encoding:
         headers["Content-Encoding"] = encoding

@@ -133,7 +133,7 @@ def observations_of(
         )
     starts: list[int | None] = [None] * len(x)
     if model.time is not None and model.time.name in arrays:
-        starts = _starts(model, arrays[model.time.name], x.shape[1])
+        starts = _starts(model, arrays[model.time.name], *x.shape[:2])
     return [
         (Observations(rows=np.ascontiguousarray(rows)), start)
         for rows, start in zip(x, starts, strict=True)
@@ -178,13 +178,18 @@ def _texts(model: LoadedModel, arrays: dict[str, np.ndarray]) -> list[Observatio
     vectors = None if model.x is None else arrays.get(model.x.name)
     if vectors is None:
         if not texts:
-            raise InvalidInputError(f"expected a vector, {TEXT!r}, or both; got no input")
+            names = [TEXT] if model.x is None else [model.x.name, TEXT]
+            raise InvalidInputError(f"the inputs have no rows: expected at least one of {names}")
         return [Observations(text=text) for text in texts]
+    assert model.x is not None, "it read vectors"
     if not len(vectors):
-        raise InvalidInputError("no vectors were sent: expected at least one")
+        raise InvalidInputError(f"input {model.x.name!r} has no rows: expected at least one")
     texts = texts or [""] * len(vectors)
     if len(texts) != len(vectors):
-        raise InvalidInputError(f"{len(vectors)} vectors and {len(texts)} texts: expected as many")
+        raise InvalidInputError(
+            f"input {TEXT!r} has {len(texts)} rows: expected {len(vectors)}, as input"
+            f" {model.x.name!r} has"
+        )
     return [
         Observations(rows=vector[None], text=text)
         for vector, text in zip(vectors, texts, strict=True)
@@ -198,7 +203,11 @@ def _tensors(model: LoadedModel, arrays: dict[str, np.ndarray]) -> list[Observat
     sizes = {values.shape[:2] for values in tensors.values()}
     num_rows, num_steps = next(iter(sizes))
     if len(sizes) > 1 or not num_rows or not num_steps:
-        raise InvalidInputError("expected as many rows and steps in each input, and at least one")
+        shapes = {spec.name: list(arrays[spec.name].shape) for spec in layout.tensors}
+        raise InvalidInputError(
+            f"the inputs have shapes {shapes}: expected as many rows and steps in each, and at"
+            " least one"
+        )
     chosen = {
         spec.name: arrays[spec.name].reshape(spec.row_shape)
         for spec in layout.constants
@@ -214,12 +223,20 @@ def _tensors(model: LoadedModel, arrays: dict[str, np.ndarray]) -> list[Observat
     ]
 
 
-def _starts(model: LoadedModel, times: np.ndarray, num_steps: int) -> list[int | None]:
-    expected = times[:, :1] + model.frequency_s * np.arange(num_steps)
-    if times.shape != expected.shape or not (times == expected).all():
+def _starts(
+    model: LoadedModel, times: np.ndarray, num_rows: int, num_steps: int
+) -> list[int | None]:
+    assert model.time is not None, "its times were sent"
+    where = f"input {model.time.name!r}"
+    if times.shape != (num_rows, num_steps):
         raise InvalidInputError(
-            f"the times of a row must be {num_steps}, {model.frequency_s} s apart: send what is"
-            " missing as NaN"
+            f"{where} has shape {list(times.shape)}: expected {[num_rows, num_steps]}, a time for"
+            " each step of each row"
+        )
+    if not (times == times[:, :1] + model.frequency_s * np.arange(num_steps)).all():
+        raise InvalidInputError(
+            f"{where} holds times that are not {model.frequency_s} s apart in each row: send steps"
+            " that are missing as NaN"
         )
     starts: list[int | None] = []
     for start_s in times[:, 0].tolist():

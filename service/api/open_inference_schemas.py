@@ -57,10 +57,32 @@ class InferAnswer(BaseModel):
     outputs: list[InferredTensor]
 
 
+class GenerateAsk(BaseModel):
+    """Parameters may also stand beside `parameters`. A model that writes about vectors takes one
+    by the name of its input. `sequence_id` and its like are those of `infer`."""
+
+    id: str | None = None
+    text_input: str = ""
+    parameters: dict[str, Any] | None = Field(
+        default=None, description="`max_tokens`, `temperature`, `seed`, `sequence_id`, …"
+    )
+
+
+class GenerateReply(BaseModel):
+    """Of a stream each event holds one, with the next piece of `text_output`."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    text_output: str
+
+
 class InferError(BaseModel):
-    """What every refusal under `/v2` is."""
+    """What every refusal under `/v2` is; with the `id` of the request, where one was read."""
 
     error: str
+    id: str | None = None
 
 
 _SCHEMAS: Final = "#/components/schemas/"
@@ -105,7 +127,9 @@ _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 
 def describe_open_inference(document: dict[str, Any]) -> None:
     """Say in an OpenAPI document what the operations under `/v2` take, answer and refuse."""
-    models: list[type[BaseModel]] = [InferBody, InferAnswer, InferError]
+    models: list[type[BaseModel]] = [
+        InferBody, InferAnswer, InferError, GenerateAsk, GenerateReply,
+    ]  # fmt: skip
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}"
     )
@@ -123,6 +147,8 @@ def describe_open_inference(document: dict[str, Any]) -> None:
                 answers[status] = {"description": why, "content": refused}
             if path.endswith("/infer"):
                 _describe_infer(operation)
+            elif path.endswith(("/generate", "/generate_stream")):
+                _describe_generate(operation, is_stream=path.endswith("_stream"))
 
 
 def _describe_infer(operation: dict[str, Any]) -> None:
@@ -131,4 +157,17 @@ def _describe_infer(operation: dict[str, Any]) -> None:
     operation["responses"]["200"]["content"] = {
         _JSON: {"schema": {"$ref": f"{_SCHEMAS}InferAnswer"}},
         _BYTES: _BINARY,
+    }
+
+
+def _describe_generate(operation: dict[str, Any], *, is_stream: bool) -> None:
+    value = {"text_input": "he", "parameters": {"max_tokens": 20, "temperature": 0.7, "seed": 7}}
+    example = {"generate": {"summary": "Write on for 20 characters", "value": value}}
+    body = {"schema": {"$ref": f"{_SCHEMAS}GenerateAsk"}, "examples": example}
+    operation["requestBody"] = {"required": True, "content": {_JSON: body}}
+    kind = "text/event-stream" if is_stream else _JSON
+    answer = {"schema": {"$ref": f"{_SCHEMAS}GenerateReply"}}
+    operation["responses"]["200"] = {
+        "description": "As events, or as one answer" if is_stream else "What was written",
+        "content": {kind: answer},
     }

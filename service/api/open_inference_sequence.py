@@ -2,25 +2,24 @@
 
 Rule 1: a sequence is keyed by tenant, model and id; the number 5 is not the string "5".
 Rule 2: a start on a sequence that goes on begins it anew (Triton's way), or is refused, according
-        to `CARRY_V2_START`.
+        to `CARRY_V2_START`. It is one write (`engine/starts.py`): of several at once each is
+        answered as if it were alone, and the latest owns the sequence.
 Rule 3: with `sequence_step` a request is applied exactly once; without, as often as it comes.
 Rule 4: a sequence stays with the version that it was started with, whatever is loaded later.
 """
 
-import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
 
 from service.engine.engine import Engine
 from service.engine.loaded_model import LoadedModel
-from service.engine.requests import CreateRequest, DeleteRequest, Observations, StepRequest
+from service.engine.requests import CreateRequest, Observations, StartRequest, StepRequest
 from service.engine.session import Reply
 from service.errors import (
     InvalidInputError,
     SessionClosedError,
-    SessionExistsError,
     SessionExpiredError,
     SessionNotFoundError,
     UnknownSequenceError,
@@ -68,6 +67,19 @@ class Sequence:
         if not found:
             return None
         return cls(found, flags["sequence_start"], flags["sequence_end"], step)
+
+    def described(self, model: str) -> str:
+        """What errors call it."""
+        return f"sequence {self.id} of model {model!r}"
+
+    def told(self, step: int) -> dict[str, Any]:
+        """The parameters of an answer, behind which the sequence is at `step`."""
+        return {
+            "sequence_id": self.id,
+            "sequence_start": self.start,
+            "sequence_end": self.end,
+            "sequence_step": step,
+        }
 
     def key(self, tenant: str, model: str) -> Key:
         """Where it is kept: a colon is in no name that clients choose."""
@@ -120,46 +132,31 @@ async def step_sequence(
     emit: Literal["last", "all"],
     ttl_s: float,
     *,
-    open_session: Callable[[Key, CreateRequest], Awaitable[Reply]],
+    open_session: Callable[[Key, StartRequest], Awaitable[Reply]],
     restarts: bool,
+    asked_at: float,
 ) -> Reply:
     """Apply one request of a sequence; `open_session` begins it, if its tenant may.
+
+    `asked_at` is when the request arrived, in seconds since the epoch.
 
     Raises:
         UnknownSequenceError: it goes on with a sequence that was not started.
         CarryError: as a step of a session.
     """
     observations = observations._replace(final=sequence.end)
-    try:
-        if not sequence.start:
-            timed = observations._replace(time_s=start_s)
+    if not sequence.start:
+        timed = observations._replace(time_s=start_s)
+        try:
             return await engine.submit(key, StepRequest(timed, sequence.step, emit))
-    except _ENDED:
-        raise _unknown(sequence, model.name) from None
+        except _ENDED:
+            raise _unknown(sequence, model.name) from None
     if sequence.step:
         raise InvalidInputError("sequence_step of a start is 0: nothing came before it")
-    # As one write where the answer of an opening is the one that is wanted.
-    is_whole = not sequence.end and (emit == "last" or observations.num_observed == 1)
-    is_anew = restarts and sequence.step is None
     create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
-    if is_anew:
-        create = replace(create, known_digest=secrets.token_bytes(16))
-    if not is_whole:
-        # Opened by all that is asked, so that the same request again is told from a new start.
-        asked = create.digest + emit.encode()
-        opened_by = blake2b(asked, digest_size=16).digest()
-        create = replace(create, history=None, known_digest=opened_by)
-    try:
-        reply = await open_session(key, create)
-    except SessionExistsError:
-        if not restarts:
-            raise
-        await engine.submit(key, DeleteRequest())
-        reply = await open_session(key, create)
-    if is_whole:
-        return reply
-    step = None if is_anew else 0
-    return await engine.submit(key, StepRequest(observations, step, emit))
+    if restarts and sequence.step is None:
+        return await open_session(key, StartRequest.anew(create, asked_at, emit))
+    return await open_session(key, StartRequest(create, asked_at, emit, replaces=restarts))
 
 
 def _unknown(sequence: Sequence, model: str) -> UnknownSequenceError:

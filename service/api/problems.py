@@ -19,11 +19,13 @@ from service.api.parse import invalid_request
 from service.api.schemas import Problem
 from service.errors import (
     CarryError,
+    EncodingRefusedError,
     MalformedError,
     TooLargeError,
     UnauthenticatedError,
     UpgradeRequiredError,
 )
+from service.wordings import SESSIONS
 
 log = structlog.get_logger()
 
@@ -102,7 +104,7 @@ def problem_of(error: Exception, where: str) -> dict[str, Any]:
     if not isinstance(error, CarryError):
         code, title, status, detail = _unexpected(error, where)
         return {"type": f"urn:carry:{code}", "title": title, "status": status, "detail": detail}
-    _log_cause(error)
+    log_cause(error)
     problem = {
         "type": f"urn:carry:{error.code}",
         "title": error.title,
@@ -116,7 +118,15 @@ def problem_of(error: Exception, where: str) -> dict[str, Any]:
 
 def carry_problem(error: CarryError) -> Response:
     """The answer to one of our own errors; one with a cause that clients do not see is logged."""
-    _log_cause(error)
+    log_cause(error)
+    headers = headers_of_error(error)
+    return problem_response(
+        error.code, error.title, error.status, error.detail, headers=headers, **error.members
+    )
+
+
+def headers_of_error(error: CarryError) -> dict[str, str]:
+    """What the answer to an error says beside its body."""
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
@@ -124,9 +134,9 @@ def carry_problem(error: CarryError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="carry"'
     if isinstance(error, UpgradeRequiredError):
         headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
-    return problem_response(
-        error.code, error.title, error.status, error.detail, headers=headers, **error.members
-    )
+    if isinstance(error, EncodingRefusedError):
+        headers["Accept-Encoding"] = error.accepted
+    return headers
 
 
 def http_problem(error: HTTPException, method: str) -> Response:
@@ -150,12 +160,12 @@ def _unexpected(error: Exception, path: str) -> tuple[str, str, int, str]:
         "internal",
         "Internal error",
         500,
-        "the server failed on this request; whether it was applied is not known: read the session,"
-        " or repeat the step with its number",
+        SESSIONS["internal"],
     )
 
 
-def _log_cause(error: CarryError) -> None:
+def log_cause(error: CarryError) -> None:
+    """Log what a server error has as its cause, which clients do not see."""
     if error.status >= 500 and error.__cause__ is not None:
         log.error("request failed", code=error.code, exc_info=error)
 

@@ -23,6 +23,7 @@ from service.engine.requests import SessionRequest
 from service.engine.session import Reply
 from service.errors import QuotaExceededError
 from service.stores.record import Key
+from service.wordings import case
 
 _COUNT_KEPT_S = 5.0
 _APART_S = 0.25
@@ -105,9 +106,14 @@ class Quotas:
 
 def _refusal(name: str, quota: Quota, tenant: _Tenant) -> QuotaExceededError:
     return QuotaExceededError(
-        f"tenant {name!r} has {tenant.num_sessions} sessions open, of {tenant.num_bytes} bytes:"
-        f" expected less than {_said(quota.max_sessions)} and {_said(quota.max_bytes)} bytes; close"
-        " some, or let them expire sooner (ttl_s)",
+        case(
+            "quota-exceeded",
+            tenant=name,
+            num_sessions=tenant.num_sessions,
+            num_bytes=tenant.num_bytes,
+            max_sessions=_said(quota.max_sessions),
+            max_bytes=_said(quota.max_bytes),
+        ),
         num_sessions=tenant.num_sessions,
         num_bytes=tenant.num_bytes,
     )

@@ -28,6 +28,9 @@ DATATYPES: Final[Mapping[str, str]] = {
 }
 DATATYPE_OF: Final[Mapping[str, str]] = {dtype: name for name, dtype in DATATYPES.items()}
 
+_NAMES_OF_KINDS: Final = {
+    "b": "booleans", "i": "integers", "u": "integers", "f": "fractions", "U": "strings",
+}  # fmt: skip
 _KINDS: Final = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
 
 
@@ -93,14 +96,17 @@ def array_of(data: Any, dtype: str, where: str) -> np.ndarray:  # noqa: ANN401 -
             if plain.dtype.kind == "O" and np.dtype(dtype).kind == "f":
                 return np.array(data, dtype)  # None is a missing value
             if not is_empty and plain.dtype.kind not in _KINDS[np.dtype(dtype).kind]:
-                raise InvalidInputError(
-                    f"{where} holds values of the kind {plain.dtype}: expected {dtype}"
-                )
+                found = _NAMES_OF_KINDS.get(plain.dtype.kind, "other values")
+                raise InvalidInputError(f"{where} holds {found}: expected {DATATYPE_OF[dtype]}")
             return np.array(data, dtype)
-    except (ValueError, TypeError, OverflowError, FloatingPointError, RecursionError) as error:
+    except (OverflowError, FloatingPointError):
         raise InvalidInputError(
-            f"{where} is no {dtype} tensor ({str(error)[:100]}): expected lists of one length each,"
-            " of numbers in range"
+            f"{where} holds a number that {DATATYPE_OF[dtype]} has no room for: check its unit"
+        ) from None
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidInputError(
+            f"{where} is not a tensor: expected a flat list, or nested lists of one length each,"
+            f" of {DATATYPE_OF[dtype]}"
         ) from None
 
 
@@ -136,13 +142,19 @@ def shaped(values: np.ndarray, shape: Any, where: str) -> np.ndarray:  # noqa: A
     """
     is_shape = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**31 for n in shape)
     if not is_shape or len(shape) > 16:
-        raise InvalidInputError(f"{where}: its shape is no list of at most 16 sizes")
+        raise InvalidInputError(
+            f"{where} has the shape {str(shape)[:60]}: expected a list of at most 16 sizes"
+        )
     size = 1
     for number in shape:
         size *= number
-    if values.size != size or (values.ndim != 1 and list(values.shape) != shape):
+    if values.size != size:
         raise InvalidInputError(
-            f"{where} has {values.size} values: expected those of shape {shape}, flat or nested"
+            f"{where} has {values.size} values: expected {size}, as its shape is {shape}"
+        )
+    if values.ndim != 1 and list(values.shape) != shape:
+        raise InvalidInputError(
+            f"{where} has data nested as {list(values.shape)}: expected {shape}, or a flat list"
         )
     return values.reshape(shape)
 

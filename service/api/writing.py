@@ -13,6 +13,7 @@ from service.engine.writer import Listener, Sampling
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
 from service.stores.record import PackedOutputs
+from service.wordings import case
 
 if TYPE_CHECKING:  # the process that reads big bodies imports no runtime for models
     from service.engine.loaded_model import LoadedModel
@@ -33,8 +34,8 @@ def decode_prompt(
     if any(each is not None and each != "" for each in others):
         raise InvalidInputError(f'{where}: a model that writes reads "prompt": expected it alone')
     text = instance.prompt or instance.text or ""
-    _require_short(text, limits, f"{where}.prompt")
-    sampling = _sampling(instance, limits, where)
+    require_short(text, limits, f"{where}.prompt")
+    sampling = sampling_of(instance, limits, where)
     return _about(columns, instance, text, where)._replace(sampling=sampling)
 
 
@@ -48,13 +49,10 @@ def decode_generate(
     """
     spec = model.manifest.generate
     if spec is None:
-        raise InvalidInputError(
-            f"model {model.name!r} does not write: expected a session of a model with the task"
-            " 'generate' (see GET /v1/models)"
-        )
+        raise InvalidInputError(case("model-writes-not", model=model.name))
     text = body.text or ""
-    _require_short(text, limits, "body.text")
-    sampling = _sampling(body, limits, "body")._replace(listener=listener)
+    require_short(text, limits, "body.text")
+    sampling = sampling_of(body, limits, "body")._replace(listener=listener)
     observed = _about(spec.columns, body, text, "body")._replace(sampling=sampling)
     return StepRequest(observed, body.step)
 
@@ -92,7 +90,8 @@ def present_next(spec: GenerateSpec, logits: np.ndarray) -> dict[str, object]:
     }
 
 
-def _sampling(asked: Written, limits: Settings, where: str) -> Sampling:
+def sampling_of(asked: Written, limits: Settings, where: str) -> Sampling:
+    """How much is to be written, and how it is chosen."""
     most = limits.max_tokens
     max_tokens = min(DEFAULT_TOKENS, most) if asked.max_tokens is None else asked.max_tokens
     if max_tokens > most:
@@ -101,7 +100,8 @@ def _sampling(asked: Written, limits: Settings, where: str) -> Sampling:
     return Sampling(max_tokens, temperature, asked.seed or 0)
 
 
-def _require_short(text: str, limits: Settings, where: str) -> None:
+def require_short(text: str, limits: Settings, where: str) -> None:
+    """Raise TooLargeError where a text is longer than one may be."""
     if len(text) > limits.max_text_chars:
         raise TooLargeError(
             f"{where} has {len(text)} characters: expected at most {limits.max_text_chars};"

@@ -47,6 +47,26 @@ class Heard:
     def listener(self, index: int) -> "HeardInstance":
         return HeardInstance(self, index)
 
+    # What is said of it; under `/v2` otherwise.
+
+    def said(self, index: int, text: str) -> bytes:
+        """The event of the next characters."""
+        return event({"index": index, "text": text}, "text")
+
+    def restarted(self, index: int) -> None:
+        """Another writer was first: what was heard is void."""
+        self.events.put_nowait(event({"index": index}, "restart"))
+
+    def last_of(self, answer: Answer) -> list[bytes]:
+        """The events behind all characters."""
+        texts = [] if self.has_heard else answer.texts
+        told = [self.said(index, text) for index, text in enumerate(texts)]
+        return [*told, event(orjson.loads(answer.response.body), "done")]
+
+    def failed(self, error: CarryError) -> bytes:
+        """The last event, where it failed behind the first character."""
+        return event(orjson.loads(carry_problem(error).body), "error")
+
 
 class HeardInstance:
     """The engine's listener for one instance."""
@@ -58,12 +78,12 @@ class HeardInstance:
 
     def began(self) -> None:
         if self._has_written:
-            self._heard.events.put_nowait(event({"index": self._index}, "restart"))
+            self._heard.restarted(self._index)
             self._has_written = False
 
     def wrote(self, text: str) -> None:
         self._has_written = self._heard.has_heard = True
-        self._heard.events.put_nowait(event({"index": self._index, "text": text}, "text"))
+        self._heard.events.put_nowait(self._heard.said(self._index, text))
 
 
 async def stream(
@@ -107,9 +127,6 @@ async def _events(
 
 def _last(task: "asyncio.Task[Answer]", heard: Heard) -> list[bytes]:
     try:
-        answer = task.result()
+        return heard.last_of(task.result())
     except CarryError as error:
-        return [event(orjson.loads(carry_problem(error).body), "error")]
-    texts = [] if heard.has_heard else answer.texts
-    told = [event({"index": n, "text": text}, "text") for n, text in enumerate(texts)]
-    return [*told, event(orjson.loads(answer.response.body), "done")]
+        return [heard.failed(error)]

@@ -22,6 +22,7 @@ from service.engine.read_back import read_back
 from service.errors import CarryError, StoreUnavailableError
 from service.stores.base import Store, Write, WritesFailedError
 from service.stores.record import Record
+from service.wordings import case
 
 Answer = Callable[[Sequence[Record | CarryError | None]], None]
 """Takes, for each write, the record as kept, None if another writer was first, or an error."""
@@ -110,8 +111,7 @@ class Committer:
         except Exception as error:  # the boundary: no defect of a store may leave clients waiting
             self._observer.store_failed()
             problem = StoreUnavailableError(
-                f"the session store failed ({type(error).__name__}); whether this request was"
-                " applied is not known: repeat it with its step",
+                case("outcome-unknown", what=f"the session store failed ({type(error).__name__})"),
                 retry_after_s=1,
             )
             problem.__cause__ = error

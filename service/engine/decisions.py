@@ -1,6 +1,7 @@
 """What a turn's request means, and what it writes: each kind of request finds its rule here."""
 
 import time
+from dataclasses import replace
 
 from service.contract.text import NO_TEXT
 from service.engine.operations import (
@@ -17,12 +18,14 @@ from service.engine.requests import (
     ForkRequest,
     RestoreRequest,
     RewindRequest,
+    StartRequest,
     StepRequest,
     UpgradeRequest,
 )
 from service.engine.session import (
     Answer,
     Apply,
+    Reply,
     closed,
     decide,
     decide_create,
@@ -31,6 +34,7 @@ from service.engine.session import (
     session_not_found,
     stepped,
 )
+from service.engine.starts import decide_start, opening_seen, started
 from service.engine.turn import Turn
 from service.stores.base import Store
 from service.stores.record import Opening, Record
@@ -50,6 +54,8 @@ async def decide_turn(
     if isinstance(request, CreateRequest):
         wanted = registry.get(request.model, request.version)
         return decide_create(request, found, seed_record(key, wanted, request, time.time()), now)
+    if isinstance(request, StartRequest):
+        return _decide_start(turn, request, found, registry, now)
     if isinstance(request, ForkRequest):
         forked = source and registry.find(source.opening.model, source.opening.version)
         return decide_fork(request, key, found, source, forked, now)
@@ -69,6 +75,23 @@ async def decide_turn(
     return decide(request, key, found, now)
 
 
+def _decide_start(
+    turn: Turn, request: StartRequest, found: Record | None, registry: Registry, now: float
+) -> Apply | Answer:
+    if not turn.num_lost_races:
+        turn.seen = None
+    wanted = registry.get(request.opening.model, request.opening.version)
+    opening = replace(request.opening, known_digest=request.digest)
+    seed = seed_record(turn.lane.key, wanted, opening, request.asked_at)
+    decision = decide_start(request, found, seed, turn.seen, now)
+    if turn.seen is None:
+        turn.seen = opening_seen(found, now)
+    if decision is None:  # it has run already: that is how it lost the race
+        num_observed = request.observations.num_observed
+        return Answer(Reply(turn.base, num_observed, turn.outputs, is_new=True))
+    return decision
+
+
 def written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
     """What follows the turn's base, where the graph came to `state`."""
     request, base, now = turn.request, turn.base, time.time()
@@ -78,6 +101,8 @@ def written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
         return base.opening, stepped(base, request, state, turn.cursor, turn.outputs, now)
     if isinstance(request, CreateRequest):
         return opened(base, request.history, state, turn.cursor, turn.outputs, now)
+    if isinstance(request, StartRequest):
+        return started(base, request, state, turn.cursor, turn.outputs, now)
     if isinstance(request, DeleteRequest):
         return base.opening, closed(base, "deleted", now)
     if isinstance(request, UpgradeRequest) and request.policy == "replay":
@@ -87,6 +112,6 @@ def written(turn: Turn, state: bytes) -> tuple[Opening, bytes]:
 
 def num_steps_made(turn: Turn, record: Record) -> int:
     """How many observations a committed turn has fed to its session."""
-    if isinstance(turn.request, StepRequest):
+    if isinstance(turn.request, StepRequest | StartRequest):
         return turn.request.observations.num_observed
     return record.opening.history if isinstance(turn.request, CreateRequest) else 0

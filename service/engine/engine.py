@@ -42,6 +42,7 @@ from service.errors import (
 )
 from service.stores.base import Store, Swept
 from service.stores.record import Key, PackedOutputs, Record
+from service.wordings import case
 
 log = structlog.get_logger()
 
@@ -339,8 +340,7 @@ class Engine:
         log.critical("engine stopped", exc_info=self.failure)
         self._answer_all(
             ModelFailedError(
-                "the server failed and must be restarted; whether the request was applied is not"
-                " known: repeat it with its step"
+                case("outcome-unknown", what="the server failed and must be restarted")
             )
         )
 
@@ -348,8 +348,7 @@ class Engine:
         self.is_draining = True
         self._answer_all(
             DrainingError(
-                "this server is shutting down; whether the request was applied is not known:"
-                " repeat it with its step",
+                case("outcome-unknown", what="this server is shutting down"),
                 retry_after_s=1,
             )
         )
@@ -375,7 +374,6 @@ class Engine:
 
 def _too_late() -> DeadlineError:
     return DeadlineError(
-        "the request waited longer than its deadline; whether it was applied is not known: repeat"
-        " it with its step",
+        case("outcome-unknown", what="the request waited longer than its deadline"),
         retry_after_s=1,
     )

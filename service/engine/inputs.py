@@ -17,6 +17,7 @@ from service.engine.requests import Observations
 from service.engine.vector_runner import step_of_vector
 from service.engine.writer import Sampling, Writer
 from service.errors import InvalidInputError
+from service.wordings import case
 
 _LAST_TIME_S = 253_402_300_799
 """The end of the year 9999, the last that RFC 3339 can write."""
@@ -47,8 +48,12 @@ def feed(
             cursor, state = UNREAD, _start(model)
         elif state == _start(model):
             raise InvalidInputError(
-                f'model {model.name!r} writes about a vector: expected "observations" with one row'
-                f" of {model.num_values} numbers before any text"
+                case(
+                    "vector-expected",
+                    model=model.name,
+                    input=_input_name(model),
+                    expected=model.num_values,
+                )
             )
     if observations.sampling is not None:
         writer, read, cursor = _writing(model, step, cursor, observations, observations.sampling)
@@ -65,13 +70,24 @@ def feed(
     num_steps, num_values = rows.shape
     if num_values != model.num_values:
         raise InvalidInputError(
-            f"rows have {num_values} values, model {model.name!r} reads {model.num_values}"
+            case(
+                "rows-of-other-width",
+                model=model.name,
+                input=_input_name(model),
+                num_values=num_values,
+                expected=model.num_values,
+            )
         )
     first_s = 0 if model.time is None else first_time_s(model, start_s, step, num_steps)
     if observations.time_s not in (None, first_s):
         raise InvalidInputError(
-            f"the first row is said to be at {observations.time_s}: expected {first_s}, the time of"
-            f" row {step} of this session; send rows that are missing as NaN"
+            case(
+                "time-unfit",
+                input=_time_name(model),
+                time_s=observations.time_s,
+                expected_s=first_s,
+                row=step,
+            )
         )
     job.feed_rows(rows, emit, first_s, state)
     return cursor
@@ -86,12 +102,10 @@ def _feed_tensors(
 ) -> None:
     layout, packed = model.observations, observations.tensors
     if layout is None:
-        raise InvalidInputError(f'model {model.name!r} reads rows: expected "observations"')
+        raise InvalidInputError(case("rows-expected", model=model.name, input=_input_name(model)))
     if packed is None or packed.shape[1] != layout.observation.itemsize:
-        raise InvalidInputError(
-            f'model {model.name!r} reads tensors: expected "tensors", with'
-            f" {', '.join(spec.name for spec in layout.tensors)}"
-        )
+        names = ", ".join(spec.name for spec in layout.tensors)
+        raise InvalidInputError(case("tensors-expected", model=model.name, names=names))
     job.constants = observations.constants
     job.feed_rows(packed, emit, 0, state)
 
@@ -108,17 +122,21 @@ def first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: 
         InvalidInputError: the session has no start, or the rows lie past every calendar.
     """
     if start_s is None:
-        raise InvalidInputError(
-            f'model {model.name!r} uses the time of each row: expected "start", the time of'
-            ' the first row, such as "2016-08-29"'
-        )
+        raise InvalidInputError(case("start-expected", model=model.name, input=_time_name(model)))
     first_s = row_time_s(model, start_s, step)
     if row_time_s(model, first_s, num_steps) > _LAST_TIME_S:
-        raise InvalidInputError(
-            f"row {step + num_steps} of the session lies past the year 9999: expected an"
-            " earlier start or fewer rows"
-        )
+        raise InvalidInputError(case("time-beyond", input=_time_name(model), row=step + num_steps))
     return first_s
+
+
+def _input_name(model: LoadedModel) -> str:
+    """What the graph calls its rows."""
+    return "x" if model.x is None else model.x.name
+
+
+def _time_name(model: LoadedModel) -> str:
+    """What the graph calls the time of each row."""
+    return "time" if model.time is None else model.time.name
 
 
 def _start(model: LoadedModel) -> bytes:
@@ -129,9 +147,14 @@ def _start(model: LoadedModel) -> bytes:
 def _vector_segment(model: LoadedModel, rows: np.ndarray) -> Segment:
     if rows.shape != (1, model.num_values) or not np.isfinite(rows).all():
         raise InvalidInputError(
-            f"model {model.name!r} writes about one vector at a time: expected one row of"
-            f" {model.num_values} numbers, none of them missing; got {len(rows)} of"
-            f" {rows.shape[1]}"
+            case(
+                "vector-unfit",
+                model=model.name,
+                input=_input_name(model),
+                expected=model.num_values,
+                num_rows=len(rows),
+                num_values=rows.shape[1],
+            )
         )
     return Segment(step_of_vector(rows[0]), 1, "none")
 
@@ -174,7 +197,7 @@ def _text_segments(
     model: LoadedModel, cursor: TextCursor, observations: Observations
 ) -> tuple[list[Segment], TextCursor]:
     if model.codec is None or observations.text is None:
-        raise InvalidInputError(f'model {model.name!r} reads text: expected "text", got none')
+        raise InvalidInputError(case("text-expected", model=model.name))
     fed = _read_text(model.codec, cursor, observations.text)
     if observations.final:
         certain = fed.certain + fed.tail

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from service.errors import QueueFullError
 from service.stores.record import Key, Record
+from service.wordings import case
 
 if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns
     from service.engine.loaded_model import LoadedModel
@@ -91,8 +92,7 @@ class Lanes:
             lane.waiting = deque()
         if len(lane.waiting) >= _MAX_WAITING_TURNS - 1:
             raise QueueFullError(
-                f"session {lane.key.name!r} has {_MAX_WAITING_TURNS} requests waiting; nothing was"
-                " applied: send fewer at once",
+                case("session-queue-full", session=lane.key.name, num_waiting=_MAX_WAITING_TURNS),
                 retry_after_s=1,
             )
         lane.waiting.append(turn)

@@ -135,9 +135,7 @@ def decide_restore(
     if not is_open(found, now):
         return Apply(base, None, expired=if_expired(found))
     if not request.replaces:
-        return first_answer(
-            found, request.digest, "choose another name, or say ?replace=true to lose what is there"
-        )
+        return first_answer(found, request.digest, "session-exists-replace")
     if found.opening.model != origin.model:
         raise SessionExistsError(
             f"session {key.name!r} is open and of model {found.opening.model!r}, the snapshot is of"

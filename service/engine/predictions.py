@@ -14,6 +14,7 @@ from service.engine.trail import CURRENT
 from service.engine.workers import Workers
 from service.errors import InvalidInputError
 from service.stores.record import PackedOutputs
+from service.wordings import case
 
 _READ_AT_ONCE = 10_000
 """Characters; then others have a turn, for to read them takes some 20 ms."""
@@ -38,7 +39,7 @@ class Predictions:
         jobs: list[Job] = []
         num_read = 0
         for index, (observations, start_s) in enumerate(instances):
-            jobs.append(self._job(model, f"instances[{index}]", observations, start_s, emit))
+            jobs.append(self._job(model, index, observations, start_s, emit))
             num_read += len(observations.text or "")
             if num_read >= _READ_AT_ONCE:
                 num_read = 0
@@ -62,7 +63,7 @@ class Predictions:
     def _job(
         self,
         model: LoadedModel,
-        where: str,
+        index: int,
         observations: Observations,
         start_s: int | None,
         emit: Literal["last", "all"] | None,
@@ -74,5 +75,5 @@ class Predictions:
             default: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"
             feed(job, model, start_s, 0, UNREAD, initial, observations, emit or default)
         except InvalidInputError as error:
-            raise InvalidInputError(f"{where}: {error.detail}") from None
+            raise InvalidInputError(case("instance-refused", index=index, why=error)) from None
         return job

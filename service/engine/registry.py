@@ -18,6 +18,7 @@ from service.engine.tensor_runner import TensorRunner
 from service.engine.vector_runner import VectorRunner
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
 from service.stores.record import Opening
+from service.wordings import case
 
 log = structlog.get_logger()
 
@@ -93,7 +94,7 @@ class Registry:
         found = self._models.get(name)
         if not found:
             raise ModelNotFoundError(
-                f"no model {name!r}; loaded are {sorted(self._models)} (see GET /v1/models)"
+                case("model-not-found", model=name, loaded=sorted(self._models))
             )
         return [found[version] for version in sorted(found, key=int)]
 
@@ -134,10 +135,7 @@ class Registry:
             loaded = sorted(self._models.get(name, {}), key=int)
             changed = ", with other weights or states" if version in loaded else ""
             raise VersionGoneError(
-                f"the session belongs to model {name!r} version {version}, which is not loaded as"
-                f" it was (loaded: {loaded}{changed}): a state means nothing to other weights; load"
-                " that bundle again, hand the session on by POST /v1/sessions/{session}/upgrade, or"
-                " open a new one"
+                case("version-gone", model=name, version=version, loaded=loaded, changed=changed)
             )
         return model
 

@@ -4,9 +4,10 @@ The digest is taken over the decoded request, so that a retry may come by anothe
 decoded a big one where there was time takes it there too, and hands it on as `known_digest`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from secrets import token_bytes
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -131,6 +132,48 @@ class CreateRequest:
         return blake2b(head + content, digest_size=16).digest()
 
 
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """Begin a session anew: one write puts it in the place of whatever is there.
+
+    `opening` says what to open; its history is what it begins with, and closes it where that is
+    final. Repeated, it is answered as it was, unless its digest is its own (`anew`).
+    `replaces` is False where a session that is open is not to be replaced. `asked_at`, seconds
+    since the epoch, is when the request arrived: of two starts at once the later one stays.
+    """
+
+    opening: CreateRequest
+    asked_at: float
+    emit: Literal["last", "all"] = "last"
+    replaces: bool = True
+    operation: ClassVar[None] = None
+    is_preview: ClassVar[bool] = False
+    key: ClassVar[None] = None
+
+    @classmethod
+    def anew(
+        cls, opening: CreateRequest, asked_at: float, emit: Literal["last", "all"] = "last"
+    ) -> "StartRequest":
+        """A start that is no repetition of any other."""
+        return cls(replace(opening, known_digest=token_bytes(16)), asked_at, emit)
+
+    @property
+    def observations(self) -> Observations:
+        assert self.opening.history is not None, "a start feeds at least one observation"
+        return self.opening.history
+
+    @property
+    def answers_all(self) -> bool:
+        """Whether more than one step is answered."""
+        return self.emit == "all" and self.observations.num_observed > 1
+
+    @property
+    def digest(self) -> bytes:
+        if not self.answers_all and not self.observations.final:
+            return self.opening.digest
+        return blake2b(self.opening.digest + self.emit.encode(), digest_size=16).digest()
+
+
 class _Unfed:
     """A request that feeds nothing to the session."""
 
@@ -199,6 +242,7 @@ class UpgradeRequest(_Unfed):
 SessionRequest = (
     StepRequest
     | CreateRequest
+    | StartRequest
     | DeleteRequest
     | ForkRequest
     | RewindRequest

@@ -8,7 +8,7 @@ Rule 4: a decision taken from a cached record counts only if it is `Apply`, beca
 """
 
 from dataclasses import replace
-from typing import NamedTuple, TypeGuard
+from typing import Literal, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -41,6 +41,10 @@ from service.stores.record import (
     pack_data,
 )
 from service.stores.replies import KeptReply, PackedReplies, first_reply_bytes, pack_reply
+from service.wordings import case
+
+Taken = Literal["session-exists", "session-exists-resume", "session-exists-replace"]
+"""Why a name cannot be had: the case of a SessionExistsError."""
 
 _FEW = 8
 """As many records are packed faster one by one than by columns."""
@@ -102,7 +106,7 @@ def decide(
             return Answer(Reply(found, step, replay.outputs, is_replay=True))
     require_live(found, now)
     if request.step is not None and is_elsewhere:
-        raise _wrong_step(found, request.step, is_preview=request.is_preview)
+        raise wrong_step(found, request.step, is_preview=request.is_preview)
     return Apply(found, found)
 
 
@@ -118,10 +122,9 @@ def decide_create(
         return Apply(seed, None, expired=if_expired(found))
     if request.resumes and found.opening.model == request.model:
         return Answer(Reply(found, found.step, b""))
-    remedy = "choose another name, or close it first"
-    if found.opening.model == request.model and not request.resumes:
-        remedy = 'choose another name, or say "if_exists": "resume" to go on with it'
-    return first_answer(found, seed.opening.digest, remedy)
+    is_resumable = found.opening.model == request.model and not request.resumes
+    refusal: Taken = "session-exists-resume" if is_resumable else "session-exists"
+    return first_answer(found, seed.opening.digest, refusal)
 
 
 def is_open(found: Record | None, now: float) -> TypeGuard[Record]:
@@ -134,9 +137,7 @@ def if_expired(found: Record | None) -> Record | None:
     return found if found is not None and not found.closed else None
 
 
-def first_answer(
-    found: Record, digest: bytes, remedy: str = "choose another name, or close it first"
-) -> Answer:
+def first_answer(found: Record, digest: bytes, refusal: Taken = "session-exists") -> Answer:
     """The stored reply to the request that opened a session, if it comes again.
 
     Raises:
@@ -146,8 +147,7 @@ def first_answer(
     if first.digest == digest:
         return Answer(Reply(found, first.history, first.outputs, is_replay=True, is_new=True))
     raise SessionExistsError(
-        f"session {first.name!r} is open, from another request (model {first.model!r}, step"
-        f" {found.step}): {remedy}",
+        case(refusal, session=first.name, model=first.model, step=found.step),
         expected_step=found.step,
     )
 
@@ -242,10 +242,7 @@ def closed(base: Record, reason: str, now: float) -> bytes:
 
 
 def session_not_found(key: Key) -> SessionNotFoundError:
-    return SessionNotFoundError(
-        f"no session {key.name!r}: it was never opened, or it ended long ago; open it with"
-        " POST /v1/sessions"
-    )
+    return SessionNotFoundError(case("session-not-found", session=key.name))
 
 
 def may_apply(request: SessionRequest, record: Record, step: int) -> bool:
@@ -297,11 +294,13 @@ def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
         if is_it:
             if reply.digest == request.digest:
                 return reply
-            where = "under this Idempotency-Key" if request.step is None else "at this step"
             raise DigestMismatchError(
-                f"session {found.opening.name!r} already applied another request {where} (step"
-                f" {reply.from_step}); it is at step {found.step} now: repeat a request as it was,"
-                " or send the next",
+                case(
+                    "digest-mismatch-key" if request.step is None else "digest-mismatch",
+                    session=found.opening.name,
+                    from_step=reply.from_step,
+                    expected_step=found.step,
+                ),
                 expected_step=found.step,
             )
     return None
@@ -311,31 +310,36 @@ def require_live(found: Record, now: float) -> None:
     """Raise SessionClosedError or SessionExpiredError unless the record can be stepped."""
     if found.closed:
         raise SessionClosedError(
-            f"session {found.opening.name!r} was closed ({found.closed}) at step {found.step}:"
-            " open a new one",
+            case(
+                "session-closed", session=found.opening.name, reason=found.closed, step=found.step
+            ),
             expected_step=found.step,
         )
     if found.expires_at <= now:
         raise SessionExpiredError(
-            f"session {found.opening.name!r} expired: no step came within its ttl of"
-            f" {found.ttl_s:g} s; open it again"
+            case("session-expired", session=found.opening.name, ttl_s=found.ttl_s)
         )
 
 
-def _wrong_step(
-    found: Record, step: int, *, is_preview: bool
+def wrong_step(
+    found: Record, step: int, *, is_preview: bool = False
 ) -> StepConflictError | ReplayExpiredError:
-    name, num_kept = found.opening.name, found.opening.ring_size
+    """Why a request that names `step` is neither applied nor answered again."""
+    name = found.opening.name
     ring = found.ring
     oldest_kept = ring[0].from_step if ring else found.step
     if step < oldest_kept and not is_preview:
         return ReplayExpiredError(
-            f"session {name!r} keeps the replies of its last {num_kept} requests; that of step"
-            f" {step} is gone: expected step {found.step}",
+            case(
+                "replay-expired",
+                session=name,
+                num_kept=found.opening.ring_size,
+                step=step,
+                expected_step=found.step,
+            ),
             expected_step=found.step,
         )
     return StepConflictError(
-        f"session {name!r} is at step {found.step}, the request names step {step}: send the"
-        " observation that follows the last one applied",
+        case("step-conflict", session=name, step=step, expected_step=found.step),
         expected_step=found.step,
     )

@@ -17,14 +17,18 @@ class Turn(Job):
     """A turn is the job of its own request: its lane, and what was decided, travel with it.
 
     `base` is the record that the request is run on; `replaces` is the one that must still be
-    stored, None for a new session; `expired` is one in whose place a new session is opened.
+    stored, None for a new session; `expired` is one in whose place a new session is opened. `seen`
+    is what a start was first decided on (`starts`).
     """
 
-    __slots__ = ("base", "cursor", "expired", "lane", "num_lost_races", "replaces", "request")
+    __slots__ = (
+        "base", "cursor", "expired", "lane", "num_lost_races", "replaces", "request", "seen",
+    )  # fmt: skip
 
     base: Record
     replaces: Record | None
     cursor: TextCursor
+    seen: bytes | None  # of a start only
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from service.engine.events import Observer
 from service.engine.inputs import feed
 from service.engine.lanes import Lane, Lanes
 from service.engine.registry import Registry
-from service.engine.requests import Observations, StepRequest
+from service.engine.requests import Observations, StartRequest, StepRequest
 from service.engine.runner import BatchResult
 from service.engine.session import (
     Apply,
@@ -28,6 +28,7 @@ from service.engine.session import (
     may_apply,
     stepped_alike,
 )
+from service.engine.starts import leaves_nothing
 from service.engine.step_group import StepGroup
 from service.engine.trail import Trail
 from service.engine.turn import Turn
@@ -41,6 +42,7 @@ from service.errors import (
 )
 from service.stores.base import Store, Write
 from service.stores.record import STATE_AT, Origin, Record
+from service.wordings import case
 
 _MAX_LOST_RACES = 50
 _FEW = 6
@@ -178,8 +180,12 @@ class Turns:
         row_bytes = worker.model.layout.row_bytes
         if base.state_bytes != row_bytes:  # it would fail the whole batch that it is in
             raise RecordUnreadableError(
-                f"session {base.opening.name!r} has a state of {base.state_bytes} bytes, its model"
-                f" carries {row_bytes}: the record is damaged; open the session again"
+                case(
+                    "record-unfit",
+                    session=base.opening.name,
+                    state_bytes=base.state_bytes,
+                    expected_bytes=row_bytes,
+                )
             )
         if base is turn.lane.record:
             turn.lane.worker = worker
@@ -204,6 +210,8 @@ class Turns:
             if isinstance(request, StepRequest) and request.is_preview:
                 step = turn.base.step + request.observations.num_observed
                 self._end(turn, Reply(turn.base, step, turn.outputs))
+            elif isinstance(request, StartRequest) and leaves_nothing(request, turn.replaces):
+                self._end_unwritten(turn, request)
             else:
                 self._commit_one(turn, turn.state)
 
@@ -274,8 +282,20 @@ class Turns:
         reply = Reply(record, record.step, turn.outputs, is_new=is_new, before=turn.replaces)
         self._end(turn, reply)
 
+    def _end_unwritten(self, turn: Turn, request: StartRequest) -> None:
+        """Answer a start that ends its session, where none was open."""
+        count, opening = request.observations.num_observed, turn.base.opening
+        self.observer.steps_committed(opening.model, opening.version, count)
+        self.observer.session_created(opening.model, opening.version)
+        self.observer.session_ended(opening.model, opening.version, "final")
+        self._end(turn, Reply(turn.base, count, turn.outputs, is_new=True))
+
     def _report_life(self, turn: Turn, record: Record, *, is_new: bool) -> None:
         opening = record.opening
+        if isinstance(turn.request, StartRequest) and turn.replaces is not None:
+            gone = turn.replaces.opening
+            self.observer.session_ended(gone.model, gone.version, "replaced")
+            is_new = True
         if is_new:
             self.observer.session_created(opening.model, opening.version)
         if record.closed:
@@ -295,8 +315,7 @@ class Turns:
         self._end(
             turn,
             ContentionError(
-                f"session {turn.lane.key.name!r}: {turn.num_lost_races} other writers were first;"
-                " nothing was applied: step a session from one client at a time",
+                case("contention", session=turn.lane.key.name, num_lost=turn.num_lost_races),
                 retry_after_s=1,
             ),
         )
@@ -317,7 +336,7 @@ class Turns:
 
 def _unexpected(error: Exception) -> CarryError:
     problem = StoreUnavailableError(
-        f"the session could not be read or run ({type(error).__name__}); nothing was applied",
+        case("session-unusable", error=type(error).__name__),
         retry_after_s=1,
     )
     problem.__cause__ = error

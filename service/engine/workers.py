@@ -19,6 +19,7 @@ from service.engine.loaded_model import LoadedModel
 from service.engine.registry import Registry
 from service.engine.worker import Worker
 from service.errors import ModelNotFoundError
+from service.wordings import case
 
 log = structlog.get_logger()
 
@@ -137,7 +138,4 @@ class Workers:
 
 
 def _unloaded(model: LoadedModel) -> ModelNotFoundError:
-    return ModelNotFoundError(
-        f"model {model.name!r} version {model.version} was unloaded; nothing was applied: see"
-        " GET /v1/models for what is loaded"
-    )
+    return ModelNotFoundError(case("model-unloaded", model=model.name, version=model.version))

@@ -6,6 +6,7 @@ from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from service.errors import OutcomeUnknownError, StoreUnavailableError
 from service.stores.redis_node import LostError, NotSentError
+from service.wordings import case
 
 _REFUSALS = (
     "OOM", "READONLY", "LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "BUSY",
@@ -35,8 +36,7 @@ def failure_of(reply: object) -> StoreUnavailableError | None:
         )
     else:
         error = OutcomeUnknownError(
-            f"the session store's answer was lost ({reply}); whether this request is kept is not"
-            " known: repeat it with its step",
+            case("outcome-unknown", what=f"the session store's answer was lost ({reply})"),
             retry_after_s=1,
         )
     error.__cause__ = reply

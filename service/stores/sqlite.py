@@ -27,6 +27,7 @@ from service.stores.record import Key, Record, RecordFormatError
 from service.stores.sqlite_errors import FAILURES, unavailable
 from service.stores.sqlite_file import PAGE_BYTES, SqliteFile
 from service.stores.sqlite_log import WriteAheadLog
+from service.wordings import case
 
 log = structlog.get_logger()
 
@@ -150,8 +151,7 @@ class SqliteStore:
             await self._log.sync()
         except OSError as error:
             raise StoreUnavailableError(
-                f"the session store could not be synced ({error}); whether this request is kept is"
-                " not known: repeat it with its step",
+                case("outcome-unknown", what=f"the session store could not be synced ({error})"),
                 retry_after_s=1,
             ) from error
 

@@ -4,7 +4,6 @@ Each application has its own registry, so several can live in one process (tests
 """
 
 import os
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from prometheus_client import (
@@ -20,6 +19,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from service.errors import RecordUnreadableError, VersionGoneError
+from service.telemetry.inference import InferenceMetrics
+from service.telemetry.totals import Totals
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unread
 
@@ -36,17 +37,6 @@ _OPEN_METRICS = "application/openmetrics-text"
 StreamKind = Literal["websocket", "events"]
 
 
-@dataclass(slots=True)
-class LiveFigures:
-    """Running totals of one model, for `GET /v1/models/…`."""
-
-    steps: int = 0
-    predictions: int = 0
-    batches: int = 0
-    batch_rows: int = 0
-    ort_s: float = 0.0
-
-
 class Metrics:
     """Implements the engine's `Observer`; the HTTP layer reports through `request_answered`."""
 
@@ -54,7 +44,6 @@ class Metrics:
         self.registry = CollectorRegistry()
         # Looking up a child by its labels costs more than counting.
         self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._live: dict[tuple[str, str], LiveFigures] = {}
         reg = self.registry
         self._requests = Counter(
             "carry_http_requests", "HTTP requests answered.", ("method", "route", "status"),
@@ -90,7 +79,8 @@ class Metrics:
         )  # fmt: skip
         self._created = Counter("carry_sessions_created", "Sessions opened.", _MODEL, registry=reg)
         self._ended = Counter(
-            "carry_sessions_ended", "Sessions ended: deleted, final or expired.",
+            "carry_sessions_ended",
+            "Sessions ended: deleted, final, expired or replaced by a new start.",
             (*_MODEL, "reason"), registry=reg,
         )  # fmt: skip
         self._operated = Counter(
@@ -153,7 +143,10 @@ class Metrics:
             self._queue, self._steps, self._predictions, self._created, self._batch_rows,
             self._ort_s,
         )  # fmt: skip
-        self._of_models = (*self._shown_at_once, self._ended, self._operated)
+        self.inference = InferenceMetrics(reg)
+        self._of_models = (
+            *self._shown_at_once, self._ended, self._operated, *self.inference.of_models
+        )  # fmt: skip
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics and their media type: of all workers, where there are several.
@@ -161,17 +154,22 @@ class Metrics:
         OpenMetrics, with exemplars, for who accepts it, as Prometheus does; else its older text.
         Where there are several workers their figures are added, and exemplars are not kept.
         """
-        registry = self.registry
-        if _IS_MULTIPROCESS:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry = self._registry_of_all()
         if _OPEN_METRICS in accept:
             body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
             return body, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
-    def live(self, model: str, version: str) -> LiveFigures:
-        return self._live.setdefault((model, version), LiveFigures())
+    def totals(self) -> Totals:
+        """The totals of every model, of all workers."""
+        return Totals(self._registry_of_all().collect())
+
+    def _registry_of_all(self) -> CollectorRegistry:
+        if not _IS_MULTIPROCESS:
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry
 
     def models_changed(self, loaded: set[tuple[str, str, str]], num_refused: int) -> None:
         """Series of a model exist from when it is loaded until it is unloaded.
@@ -185,7 +183,6 @@ class Metrics:
                 self._loaded.remove(model, version, provider)
                 for metric in self._of_models:
                     metric.remove_by_labels({"model": model, "version": version})
-            self._live.pop((model, version), None)
         for model, version, provider in loaded - self._models:
             self._loaded.labels(model, version, provider).set(1)
             for metric in self._shown_at_once:
@@ -231,10 +228,6 @@ class Metrics:
     def batch_ran(self, model: str, version: str, num_rows: int, ort_s: float) -> None:
         self._batch_rows.labels(model, version).observe(num_rows)
         self._ort_s.labels(model, version).observe(ort_s)
-        live = self.live(model, version)
-        live.batches += 1
-        live.batch_rows += num_rows
-        live.ort_s += ort_s
 
     def queue_changed(self, model: str, version: str, num_waiting: int) -> None:
         self._queue.labels(model, version).set(num_waiting)
@@ -250,11 +243,9 @@ class Metrics:
 
     def steps_committed(self, model: str, version: str, count: int) -> None:
         self._steps.labels(model, version).inc(count)
-        self.live(model, version).steps += count
 
     def predicted(self, model: str, version: str, num_instances: int) -> None:
         self._predictions.labels(model, version).inc(num_instances)
-        self.live(model, version).predictions += num_instances
 
     def group_committed(self, num_rows: int, commit_s: float) -> None:
         self._commit_rows.observe(num_rows)

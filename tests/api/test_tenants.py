@@ -38,6 +38,14 @@ OTHERS = {
     },
     ("post", "/v2/models/{model}/infer"): "test_a_sequence_is_its_own_tenants",
     ("post", "/v2/models/{model}/versions/{version}/infer"): "test_a_sequence_is_its_own_tenants",
+    **{
+        (
+            "post",
+            f"/v2/models/{{model}}{version}/generate{end}",
+        ): "test_a_writing_is_its_own_tenants"
+        for version in ("", "/versions/{version}")
+        for end in ("", "_stream")
+    },
     ("post", "/v2/repository/index"): SHARED,
     ("post", "/v2/repository/models/{model}/load"): "test_users_load_and_unload_nothing",
     ("post", "/v2/repository/models/{model}/unload"): "test_users_load_and_unload_nothing",
@@ -194,6 +202,22 @@ async def test_a_sequence_is_its_own_tenants(world, version):
     assert "must specify the START flag" in told.json()["error"]
     told = await world.post(url, json=asked(), headers=world.ada)
     assert told.json()["parameters"]["sequence_step"] == 2
+
+
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+@pytest.mark.parametrize("end", ["", "_stream"])
+async def test_a_writing_is_its_own_tenants(world, version, end):
+    def asked(**flags):
+        return {"parameters": {"sequence_id": 7, "max_tokens": 2} | flags, "text_input": "a"}
+
+    url = f"/v2/models/verse{version}/generate{end}"
+    started = await world.post(url, json=asked(sequence_start=True), headers=world.ada)
+    assert started.status_code == 200, started.text
+    told = await world.post(url, json=asked(), headers=world.bob)
+    assert told.status_code == 400
+    assert "must specify the START flag" in told.json()["error"]
+    told = await world.post(url, json=asked(), headers=world.ada)
+    assert '"sequence_step":2' in told.text
 
 
 async def test_users_load_and_unload_nothing(world):

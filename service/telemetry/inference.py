@@ -1,0 +1,63 @@
+"""What was asked of models under `/v2`, as Triton's statistics count it: on behalf of all workers.
+
+Rule 1: what is counted are metrics, which `prometheus_client` adds up over processes, also those
+        that ended. So the figures never fall while a model is loaded, whichever worker is asked.
+Rule 2: times are added in multiples of 2⁻³⁰ s, about a nanosecond: such sums are exact (up to 97
+        days), in whichever order the processes are added.
+"""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+_MODEL = ("model", "version")
+_PARTS_OF_A_SECOND = 2**30
+
+
+class InferenceMetrics:
+    """Counters of `POST /v2/models/…/infer` and its like."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "carry_inference_requests",
+            "Inference requests under /v2, by outcome: success or failure.",
+            (*_MODEL, "outcome"), registry=registry,
+        )  # fmt: skip
+        self._rows = Counter(
+            "carry_inference_rows", "Rows of those that succeeded.", _MODEL, registry=registry
+        )
+        self._seconds = Counter(
+            "carry_inference_seconds",
+            "Time of inference requests under /v2, by part: reading, running and writing of those"
+            " that succeeded, and all of those that failed.",
+            (*_MODEL, "part"), registry=registry,
+        )  # fmt: skip
+        self._last = Gauge(
+            "carry_inference_last_success_timestamp_seconds",
+            "When the last inference request under /v2 succeeded.", _MODEL, registry=registry,
+            multiprocess_mode="max",
+        )  # fmt: skip
+        self.of_models = (self._requests, self._rows, self._seconds, self._last)
+
+    def succeeded(
+        self,
+        model: str,
+        version: str,
+        num_rows: int,
+        read_ns: int,
+        run_ns: int,
+        written_ns: int,
+    ) -> None:
+        self._requests.labels(model, version, "success").inc()
+        self._rows.labels(model, version).inc(num_rows)
+        for part, ns in (("read", read_ns), ("run", run_ns), ("write", written_ns)):
+            self._seconds.labels(model, version, part).inc(_exact_s(ns))
+        self._last.labels(model, version).set(round(time.time(), 3))
+
+    def failed(self, model: str, version: str, ns: int) -> None:
+        self._requests.labels(model, version, "failure").inc()
+        self._seconds.labels(model, version, "failed").inc(_exact_s(ns))
+
+
+def _exact_s(ns: int) -> float:
+    return round(ns * _PARTS_OF_A_SECOND / 1e9) / _PARTS_OF_A_SECOND
