@@ -10,7 +10,7 @@ Rule 3: what comes in without being part of a body is bounded by `MAX_HEAD_BYTES
 Rule 4: a client that ended its side still gets its answers; one that left is found by
         `half_closed.py`.
 Rule 5: a connection that is closed while its client may still send is half-closed first, and read
-        for `LINGER_S`: bytes that nobody read would make the kernel take back the last answers
+        for `LINGER_S`, and `LINGER_BYTES`: bytes that nobody read would make the kernel take back the last answers
         (RFC 9112 §9.6).
 Rule 6: whoever is waited for too long is closed by `connections.py`, which asks for `progress`.
 """
@@ -52,6 +52,7 @@ MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers: four times what common proxies let through."""
 
 LINGER_S = 2.0
+LINGER_BYTES = 256 * 1024
 _INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 _COMMENT = b"3\r\n:\n\n\r\n"  # of a stream of events, as one chunk
 
@@ -79,6 +80,7 @@ class HttpConnection(HttpToolsProtocol):
         self._num_silent_bytes = 0
         self._is_ending = False  # nothing more is read
         self._at_end: Callable[[], None] | None = None  # due when all is answered
+        self._num_late_bytes = 0  # that came then
         self._is_lingering = False  # our side has ended
         self._has_eof = False  # the client's side has
         self._is_websocket = False
@@ -103,6 +105,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_ending or self.transport.is_closing():  # what was on its way still comes
+            self._num_late_bytes += len(data)
+            if self._is_lingering and self._num_late_bytes > LINGER_BYTES:
+                self.transport.close()
             return
         self._unset_keepalive_if_required()
         self._is_silent = True
