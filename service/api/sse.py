@@ -46,7 +46,7 @@ class EventStream(StreamingResponse):
         context.open_streams.add(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["is_event_stream"] = True  # for `http_connection.py`: comments mean nothing in it
+        scope["is_event_stream"] = True  # for `connection_end.py`: comments mean nothing in it
         self._context.metrics.stream_opened("events")
         try:
             await super().__call__(scope, receive, send)

@@ -24,8 +24,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from service.api.close_codes import CloseCode
+from service.api.connection_end import LINGER_BYTES, LINGER_S
 from service.api.hot_path import HotPath
-from service.api.http_connection import LINGER_BYTES, LINGER_S
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream import Stream
