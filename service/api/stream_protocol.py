@@ -25,8 +25,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from service.api.close_codes import CloseCode
+from service.api.connection_end import LINGER_BYTES, LINGER_S
 from service.api.hot_path import HotPath
-from service.api.http_connection import LINGER_S
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream import Stream
@@ -57,6 +57,7 @@ class StreamProtocol(EndingProtocol):
     _is_reading_held = False
     _num_fragments = 0
     _num_unsent = 0
+    _num_late_bytes = 0  # after a refusal
     _request_id = ""
 
     @property
@@ -157,6 +158,9 @@ class StreamProtocol(EndingProtocol):
     def data_received(self, data: bytes) -> None:
         if self.stream is None:  # the handshake: it comes by itself, and then nothing is read
             if self.close_sent:
+                self._num_late_bytes += len(data)
+                if self._num_late_bytes > LINGER_BYTES:
+                    self.transport.close()
                 return
             super().data_received(data)
             if not self.handshake_initiated:
