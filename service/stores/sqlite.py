@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -69,13 +70,13 @@ class SqliteStore:
                 f"CARRY_DURABILITY is {durability!r}: expected one of {sorted(DURABILITIES)}"
             )
         store = cls(Path(path), durability, clock)
-        try:
-            store._thread.submit(store._there.connect).result()
-            store._here.connect()
+        with ExitStack() as undo:
+            undo.callback(store._thread.shutdown)
+            for file in (store._there, store._here):
+                store._thread.submit(file.connect).result()
+                undo.callback(file.close, may_move=False)
             store._log.open(store._here, store._there)
-        except BaseException:
-            store._thread.shutdown()
-            raise
+            undo.pop_all()
         return store
 
     async def load(self, key: Key) -> Record | None:

@@ -20,6 +20,7 @@ from typing import Final
 
 import apsw
 
+from service.errors import StartUpError
 from service.stores.sqlite_log_size import HEAD_BYTES
 
 # Each request asks for three: pathlib takes as long again as the system.
@@ -27,7 +28,7 @@ _stat = os.stat
 
 _PAGE_NUMBER_BYTES: Final = 4
 _NUM_LOOKS: Final = 3
-_FILES: Final = (("", "database file"), ("-wal", "write-ahead log"), ("-shm", "index of its log"))
+_FILES: Final = (("", "database file"), ("-wal", "write-ahead log"), ("-shm", "shared-memory file"))
 
 
 class FileIdentity:
@@ -51,9 +52,18 @@ class FileIdentity:
         self._log_file: int
         self._frame_bytes: int
 
-    def open(self, log_file: int, frame_bytes: int) -> None:
-        """Remember the files as they are now."""
+    def open(self, log_file: int, frame_bytes: int, num_frames: int) -> None:
+        """Remember the files as they are now.
+
+        Raises:
+            StartUpError: the log was truncated, and others that have it open count on more.
+        """
         self._log_file, self._frame_bytes = log_file, frame_bytes
+        if not all(map(self._has_frame, range(1, num_frames + 1))):
+            raise StartUpError(
+                f"CARRY_STORE: the write-ahead log of {self._path} was truncated while it was in"
+                " use: stop all processes that use it, restore a backup and start them"
+            )
         opened = []
         for suffix, _ in _FILES:
             path = f"{self._path}{suffix}"
@@ -74,14 +84,18 @@ class FileIdentity:
 
     @property
     def may_be_moved_into(self) -> bool:
-        """Whether the log may be moved into the file: also where the log's path alone is gone, so
-        that nothing of it is lost. For any thread; SQLite is not asked."""
+        """Whether the log may be moved into the file: also where its path alone is gone, so that
+        nothing of it is lost, but not where another process may write one in its place. For any
+        thread; SQLite is not asked."""
         if self._cut or self.is_suspect:
             return False
-        file, _, index = self._opened
+        file, of_log, index = self._opened
         try:
-            return _stat(file[0]).st_size >= self._num_bytes and all(
-                _is_same(_stat(path), inode, device) for path, inode, device in (file, index)
+            return (
+                _leads_to(file)
+                and _leads_to(index)
+                and (_leads_to(of_log) or not os.path.lexists(of_log[0]))
+                and _stat(file[0]).st_size >= self._num_bytes
             )
         except OSError:
             return False
@@ -137,6 +151,11 @@ class FileIdentity:
         # A frame begins with the number of its page, and there is no page 0: a hole reads as zeros.
         at = HEAD_BYTES + (frame - 1) * self._frame_bytes
         return any(os.pread(self._log_file, _PAGE_NUMBER_BYTES, at))
+
+
+def _leads_to(opened: tuple[str, int, int]) -> bool:
+    path, inode, device = opened
+    return os.path.lexists(path) and _is_same(_stat(path), inode, device)
 
 
 def _is_same(found: os.stat_result, inode: int, device: int) -> bool:

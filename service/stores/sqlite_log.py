@@ -112,7 +112,12 @@ class WriteAheadLog:
         [(self._application_id,)] = rows_of(self._db, "PRAGMA application_id")
         [(page_bytes,)] = rows_of(self._db, "PRAGMA page_size")
         frame_bytes = FRAME_HEAD_BYTES + page_bytes
-        self._identity.open(self._file, frame_bytes)
+        try:
+            self._identity.open(self._file, frame_bytes, num_log_frames_of(self._db))
+        except BaseException:
+            close(self._db, may_move=False)
+            os.close(self._file)
+            raise
         if (
             os.fstat(self._file).st_size > sqlite_log_size.CHECKPOINT_BYTES
         ):  # of a process that was killed

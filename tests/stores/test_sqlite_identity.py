@@ -7,7 +7,7 @@ import apsw
 import pytest
 from structlog.testing import capture_logs
 
-from service.errors import StoreUnavailableError
+from service.errors import StartUpError, StoreUnavailableError
 from service.stores import sqlite
 from service.stores.record import Key
 from service.stores.sqlite import SqliteStore
@@ -69,7 +69,7 @@ CHANGES = [
     (replace_by_a_copy, LOG, "its write-ahead log was replaced"),
     (truncate, LOG, "its write-ahead log was truncated"),
     (truncate_half, LOG, "its write-ahead log was truncated"),
-    (remove, INDEX, "its index of its log was removed or renamed"),
+    (remove, INDEX, "its shared-memory file was removed or renamed"),
     (remove_folder, FILE, "its folder was removed or renamed"),
     (rename_folder, FILE, "its folder was removed or renamed"),
     (replace_folder, FILE, "its database file was replaced"),
@@ -211,6 +211,32 @@ async def test_a_log_that_was_removed_is_saved_into_the_file_at_once(tmp_path):
     assert await copy.load(A) == record
     await copy.close()
     await store.close()
+
+
+@pytest.mark.parametrize("change", [truncate, truncate_half])
+async def test_a_process_that_starts_behind_a_truncated_log_is_refused(tmp_path, change):
+    """It would count on what others know of the log, and write behind the hole."""
+    store, record = await store_in(tmp_path)
+    change(tmp_path / "s.db-wal")
+    with pytest.raises(StartUpError, match="CARRY_STORE"):
+        SqliteStore.open(tmp_path / "s.db", "power")
+    await assert_refused(store, record, "its write-ahead log was truncated")
+    await store.close()
+    again = SqliteStore.open(tmp_path / "s.db", "power")
+    assert (await again.load(A)).step < record.step
+    await again.close()
+
+
+async def test_a_log_that_another_process_may_have_begun_anew_is_not_moved_into_the_file(tmp_path):
+    store, _ = await store_in(tmp_path)
+    replace_by_a_copy(tmp_path / "s.db-wal")
+    before = (tmp_path / "s.db").read_bytes()
+    with pytest.raises(StoreUnavailableError):
+        await store.check()
+    assert store._log._under_way is None
+    store._log._move("RESTART")
+    await store.close()
+    assert (tmp_path / "s.db").read_bytes() == before
 
 
 async def test_a_closing_store_leaves_the_files_of_its_successor_alone(tmp_path):
