@@ -159,6 +159,8 @@ class DeadlineError(CarryError):
 
 class StoreUnavailableError(CarryError):
     code, status, title = "store-unavailable", 503, "Session store unavailable"
+    is_silent = False
+    """It did not answer in time: for this request it is not asked again."""
 
 
 class OutcomeUnknownError(StoreUnavailableError):

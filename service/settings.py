@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         2.0,
         gt=0,
         le=60,
-        description="Redis only. The longest wait for a connection, and for an answer.",
+        description="Redis only. The longest wait for an answer, the connection included.",
     )
     store_password_file: Path | None = Field(
         None, description="Redis only. A file with the password, in place of one in CARRY_STORE."

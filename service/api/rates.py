@@ -9,9 +9,11 @@ Rule 2: a request that is refused does not count, for any limit. Only where anot
 Rule 3: keys without a limit are never counted; those with one leave the short way of steps.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
@@ -20,6 +22,7 @@ from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.api.keys import Caller
 from service.errors import RateLimitedError
@@ -29,7 +32,11 @@ from service.stores.redis_url import read_redis_url
 
 log = structlog.get_logger()
 
-_TIMEOUT_S = 1.0
+_TIMEOUT_S: Final = 1.0
+_PART_OF_STORE_TIMEOUT: Final = 0.5
+"""Whoever is counted waits for this and then for the store."""
+_PAUSE_S: Final = 1.0
+"""For which nothing is counted after Redis did not answer."""
 _REDIS = ("redis", "rediss")
 _PREFIX = "carry:limits"
 """Under `carry:`, as all of the store: its user may be one that sees nothing else."""
@@ -40,10 +47,12 @@ class Rates:
 
     def __init__(self, store_url: str, options: StoreOptions) -> None:
         self._pool: ConnectionPool | None = None
+        self._timeout_s = min(_TIMEOUT_S, _PART_OF_STORE_TIMEOUT * options.timeout_s)
+        self._away_until = 0.0
         storage: Storage = MemoryStorage()
         if urlsplit(store_url).scheme in _REDIS:
             address = read_redis_url(store_url, options.password_file, options.ca_file)
-            kind, settings = connection_of(address.places[0], address, _TIMEOUT_S)
+            kind, settings = connection_of(address.places[0], address, self._timeout_s)
             self._pool = ConnectionPool(kind, **settings)
             storage = RedisStorage(
                 "async+redis://",  # the pool knows where
@@ -64,14 +73,21 @@ class Rates:
         Raises:
             RateLimitedError: one of the key's limits is used up.
         """
+        if time.monotonic() < self._away_until:
+            return []
         try:
-            # One alone needs no look before: it counts only what it lets pass.
-            if len(caller.limits) > 1:
-                await self._require(self._limiter.test, caller)
-            await self._require(self._limiter.hit, caller)
-            return await self._headers(caller)
-        except StorageError as error:
-            log.warning("requests are not counted: the store is away", problem=str(error))
+            async with asyncio.timeout(self._timeout_s):
+                # One alone needs no look before: it counts only what it lets pass.
+                if len(caller.limits) > 1:
+                    await self._require(self._limiter.test, caller)
+                await self._require(self._limiter.hit, caller)
+                return await self._headers(caller)
+        except (StorageError, TimeoutError) as error:
+            cause = error.storage_error if isinstance(error, StorageError) else error
+            if isinstance(cause, TimeoutError | RedisTimeoutError):  # each request would wait
+                self._away_until = time.monotonic() + _PAUSE_S
+            problem = str(error) or "no answer in time"
+            log.warning("requests are not counted: the store is away", problem=problem)
             return []
 
     async def _require(

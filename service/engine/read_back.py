@@ -7,6 +7,7 @@ Rule 1: the revision tells. Where it is that of the write, the write is kept. Wh
 Rule 2: a creation that is not found is tried again as well; what may lie there refuses it.
 Rule 3: it ends within `patience_s`, and one call of the store. What is not known then stays so: the
         client is told, and repeats its request with its step.
+Rule 4: a store that did not answer in time has had its time: it is not asked again for that write.
 """
 
 import asyncio
@@ -31,11 +32,11 @@ async def read_back(
     known = list(outcomes)
     give_up_at = time.monotonic() + patience_s
     pause_s = _FIRST_PAUSE_S
-    while unknown := [at for at, each in enumerate(known) if _is_unknown(each)]:
+    while unknown := _unknown_of(known):
         await _ask(store, writes, known, unknown)
         if time.monotonic() + pause_s > give_up_at:
             break
-        if any(_is_unknown(each) for each in known):
+        if _unknown_of(known):
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LAST_PAUSE_S)
     return known
@@ -49,6 +50,8 @@ async def _ask(
     for at, there in zip(unknown, found, strict=True):
         opening, data, base = writes[at]
         if isinstance(there, StoreUnavailableError):
+            if there.is_silent:
+                known[at] = _given_up(there)
             continue
         if isinstance(there, CarryError):
             known[at] = there
@@ -70,6 +73,8 @@ async def _ask(
         # Refused now, it still may have been kept before: not known, until the store says.
         if not isinstance(outcome, StoreUnavailableError):
             known[at] = outcome
+        elif outcome.is_silent:
+            known[at] = _given_up(outcome)
 
 
 async def _load(store: Store, write: Write) -> Outcome:
@@ -80,5 +85,20 @@ async def _load(store: Store, write: Write) -> Outcome:
         return error
 
 
-def _is_unknown(outcome: Outcome) -> bool:
-    return isinstance(outcome, OutcomeUnknownError)
+def _unknown_of(known: Sequence[Outcome]) -> list[int]:
+    """Places of those that are still asked for."""
+    return [
+        at
+        for at, each in enumerate(known)
+        if isinstance(each, OutcomeUnknownError) and not each.is_silent
+    ]
+
+
+def _given_up(error: StoreUnavailableError) -> OutcomeUnknownError:
+    given_up = OutcomeUnknownError(
+        "the session store's answer was lost, and it does not answer; whether this request is kept"
+        " is not known: repeat it with its step",
+        retry_after_s=error.retry_after_s,
+    )
+    given_up.is_silent = True
+    return given_up

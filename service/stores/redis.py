@@ -65,6 +65,7 @@ class RedisStore:
         """`clock` stands in for the server's, in tests."""
         self.durability = NOT_ASKED
         self._topology = address.topology
+        self._timeout_s = timeout_s
         self._servers = topology_of(address, timeout_s)
         self._clock = clock
         self._ahead_s, self._measured_at = 0.0, float("-inf")
@@ -113,16 +114,17 @@ class RedisStore:
                 keys = index_keys(shard_of(member))
                 announcements.append(Call(ANNOUNCE, keys, *what, self._given_time))
         calls = [call for _, call in steps]
-        replies = await run_scripts(self._servers, calls + announcements)
+        due_at = asyncio.get_running_loop().time() + self._timeout_s  # of both round trips
+        replies = await run_scripts(self._servers, calls + announcements, due_at)
         answers: dict[int, object] = {
             place: reply for (place, _), reply in zip(steps, replies, strict=False)
         }
         if others:
-            answers |= await self._write_announced(others, replies[len(steps) :])
+            answers |= await self._write_announced(others, replies[len(steps) :], due_at)
         return self._outcomes(writes, answers)
 
     async def _write_announced(
-        self, others: list[tuple[int, Call]], announced: list[object]
+        self, others: list[tuple[int, Call]], announced: list[object], due_at: float
     ) -> dict[int, object]:
         """Replies by place; where the index could not be told, the session is not touched."""
         answers: dict[int, object] = {
@@ -130,7 +132,7 @@ class RedisStore:
             for (place, _), reply in zip(others, announced, strict=True)
         }
         ready = [each for each, reply in zip(others, announced, strict=True) if reply == 1]
-        replies = await run_scripts(self._servers, [call for _, call in ready])
+        replies = await run_scripts(self._servers, [call for _, call in ready], due_at)
         return answers | {place: reply for (place, _), reply in zip(ready, replies, strict=True)}
 
     def _outcomes(self, writes: Sequence[Write], answers: dict[int, object]) -> list[Record | None]:

@@ -5,7 +5,7 @@ from typing import Any
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from service.errors import OutcomeUnknownError, StoreUnavailableError
-from service.stores.redis_node import LostError, NotSentError
+from service.stores.redis_node import LostError, NotSentError, has_timed_out
 from service.wordings import case
 
 _REFUSALS = (
@@ -39,6 +39,7 @@ def failure_of(reply: object) -> StoreUnavailableError | None:
             case("outcome-unknown", what=f"the session store's answer was lost ({reply})"),
             retry_after_s=1,
         )
+    error.is_silent = has_timed_out(reply)
     error.__cause__ = reply
     return error
 
@@ -51,11 +52,13 @@ def unavailable_if_failed(replies: list[Any]) -> list[Any]:
     """
     for reply in replies:
         if isinstance(reply, (NotSentError, LostError, RedisError)):
-            raise StoreUnavailableError(
+            error = StoreUnavailableError(
                 f"the session store could not be read ({reply}); nothing of this request was kept:"
                 " try again",
                 retry_after_s=1,
-            ) from reply
+            )
+            error.is_silent = has_timed_out(reply)
+            raise error from reply
     return replies
 
 

@@ -4,9 +4,9 @@ Rule 1: nothing is ever sent twice from here. redis-py's own retries are off: wh
         repeated is for those to say who can read back what became of it.
 Rule 2: each command gets a reply or an error of its own. `NotSentError`: the server never saw it.
         `LostError`: it may have been carried out.
-Rule 3: a call ends within three times `timeout_s`: waiting for a connection, making it, and being
-        answered take at most that each. After a failure calls are refused at once for a while,
-        which grows to a second, so that a server that is away holds nobody up.
+Rule 3: a call ends within `timeout_s`, or when its caller's time is over: waiting for a connection,
+        making it, and being answered share that time. After a failure calls are refused at once for
+        a while, which grows to a second, so that a server that is away holds nobody up.
 Rule 4: a connection that was not read to its end is closed and never used again.
 """
 
@@ -26,6 +26,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.stores.redis_url import Place, RedisAddress
 
@@ -47,6 +48,13 @@ class LostError(Exception):
     """The answer was lost: the command may have been carried out."""
 
 
+def has_timed_out(error: Exception) -> bool:
+    """Whether it is one of these, because the server did not answer in time."""
+    cause = error.args[0] if error.args else None
+    is_from_here = isinstance(error, NotSentError | LostError)
+    return is_from_here and isinstance(cause, TimeoutError | RedisTimeoutError)
+
+
 class Node:
     """Owned by its topology, which closes it. Used from one event loop."""
 
@@ -61,17 +69,22 @@ class Node:
         self._backoff_s = 0.0
         self._failure: Exception | None = None
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
-        """Replies in order, in one round trip; errors stand in their place."""
+    async def send(self, commands: Sequence[Command], due_at: float | None = None) -> list[Any]:
+        """Replies in order, in one round trip; errors stand in their place.
+
+        `due_at` is a time of the event loop's clock, for a caller that makes more than one call.
+        """
+        now = asyncio.get_running_loop().time()
+        due_at = now + self._timeout_s if due_at is None else due_at
         if time.monotonic() < self._refused_until:
             return [NotSentError(self._failure)] * len(commands)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(due_at):
                 await self._room.acquire()
         except TimeoutError:
-            return [NotSentError("all connections are busy")] * len(commands)
+            return [NotSentError(TimeoutError("all connections are busy"))] * len(commands)
         try:
-            return await self._send(commands)
+            return await self._send(commands, due_at)
         finally:
             self._room.release()
 
@@ -85,23 +98,25 @@ class Node:
         for connection in idle:
             await connection.disconnect(nowait=True)
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], due_at: float) -> list[Any]:
+        if time.monotonic() < self._refused_until:  # it failed while this waited for a connection
+            return [NotSentError(self._failure)] * len(commands)
         try:
-            connection = await self._connected()
+            connection = await self._connected(due_at)
         except (RedisError, OSError, TimeoutError) as error:
-            await self._failed(error)
-            return [NotSentError(error)] * len(commands)
+            reason = await self._failed(error)
+            return [NotSentError(reason)] * len(commands)
         replies: list[Any] = []
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(due_at):
                 await connection.send_packed_command(b"".join(map(packed, commands)))
                 for _ in commands:
                     # One by one: those before a failure count.
                     replies.append(await _reply(connection))  # noqa: PERF401
         except (RedisError, OSError, TimeoutError) as error:
             await connection.disconnect(nowait=True)
-            await self._failed(error)
-            return replies + [LostError(error)] * (len(commands) - len(replies))
+            reason = await self._failed(error)
+            return replies + [LostError(reason)] * (len(commands) - len(replies))
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -113,20 +128,25 @@ class Node:
             self._failure, self._backoff_s = None, 0.0
         return replies
 
-    async def _connected(self) -> Connection:
+    async def _connected(self, due_at: float) -> Connection:
         """An idle connection that still stands, or a new one."""
         connection = self._idle.pop() if self._idle else self._kind(**self._options)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(due_at):
                 if connection.is_connected and await _is_stale(connection):
                     await connection.disconnect(nowait=True)
                 await connection.connect()  # type: ignore[no-untyped-call]
+            if asyncio.get_running_loop().time() >= due_at:
+                raise TimeoutError  # noqa: TRY301 -- nothing is sent, as where it takes too long
         except BaseException:  # half a greeting must never be gone on with
             await connection.disconnect(nowait=True)
             raise
         return connection
 
-    async def _failed(self, error: Exception) -> None:
+    async def _failed(self, error: Exception) -> Exception:
+        """Refuse calls for a while; the error, in words."""
+        if isinstance(error, TimeoutError):
+            error = TimeoutError(f"no answer within {self._timeout_s:g} s")
         if self._failure is None:
             log.warning(
                 "session store is away", server=_shown(self.place), reason=str(error) or repr(error)
@@ -135,6 +155,7 @@ class Node:
         self._backoff_s = min(2 * self._backoff_s or _FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         self._refused_until = time.monotonic() + self._backoff_s
         await self._close_idle()  # the others lead to the same server
+        return error
 
 
 def connection_of(

@@ -46,14 +46,21 @@ class Call:
         return Command(self.keys[0], (*name, len(self.keys), *self.keys, *self.arguments))
 
 
-async def run_scripts(servers: Topology, calls: list[Call]) -> list[object]:
-    """Replies in order, in one round trip, or two where a server does not know a script yet."""
+async def run_scripts(
+    servers: Topology, calls: list[Call], due_at: float | None = None
+) -> list[object]:
+    """Replies in order, in one round trip, or two where a server does not know a script yet.
+
+    Answered by `due_at`, a time of the event loop's clock, where the caller makes more calls.
+    """
     if not calls:
         return []
-    replies = await servers.send([call.command(is_known=True) for call in calls])
+    replies = await servers.send([call.command(is_known=True) for call in calls], due_at)
     unknown = [index for index, each in enumerate(replies) if isinstance(each, NoScriptError)]
     if unknown:
-        again = await servers.send([calls[index].command(is_known=False) for index in unknown])
+        again = await servers.send(
+            [calls[index].command(is_known=False) for index in unknown], due_at
+        )
         for index, reply in zip(unknown, again, strict=True):
             replies[index] = reply
     return replies

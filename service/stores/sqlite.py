@@ -8,13 +8,16 @@ Rule 2: a short group is written on the caller's own thread, without waiting for
         store's thread, which waits.
 Rule 3: several processes may share the file: each transaction takes the write lock at its start
         and proves every revision under it.
-Rule 4: a file of another program, or of a later service, is refused and left untouched.
+Rule 4: nothing is answered from files that are no longer those that were opened; see
+        `sqlite_identity`.
+Rule 5: a file of another program, or of a later service, is refused and left untouched.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -24,8 +27,9 @@ import structlog
 from service.errors import StartUpError, StoreUnavailableError
 from service.stores.base import Swept, Usage, Write
 from service.stores.record import Key, Record, RecordFormatError
-from service.stores.sqlite_errors import FAILURES, unavailable
-from service.stores.sqlite_file import PAGE_BYTES, SqliteFile
+from service.stores.sqlite_errors import FAILURES, changed, unavailable
+from service.stores.sqlite_file import SqliteFile
+from service.stores.sqlite_identity import FileIdentity
 from service.stores.sqlite_log import WriteAheadLog
 from service.wordings import case
 
@@ -49,7 +53,8 @@ class SqliteStore:
         # One connection for the caller's thread, which never waits for a lock; one for the store's.
         self._here = SqliteFile(path, clock, busy_timeout_s=0.0)
         self._there = SqliteFile(path, clock, busy_timeout_s=_BUSY_TIMEOUT_S)
-        self._log = WriteAheadLog(path)
+        self._identity = FileIdentity(path, self._here.count_bytes, self._here.count_log_frames)
+        self._log = WriteAheadLog(path, self._identity)
         self._row_s = 0.0
 
     @classmethod
@@ -66,13 +71,13 @@ class SqliteStore:
                 f"CARRY_DURABILITY is {durability!r}: expected one of {sorted(DURABILITIES)}"
             )
         store = cls(Path(path), durability, clock)
-        try:
-            store._thread.submit(store._there.connect).result()
-            store._here.connect()
-            store._log.open()
-        except BaseException:
-            store._thread.shutdown()
-            raise
+        with ExitStack() as undo:
+            undo.callback(store._thread.shutdown)
+            for file in (store._there, store._here):
+                store._thread.submit(file.connect).result()
+                undo.callback(file.close, may_move=False)
+            store._log.open(store._here, store._there)
+            undo.pop_all()
         return store
 
     async def load(self, key: Key) -> Record | None:
@@ -80,54 +85,61 @@ class SqliteStore:
         if self.durability == "power":
             # What another process wrote may not be synced yet, and this may become an answer.
             await self._sync()
+        self._refuse_if_changed()
         return found
 
     async def commit(self, writes: Sequence[Write]) -> list[Record | None]:
-        if self._log.is_checkpoint_wanted:
-            await self._log.finish_checkpoint()
+        await self._prepare_to_write()
         kept = self._commit_here(writes)
         if kept is None:
             kept = await self._call(lambda: self._there.commit(writes))
-        if self.durability == "power":
-            await self._sync()
-        self._log.wrote([record for record in kept if record is not None])
+        await self._settle([record for record in kept if record is not None])
         return kept
 
     async def list_live(
         self, tenant: str, model: str | None, after: str, limit: int
     ) -> list[Record]:
         rows = await self._call(lambda: self._there.list_live(tenant, model, after, limit))
+        self._refuse_if_changed()
         return [record for row in rows if (record := _read(row)) is not None]
 
     async def usage(self, tenant: str) -> Usage:
-        return await self._call(lambda: self._there.usage(tenant))
+        counted = await self._call(lambda: self._there.usage(tenant))
+        self._refuse_if_changed()
+        return counted
 
     async def sweep(self, limit: int) -> list[Swept]:
-        return await self._call(lambda: self._there.sweep(limit))
+        await self._prepare_to_write()
+        swept = await self._call(lambda: self._there.sweep(limit))
+        self._log.wrote()
+        self._refuse_if_changed()
+        return swept
 
     async def read_value(self, name: str) -> bytes:
-        return await self._call(lambda: self._there.read_value(name))
+        value = await self._call(lambda: self._there.read_value(name))
+        self._refuse_if_changed()
+        return value
 
     async def swap_value(self, name: str, old: bytes, new: bytes) -> bool:
+        await self._prepare_to_write()
         is_swapped = await self._call(lambda: self._there.swap_value(name, old, new))
-        if self.durability == "power":
-            await self._sync()
-        self._log.wrote_bytes(len(new))
+        await self._settle()
         return is_swapped
 
     async def now(self) -> float:
         return self._clock()
 
     async def check(self) -> None:
+        self._refuse_if_changed()
+        await self._prepare_to_write()
         await self._call(self._there.check)
-        if self.durability == "power":
-            await self._sync()
-        self._log.wrote_bytes(PAGE_BYTES)
+        await self._settle()
 
     async def close(self) -> None:
         await self._log.close()
-        self._here.close()
-        await self._in_thread(self._there.close)
+        may_move = self._identity.may_be_moved_into
+        self._here.close(may_move=may_move)
+        await self._in_thread(lambda: self._there.close(may_move=may_move))
         self._thread.shutdown()
 
     def _commit_here(self, writes: Sequence[Write]) -> list[Record | None] | None:
@@ -141,7 +153,7 @@ class SqliteStore:
         except apsw.BusyError:
             return None
         except apsw.Error as error:
-            raise unavailable(error) from error
+            raise self._failure(error) from error
         row_s = (time.perf_counter() - started) / len(writes)
         self._row_s += 0.05 * (row_s - self._row_s)
         return kept
@@ -155,11 +167,50 @@ class SqliteStore:
                 retry_after_s=1,
             ) from error
 
+    async def _prepare_to_write(self) -> None:
+        if self._identity.change is not None:
+            self._refuse_if_changed()
+        await self._log.make_room()
+
+    async def _settle(self, records: Sequence[Record] = ()) -> None:
+        """Behind a write: return when it is as durable as promised."""
+        if self._identity.is_suspect:
+            self._refuse_if_changed(was_written=True)
+        if self.durability == "power":
+            await self._sync()
+        self._log.wrote(records)
+        self._refuse_if_changed(was_written=True)
+
+    def _refuse_if_changed(self, *, was_written: bool = False) -> None:
+        before = self._identity.change
+        change = self._identity.look()
+        if change != before:
+            self._tell(change)
+        if change is not None:
+            raise changed(change, was_written=was_written)
+
+    def _tell(self, change: str | None) -> None:
+        if change is None:
+            log.info("session store's files are back")
+            return
+        log.error("session store is not what was opened, requests are refused", reason=change)
+        if self._identity.may_be_moved_into:
+            self._log.save()
+
+    def _failure(self, error: apsw.Error | UnicodeDecodeError) -> StoreUnavailableError:
+        """What to answer where SQLite failed: perhaps because its files were changed."""
+        self._log.suspect()
+        try:
+            self._refuse_if_changed()
+        except StoreUnavailableError as told:
+            return told
+        return unavailable(error)
+
     async def _call(self, work: Callable[[], T]) -> T:
         try:
             return await self._in_thread(work)
         except FAILURES as error:
-            raise unavailable(error) from error
+            raise self._failure(error) from error
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

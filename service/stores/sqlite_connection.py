@@ -50,6 +50,26 @@ def rows_of(db: apsw.Connection, statement: str, values: Sequence[object] = ()) 
     return list(db.execute(statement, values))
 
 
+def num_bytes_of(db: apsw.Connection) -> int:
+    """Of the database; its file may be shorter while the end of it is in the log."""
+    query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    [(num_bytes,)] = rows_of(db, query)
+    return int(num_bytes)
+
+
+def num_log_frames_of(db: apsw.Connection) -> int:
+    """As SQLite counts on them, whatever has become of the file; no lock is taken."""
+    [(_, num_frames, _)] = rows_of(db, "PRAGMA wal_checkpoint(NOOP)")
+    return int(num_frames)
+
+
+def close(db: apsw.Connection, *, may_move: bool) -> None:
+    """Close; the last connection moves the log into the file and removes it, if it may."""
+    if not may_move:
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    db.close()
+
+
 class Transaction:
     """Takes the write lock at once; commits at the end, or rolls back on any error."""
 

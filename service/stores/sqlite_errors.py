@@ -33,6 +33,20 @@ _REMEDY: Final = {
 _RETRY_AFTER_S: Final = 5.0
 
 
+def changed(change: str, *, was_written: bool) -> StoreUnavailableError:
+    """The answer while the files are not those that were opened."""
+    kept = (
+        "whether this request is kept is not known"
+        if was_written
+        else "nothing of this request was kept"
+    )
+    return StoreUnavailableError(
+        f"the session store cannot be used: {change} while it was in use; {kept}: put its files"
+        " back as they were, or stop the service, restore a backup and start it",
+        retry_after_s=_RETRY_AFTER_S,
+    )
+
+
 def unavailable(error: apsw.Error | UnicodeDecodeError) -> StoreUnavailableError:
     """The answer to a request that the file could not serve; nothing of it was kept."""
     kind = type(error)

@@ -20,12 +20,16 @@ from service.stores.record import Key, Opening, Record, revision_of, ttl_s_of
 from service.stores.sealed import checksum, decode_record, encode_opening
 from service.stores.sqlite_connection import (
     Transaction,
+    close,
     connected,
+    num_bytes_of,
+    num_log_frames_of,
     rows_of,
     wait_at_most,
     write_ahead,
 )
 from service.stores.sqlite_errors import UNUSABLE
+from service.stores.sqlite_log_size import KEPT_BYTES
 
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
 _SCHEMA_VERSION: Final = 1
@@ -121,6 +125,7 @@ class SqliteFile:
             # The store syncs the log itself and starts checkpoints: see WriteAheadLog.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA wal_autocheckpoint = 0")
+            self._db.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
             # Looked at again under the lock: another process may be making the same file.
             with Transaction(self._db):
                 refuse_strange_file(self._db, self._path)
@@ -136,8 +141,18 @@ class SqliteFile:
                 " damaged, python -m service check-store says where; put a backup in its place"
             ) from None
 
-    def close(self) -> None:
-        self._db.close()
+    def call_on_commit(self, call: Callable[[apsw.Connection, str, int], int]) -> None:
+        """Call it behind each commit of this connection, on its thread, with the log's frames."""
+        self._db.set_wal_hook(call)
+
+    def close(self, *, may_move: bool = True) -> None:
+        close(self._db, may_move=may_move)
+
+    def count_bytes(self) -> int:
+        return num_bytes_of(self._db)
+
+    def count_log_frames(self) -> int:
+        return num_log_frames_of(self._db)
 
     def load(self, key: Key) -> Record | None:
         rows = rows_of(self._db, f"{_FOUND} WHERE tenant = ? AND name = ?", key)

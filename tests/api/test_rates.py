@@ -1,5 +1,7 @@
 """Limits of a key: counted, told, refused, and nobody else's matter."""
 
+import signal
+
 import pytest
 
 from service.api import rates
@@ -61,7 +63,7 @@ async def test_replicas_on_one_redis_count_together_and_go_on_without_it(limited
     valkey = Valkey()
     path, keys = limited
     caller = KeyRing(path).find(bearer(keys["ada"]))
-    here, there = (Rates(valkey.url, StoreOptions()) for _ in range(2))
+    here, there = (Rates(valkey.url, StoreOptions(timeout_s=60.0)) for _ in range(2))
     await here.count(caller)
     await there.count(caller)
     await here.count(caller)
@@ -71,6 +73,25 @@ async def test_replicas_on_one_redis_count_together_and_go_on_without_it(limited
     assert await there.count(caller) == []
     await here.close()
     await there.close()
+
+
+async def test_a_redis_that_is_silent_is_waited_for_once_and_for_less_than_the_store_is(limited):
+    path, keys = limited
+    caller = KeyRing(path).find(bearer(keys["ada"]))
+    with running_valkey() as valkey:
+        rates = Rates(valkey.url, StoreOptions(timeout_s=0.2))
+        await rates.count(caller)
+        valkey.signal(signal.SIGSTOP)
+        waited = []
+        rates._require = lambda *asked, require=rates._require: (
+            waited.append(asked) or require(*asked)
+        )
+        for _ in range(5):
+            assert await rates.count(caller) == []
+        assert len(waited) < 5
+        assert rates._timeout_s == 0.1
+        valkey.signal(signal.SIGCONT)
+        await rates.close()
 
 
 @pytest.fixture(params=["memory://", "valkey"])

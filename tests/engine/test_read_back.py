@@ -103,6 +103,40 @@ async def test_what_cannot_be_found_out_stays_unknown_and_nothing_is_waited_for_
     assert time.monotonic() - started < 5
 
 
+def silent(error):
+    error.is_silent = True
+    return error
+
+
+async def test_a_store_that_did_not_answer_in_time_is_not_asked_again():
+    store = LossyStore()
+    [base] = await opened(store, "a")
+    lost = silent(OutcomeUnknownError("no answer within 2 s", retry_after_s=1))
+    store.load_error = AssertionError("asked")
+    assert await read_back(store, [write(after(base), base)], [lost], 5.0) == [lost]
+
+
+async def test_a_store_that_is_silent_when_it_is_asked_is_asked_once():
+    store = LossyStore()
+    one, two = await opened(store, "a", "b")
+    loaded, load = [], store.load
+
+    async def load_one(key):
+        loaded.append(key)
+        if key == one.key:
+            raise silent(StoreUnavailableError("no answer within 2 s", retry_after_s=1))
+        return await load(key)
+
+    store.load = load_one
+    step = after(two)
+    writes = [write(after(one), one), write(step, two)]
+    given_up, kept = await read_back(store, writes, [LOST, LOST], 5.0)
+    assert isinstance(given_up, OutcomeUnknownError)
+    assert given_up.retry_after_s == 1
+    assert kept.data == step.data
+    assert loaded == [one.key, two.key]
+
+
 async def test_outcomes_that_are_known_are_left_alone():
     store = LossyStore()
     [base] = await opened(store, "a")

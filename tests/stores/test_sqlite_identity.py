@@ -1,0 +1,279 @@
+"""Files that are removed, replaced or truncated under the store are noticed by the next request."""
+
+import os
+import shutil
+
+import apsw
+import pytest
+from structlog.testing import capture_logs
+
+from service.errors import StartUpError, StoreUnavailableError
+from service.stores import sqlite
+from service.stores.record import Key
+from service.stores.sqlite import SqliteStore
+from tests.stores.support import after, commit, opened
+
+A = Key("t", "a")
+
+
+def remove(path):
+    path.unlink()
+
+
+def rename(path):
+    path.rename(path.with_name(path.name + ".away"))
+
+
+def replace_by_a_copy(path):
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    copy.replace(path)
+
+
+def truncate(path):
+    os.truncate(path, 0)
+
+
+def truncate_half(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def copy_an_earlier_one_over_it(path):
+    path.write_bytes(path.read_bytes()[:8192])
+
+
+def remove_folder(path):
+    shutil.rmtree(path.parent)
+
+
+def rename_folder(path):
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+def replace_folder(path):
+    shutil.copytree(path.parent, path.parent.with_name("copy"))
+    rename_folder(path)
+    path.parent.with_name("copy").rename(path.parent)
+
+
+FILE, LOG, INDEX = "", "-wal", "-shm"
+CHANGES = [
+    (remove, FILE, "its database file was removed or renamed"),
+    (rename, FILE, "its database file was removed or renamed"),
+    (replace_by_a_copy, FILE, "its database file was replaced"),
+    (truncate, FILE, "its database file was truncated"),
+    (truncate_half, FILE, "its database file was truncated"),
+    (copy_an_earlier_one_over_it, FILE, "its database file was truncated"),
+    (remove, LOG, "its write-ahead log was removed or renamed"),
+    (rename, LOG, "its write-ahead log was removed or renamed"),
+    (replace_by_a_copy, LOG, "its write-ahead log was replaced"),
+    (truncate, LOG, "its write-ahead log was truncated"),
+    (truncate_half, LOG, "its write-ahead log was truncated"),
+    (remove, INDEX, "its shared-memory file was removed or renamed"),
+    (remove_folder, FILE, "its folder was removed or renamed"),
+    (rename_folder, FILE, "its folder was removed or renamed"),
+    (replace_folder, FILE, "its database file was replaced"),
+]
+EVERY_CHANGE = pytest.mark.parametrize(
+    ("change", "which", "reason"), CHANGES, ids=[f"{c.__name__}{w}" for c, w, _ in CHANGES]
+)
+
+
+@pytest.fixture(params=["power", "process"])
+def durability(request):
+    return request.param
+
+
+async def store_in(folder, durability="power"):
+    """With a session that lies in the file and has steps in the log."""
+    folder.mkdir(exist_ok=True)
+    store = SqliteStore.open(folder / "s.db", durability)
+    [record] = await opened(store, "a", outputs=bytes(100_000))
+    store._log._move("TRUNCATE")
+    for _ in range(8):
+        record = await commit(store, after(record), record)
+    return store, record
+
+
+async def test_a_log_that_was_cut_behind_its_end_goes_on(tmp_path):
+    """Its file is longer than the log, once that was begun anew: nothing is lost."""
+    store, record = await store_in(tmp_path)
+    await opened(store, "b", outputs=bytes(100_000))
+    store._log._move("RESTART")
+    record = await commit(store, after(record), record)
+    truncate_half(tmp_path / "s.db-wal")
+    record = await commit(store, after(record), record)
+    await store.check()
+    await store.close()
+    again = SqliteStore.open(tmp_path / "s.db", "power")
+    assert await again.load(A) == record
+    await again.close()
+
+
+async def assert_refused(store, record, reason):
+    with pytest.raises(StoreUnavailableError, match=reason) as caught:
+        await commit(store, after(record), record)
+    assert "stop the service, restore a backup" in caught.value.detail
+    assert "s.db" not in caught.value.detail
+    with pytest.raises(StoreUnavailableError, match=reason):
+        await store.check()
+    with pytest.raises(StoreUnavailableError, match=reason):
+        await store.load(A)
+    for asked in (store.list_live("t", None, "", 9), store.usage("t"), store.sweep(9)):
+        with pytest.raises(StoreUnavailableError, match=reason):
+            await asked
+
+
+@EVERY_CHANGE
+async def test_the_next_step_is_refused_with_the_reason(
+    tmp_path, durability, change, which, reason
+):
+    store, record = await store_in(tmp_path / "var", durability)
+    change(tmp_path / "var" / f"s.db{which}")
+    await assert_refused(store, record, reason)
+    await assert_refused(store, record, reason)
+    await store.close()
+
+
+@EVERY_CHANGE
+async def test_the_next_check_of_readiness_says_the_reason(tmp_path, change, which, reason):
+    store, _ = await store_in(tmp_path / "var")
+    change(tmp_path / "var" / f"s.db{which}")
+    with pytest.raises(StoreUnavailableError, match=reason):
+        await store.check()
+    await store.close()
+
+
+@EVERY_CHANGE
+async def test_each_of_two_processes_refuses(tmp_path, change, which, reason):
+    one, record = await store_in(tmp_path / "var")
+    two = SqliteStore.open(tmp_path / "var" / "s.db", "power")
+    record = await commit(two, after(record), record)
+    change(tmp_path / "var" / f"s.db{which}")
+    for store in (one, two):
+        with pytest.raises(StoreUnavailableError, match=reason):
+            await store.check()
+        await assert_refused(store, record, reason)
+    await one.close()
+    await two.close()
+
+
+@EVERY_CHANGE
+async def test_a_step_that_was_being_written_meanwhile_is_not_acknowledged(
+    tmp_path, monkeypatch, change, which, reason
+):
+    """Between the check of the one before and the answer."""
+    store, record = await store_in(tmp_path / "var", "process")
+    write = store._here.commit
+
+    def change_then_write(writes):
+        change(tmp_path / "var" / f"s.db{which}")
+        return write(writes)
+
+    monkeypatch.setattr(sqlite, "_INLINE_S", 60.0)
+    monkeypatch.setattr(store._here, "commit", change_then_write)
+    with pytest.raises(StoreUnavailableError, match=reason):
+        await commit(store, after(record), record)
+    await store.close()
+
+
+@pytest.mark.parametrize("which", [FILE, LOG, INDEX])
+async def test_a_file_that_is_put_back_is_used_again_with_all_that_was_acknowledged(
+    tmp_path, durability, which
+):
+    store, record = await store_in(tmp_path, durability)
+    path = tmp_path / f"s.db{which}"
+    away = path.with_name("away")
+    path.rename(away)
+    with capture_logs() as logs:
+        await assert_refused(store, record, "removed or renamed")
+        away.rename(path)
+        await store.check()
+    assert [line["log_level"] for line in logs] == ["error", "info"]
+    found = await store.load(A)
+    assert found.step >= record.step
+    assert await commit(store, after(found), found)
+    await store.close()
+    again = SqliteStore.open(tmp_path / "s.db", durability)
+    assert (await again.load(A)).step == found.step + 1
+    await again.close()
+
+
+async def test_a_log_that_was_removed_is_saved_into_the_file_at_once(tmp_path):
+    """A process that is killed then has lost nothing that was acknowledged."""
+    store, record = await store_in(tmp_path)
+    (tmp_path / "s.db-wal").unlink()
+    with pytest.raises(StoreUnavailableError):
+        await store.check()
+    await store._log._under_way
+    shutil.copy(tmp_path / "s.db", tmp_path / "copy.db")
+    copy = SqliteStore.open(tmp_path / "copy.db", "power")
+    assert await copy.load(A) == record
+    await copy.close()
+    await store.close()
+
+
+@pytest.mark.parametrize("change", [truncate, truncate_half])
+async def test_a_process_that_starts_behind_a_truncated_log_is_refused(tmp_path, change):
+    """It would count on what others know of the log, and write behind the hole."""
+    store, record = await store_in(tmp_path)
+    change(tmp_path / "s.db-wal")
+    with pytest.raises(StartUpError, match="CARRY_STORE"):
+        SqliteStore.open(tmp_path / "s.db", "power")
+    await assert_refused(store, record, "its write-ahead log was truncated")
+    await store.close()
+    again = SqliteStore.open(tmp_path / "s.db", "power")
+    assert (await again.load(A)).step < record.step
+    await again.close()
+
+
+async def test_a_log_that_another_process_may_have_begun_anew_is_not_moved_into_the_file(tmp_path):
+    store, _ = await store_in(tmp_path)
+    replace_by_a_copy(tmp_path / "s.db-wal")
+    before = (tmp_path / "s.db").read_bytes()
+    with pytest.raises(StoreUnavailableError):
+        await store.check()
+    assert store._log._under_way is None
+    store._log._move("RESTART")
+    await store.close()
+    assert (tmp_path / "s.db").read_bytes() == before
+
+
+async def test_a_closing_store_leaves_the_files_of_its_successor_alone(tmp_path):
+    store, _ = await store_in(tmp_path / "var")
+    rename_folder(tmp_path / "var" / "s.db")
+    successor, record = await store_in(tmp_path / "var")
+    await store.close()
+    assert (tmp_path / "var" / "s.db-wal").exists()
+    assert await commit(successor, after(record), record)
+    await successor.close()
+
+
+async def test_a_file_that_another_process_vacuumed_is_no_truncated_one(tmp_path):
+    store, record = await store_in(tmp_path)
+    await opened(store, *(f"other-{place}" for place in range(50)), outputs=bytes(10_000))
+    store._log._move("RESTART")
+    await store.check()
+    before = (tmp_path / "s.db").stat().st_size
+    other = apsw.Connection(str(tmp_path / "s.db"))
+    other.execute("DELETE FROM states WHERE id > 1; DELETE FROM sessions WHERE id > 1; VACUUM")
+    other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    assert (tmp_path / "s.db").stat().st_size < before
+    assert await commit(store, after(record), record)
+    await store.check()
+    await store.close()
+
+
+async def test_a_log_that_another_process_took_up_is_no_truncated_one(tmp_path):
+    one, record = await store_in(tmp_path)
+    two = SqliteStore.open(tmp_path / "s.db", "power")
+    for _ in range(3):
+        for store, other in ((one, two), (two, one)):
+            other._log._move("TRUNCATE")
+            for _ in range(20):
+                record = await commit(store, after(record), record)
+                assert record is not None
+            await other.check()
+    await one.close()
+    await two.close()
