@@ -8,11 +8,12 @@ import numpy as np
 
 from service.engine.bulk import Bulk, BulkTurn
 from service.engine.lanes import Lane
+from service.engine.refusals import too_late
 from service.engine.requests import Observations, StepRequest
 from service.engine.row_group import RowGroup
 from service.engine.session import Reply
 from service.engine.trail import Trail
-from service.engine.worker import Worker, too_late
+from service.engine.worker import Worker
 from service.errors import CarryError, QueueFullError
 from service.stores.record import Key, Record
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, TypeGuard
 import numpy as np
 
 from service.engine.lanes import Lane
+from service.engine.refusals import too_late
 from service.engine.requests import StepRequest
 from service.engine.row_group import RowGroup
 from service.engine.runner import Batch
 from service.engine.session import Reply
 from service.engine.trail import Trail
 from service.engine.turn import Turn
-from service.engine.worker import Worker, too_late
+from service.engine.worker import Worker
 from service.errors import CarryError, QueueFullError
 from service.stores.record import Record
 

@@ -31,9 +31,10 @@ from service.engine.events import Observer
 from service.engine.group import Group
 from service.engine.job import Job
 from service.engine.loaded_model import LoadedModel
+from service.engine.refusals import model_failed, too_late
 from service.engine.runner import Batch, BatchResult
 from service.engine.trail import mark_batch
-from service.errors import CarryError, DeadlineError, ModelFailedError
+from service.errors import CarryError
 from service.work_thread import WorkThread
 
 INLINE_S = 0.0002
@@ -297,14 +298,14 @@ class Worker:
             if self._has_trails:
                 mark_batch([job.trail for job in load[0]], self.model, batch)
             if result is None:
-                self._finish(load[0], self._failed(batch.error))
+                self._finish(load[0], model_failed(self.model, batch.error))
             else:
                 self._apply_jobs(result, *load)
             return
         if load.trails:
             mark_batch(load.trails, self.model, batch)
         if result is None:
-            self._finish_group(load, self._failed(batch.error))
+            self._finish_group(load, model_failed(self.model, batch.error))
         else:
             self._backlog.let_out(num_rows, num_rows)
             load.ran(result)
@@ -328,7 +329,7 @@ class Worker:
                 try:
                     is_through = job.advance(size, result, row, self.model.runner.outputs)
                 except Exception as error:  # a writer may find no number to choose by
-                    self._finish([job], self._failed(error))
+                    self._finish([job], model_failed(self.model, error))
                     continue
                 if not is_through:
                     self._waiting.append(job)
@@ -347,14 +348,6 @@ class Worker:
         if batch.num_cells >= self.full_rows:  # of smaller ones each cell costs more
             self._backlog.learn(batch.ort_s / batch.num_cells)
 
-    def _failed(self, error: Exception | None) -> ModelFailedError:
-        problem = ModelFailedError(
-            f"model {self.model.name!r} version {self.model.version} failed on this input"
-            f" ({type(error).__name__}); nothing was applied"
-        )
-        problem.__cause__ = error
-        return problem
-
     def _finish(self, jobs: list[Job], problem: CarryError) -> None:
         for job in jobs:
             self._backlog.let_out(job.steps_left, job.counted)
@@ -370,11 +363,3 @@ class Worker:
     def _num_jobs(self) -> int:
         running = sum([len(batch.lengths) for batch in self._in_thread])
         return len(self._waiting) + sum([group.num_rows for group in self._groups]) + running
-
-
-def too_late() -> DeadlineError:
-    """What is answered to work whose time was up before it began."""
-    return DeadlineError(
-        "the request waited longer than its deadline; nothing was applied: try again",
-        retry_after_s=1,
-    )
