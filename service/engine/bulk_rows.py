@@ -150,3 +150,7 @@ class BulkGroup(RowGroup):
 
     def alone(self, place: int) -> None:
         self._bulk.alone(self.lanes[place], self.places[place])
+
+    def forget(self, place: int) -> None:
+        super().forget(place)
+        del self.places[place]

@@ -29,6 +29,9 @@ class Group(Protocol):
 
     def stage(self) -> Batch: ...
 
+    def refuse(self, places: list[int], error: CarryError) -> None:
+        """Some of the rows were not applied; the others are through, with `ran`."""
+
     def ran(self, result: BatchResult) -> None: ...
 
     def fail(self, error: CarryError) -> None: ...

@@ -12,7 +12,7 @@ from service.engine.loaded_model import LoadedModel
 from service.engine.requests import Observations
 from service.engine.trail import CURRENT
 from service.engine.workers import Workers
-from service.errors import InvalidInputError
+from service.errors import InvalidInputError, NotFiniteError
 from service.stores.record import PackedOutputs
 
 _READ_AT_ONCE = 10_000
@@ -53,6 +53,9 @@ class Predictions:
                 self.under_way.add(job.future)
                 job.future.add_done_callback(self.under_way.discard)
             outputs = await asyncio.gather(*futures)
+        except NotFiniteError as error:
+            index = next(i for i, each in enumerate(futures) if _failed_with(each, error))
+            raise NotFiniteError(f"instances[{index}]: {error.detail}") from None
         finally:
             for future in futures:
                 future.cancel()  # those behind a failed one; their jobs are dropped
@@ -76,3 +79,7 @@ class Predictions:
         except InvalidInputError as error:
             raise InvalidInputError(f"{where}: {error.detail}") from None
         return job
+
+
+def _failed_with(future: "asyncio.Future[PackedOutputs]", error: Exception) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is error

@@ -1,7 +1,7 @@
 """What a worker answers to work that it did not do, or that came to nothing."""
 
 from service.engine.loaded_model import LoadedModel
-from service.errors import DeadlineError, ModelFailedError
+from service.errors import DeadlineError, ModelFailedError, NotFiniteError
 
 
 def too_late() -> DeadlineError:
@@ -20,3 +20,13 @@ def model_failed(model: LoadedModel, error: Exception | None) -> ModelFailedErro
     )
     problem.__cause__ = error
     return problem
+
+
+def not_finite(model: LoadedModel) -> NotFiniteError:
+    """To a row whose outputs or new state hold infinity or NaN."""
+    return NotFiniteError(
+        f"expected finite numbers from model {model.name!r} version {model.version}, got infinity"
+        " or NaN in its outputs or its new state; nothing was applied: look for a value that is far"
+        " beyond those of training; a session of which every input is refused has had such a state"
+        " for longer: rewind it, or begin it anew"
+    )

@@ -134,6 +134,13 @@ class RowGroup(ABC):
         writes: list[Write] = list(zip(openings, data, self._bases, strict=True))
         self.turns.committer.put(writes, self._committed)
 
+    def refuse(self, places: list[int], error: CarryError) -> None:
+        """Rows that were not applied leave the group."""
+        for place in reversed(places):
+            self.answer(place, error)
+            self.turns.next(self.lanes[place])
+            self.forget(place)
+
     def fail(self, error: CarryError) -> None:
         """None of the rows was applied."""
         for place, lane in enumerate(self.lanes):

@@ -109,10 +109,8 @@ class StepGroup(RowGroup):
     def drop_unwanted(self, now: float) -> int:
         waiting = enumerate(zip(self.futures, self._deadlines, strict=True))
         gone = [place for place, (future, until) in waiting if future.done() or now > until]
-        for place in reversed(gone):
-            self.answer(place, too_late())
-            self.turns.next(self.lanes[place])
-            self.forget(place)
+        if gone:
+            self.refuse(gone, too_late())
         return len(gone)
 
     def stage(self) -> Batch:
@@ -163,3 +161,4 @@ class StepGroup(RowGroup):
         self._trails.pop(self.futures[place], None)
         for column in (self.futures, self._requests, self._deadlines):
             del column[place]
+        self._values = None

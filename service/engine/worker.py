@@ -25,13 +25,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+
 from service.engine.backlog import COUNTED_STEPS, Backlog, QueueBounds
 from service.engine.batcher import BatchLimits, plan
 from service.engine.events import Observer
 from service.engine.group import Group
 from service.engine.job import Job
 from service.engine.loaded_model import LoadedModel
-from service.engine.refusals import model_failed, too_late
+from service.engine.refusals import model_failed, not_finite, too_late
 from service.engine.runner import Batch, BatchResult
 from service.engine.trail import mark_batch
 from service.errors import CarryError
@@ -306,17 +308,25 @@ class Worker:
             mark_batch(load.trails, self.model, batch)
         if result is None:
             self._finish_group(load, model_failed(self.model, batch.error))
-        else:
-            self._backlog.let_out(num_rows, num_rows)
-            load.ran(result)
+            return
+        self._backlog.let_out(num_rows, num_rows)
+        if result.refused is not None:
+            load.refuse(np.flatnonzero(result.refused).tolist(), not_finite(self.model))
+        if load.num_rows:
+            load.ran(result.without_refused())
 
     def _taken(self, batch: Batch) -> BatchResult | None:
         """What the graph gave; None where it failed, or gave what its manifest does not promise."""
         if batch.error is None:
             try:
-                return self.model.runner.take(batch)
+                result = self.model.runner.take(batch)
             except Exception as error:  # the boundary: a bundle is somebody else's
                 batch.error = error
+            else:
+                if result.refused is not None:
+                    num_rows = int(result.refused.sum())
+                    self._observer.rows_refused(self.model.name, self.model.version, num_rows)
+                return result
         return None
 
     def _apply_jobs(self, result: BatchResult, jobs: list[Job], sizes: list[int]) -> None:
@@ -324,6 +334,10 @@ class Worker:
         done: list[Job] = []
         rows: list[int] = []
         for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
+            if result.refused is not None and result.refused[row]:
+                job.steps_left -= size
+                self._finish([job], not_finite(self.model))
+                continue
             # A simple job that ends with its first batch is taken up from the result as it is.
             if not (job.is_simple and size == job.num_steps):
                 try:

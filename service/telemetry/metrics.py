@@ -80,6 +80,11 @@ class Metrics:
         self._predictions = Counter(
             "carry_predictions", "Instances predicted without a session.", _MODEL, registry=reg
         )
+        self._not_finite = Counter(
+            "carry_rows_not_finite",
+            "Rows of calls that were refused: their outputs or new states were inf or NaN.",
+            _MODEL, registry=reg,
+        )  # fmt: skip
         self._cached = Gauge(
             "carry_sessions_cached", "Sessions held in memory.", registry=reg,
             multiprocess_mode="livesum",
@@ -151,7 +156,7 @@ class Metrics:
         self._models: set[tuple[str, str, str]] = set()
         self._shown_at_once = (
             self._queue, self._steps, self._predictions, self._created, self._batch_rows,
-            self._ort_s,
+            self._ort_s, self._not_finite,
         )  # fmt: skip
         self._of_models = (*self._shown_at_once, self._ended, self._operated)
 
@@ -235,6 +240,9 @@ class Metrics:
         live.batches += 1
         live.batch_rows += num_rows
         live.ort_s += ort_s
+
+    def rows_refused(self, model: str, version: str, num_rows: int) -> None:
+        self._not_finite.labels(model, version).inc(num_rows)
 
     def queue_changed(self, model: str, version: str, num_waiting: int) -> None:
         self._queue.labels(model, version).set(num_waiting)
