@@ -3,7 +3,9 @@
 Rule 1: requests of one session are applied in the order in which they stand; after one that failed
         the later ones of its session are skipped. Other sessions go on.
 Rule 2: at most `_WINDOW` of them are under way at a time, so one caller cannot fill the queues.
-Rule 3: every request gets exactly one outcome; the future is done when all have theirs. If the
+Rule 3: a queue that has let one of them in lets the others in as well: a bulk does not count
+        against itself, and what it adds to a queue is bounded by rule 2.
+Rule 4: every request gets exactly one outcome; the future is done when all have theirs. If the
         caller leaves, what has not begun is dropped.
 """
 
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.engine.backlog import Admission
 from service.engine.requests import SessionRequest
 from service.engine.session import Reply
 from service.engine.trail import CURRENT
@@ -53,6 +56,7 @@ class Bulk:
         self.deadline = deadline
         self.failed: set[Key] = set()
         self.trail = CURRENT.get()
+        self.admission = Admission()
         self._requests = requests
         self._lanes = lanes
         self._turns = turns
@@ -127,6 +131,10 @@ class BulkTurn(Turn):
 
     bulk: Bulk
     place: int
+
+    @property
+    def admission(self) -> Admission:  # type: ignore[override]  # None of other turns
+        return self.bulk.admission
 
     def is_wanted(self) -> bool:
         if self.lane.key in self.bulk.failed:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.engine.backlog import Admission
 from service.engine.bulk import Bulk, BulkTurn
 from service.engine.lanes import Lane
 from service.engine.refusals import too_late
@@ -118,6 +119,10 @@ class BulkGroup(RowGroup):
     @property
     def num_pieces(self) -> int:
         return 1
+
+    @property
+    def admission(self) -> Admission:
+        return self._bulk.admission
 
     @property
     def trails(self) -> Collection[Trail]:

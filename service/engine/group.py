@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Protocol
 
+from service.engine.backlog import Admission
 from service.engine.runner import Batch, BatchResult
 from service.engine.trail import Trail
 from service.errors import CarryError
@@ -15,6 +16,10 @@ class Group(Protocol):
     @property
     def num_pieces(self) -> int:
         """Of how many requests the rows are."""
+
+    @property
+    def admission(self) -> Admission | None:
+        """Of the request that it is a part of, if it is."""
 
     @property
     def trails(self) -> Collection[Trail]:

@@ -44,14 +44,12 @@ class Predictions:
                 num_read = 0
                 await asyncio.sleep(0)
                 self._workers.of(model).refuse_if_full()
-        worker = self._workers.of(model)
-        futures: list[asyncio.Future[PackedOutputs]] = []
+        self._workers.of(model).submit_all(jobs)
+        futures: list[asyncio.Future[PackedOutputs]] = [job.future for job in jobs]
         try:
-            for job in jobs:
-                worker.submit(job)
-                futures.append(job.future)  # those before a refusal are cancelled below
-                self.under_way.add(job.future)
-                job.future.add_done_callback(self.under_way.discard)
+            for future in futures:
+                self.under_way.add(future)
+                future.add_done_callback(self.under_way.discard)
             outputs = await asyncio.gather(*futures)
         except NotFiniteError as error:
             index = next(i for i, each in enumerate(futures) if _failed_with(each, error))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.engine.backlog import Admission
 from service.engine.inputs import first_time_s
 from service.engine.lanes import Lane
 from service.engine.requests import digests_of_rows
@@ -57,6 +58,10 @@ class RowGroup(ABC):
     @property
     @abstractmethod
     def num_pieces(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def admission(self) -> Admission | None: ...
 
     @property
     @abstractmethod

@@ -99,6 +99,10 @@ class StepGroup(RowGroup):
         return len(self.lanes)
 
     @property
+    def admission(self) -> None:
+        return None  # each row was let in by itself
+
+    @property
     def trails(self) -> Collection[Trail]:
         return self._trails.values()
 

@@ -23,7 +23,7 @@ are through go to `on_done`, those of a batch together; a failed one to `on_fail
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -114,14 +114,18 @@ class Worker:
         Raises:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
-        assert job.steps_left, "a job without steps would never end"
-        job.counted = min(job.steps_left, COUNTED_STEPS)
-        self._backlog.take_in(job.steps_left, job.counted, self._num_pieces())
-        self._waiting.append(job)
-        if job.trail is not None:
-            self._has_trails = True
-            job.trail.queued(self.model)
-        self._pump_soon()
+        self._backlog.admit(job.admission, job.steps_left, self._num_pieces())
+        self._put(job)
+
+    def submit_all(self, jobs: Sequence[Job]) -> None:
+        """Queue the jobs of one request, which is accepted or refused as a whole.
+
+        Raises:
+            QueueFullError: they do not fit the queue; nothing of them was done.
+        """
+        self._backlog.require_room(sum([job.steps_left for job in jobs]), self._num_pieces())
+        for job in jobs:
+            self._put(job)
 
     def submit_group(self, group: Group) -> None:
         """Queue single rows that are a batch already.
@@ -129,7 +133,8 @@ class Worker:
         Raises:
             QueueFullError: they do not fit the queue; nothing of them was done.
         """
-        self._backlog.take_in(group.num_rows, group.num_rows, self._num_pieces())
+        self._backlog.admit(group.admission, group.num_rows, self._num_pieces())
+        self._backlog.take_in(group.num_rows, group.num_rows)
         self._groups.append(group)
         self._num_grouped += group.num_pieces
         self._pump_soon()
@@ -140,7 +145,8 @@ class Worker:
         Raises:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
-        self._backlog.take_in(1, 1, len(self._waiting) + self._num_grouped)
+        self._backlog.require_room(1, len(self._waiting) + self._num_grouped)
+        self._backlog.take_in(1, 1)
         if is_first:
             self._groups.append(group)
         self._num_grouped += 1
@@ -164,6 +170,16 @@ class Worker:
     def refuse_if_full(self) -> None:
         """Raise QueueFullError if no work at all would fit now."""
         self._backlog.require_room(1, self._num_pieces())
+
+    def _put(self, job: Job) -> None:
+        assert job.steps_left, "a job without steps would never end"
+        job.counted = min(job.steps_left, COUNTED_STEPS)
+        self._backlog.take_in(job.steps_left, job.counted)
+        self._waiting.append(job)
+        if job.trail is not None:
+            self._has_trails = True
+            job.trail.queued(self.model)
+        self._pump_soon()
 
     # Plan.
 
@@ -359,8 +375,8 @@ class Worker:
         size_class = batch.num_cells.bit_length()
         before = self._cost_s.get(size_class, batch.ort_s)
         self._cost_s[size_class] = before + 0.1 * (batch.ort_s - before)
-        if batch.num_cells >= self.full_rows:  # of smaller ones each cell costs more
-            self._backlog.learn(batch.ort_s / batch.num_cells)
+        is_well_used = batch.num_cells >= self.full_rows
+        self._backlog.learn(batch.ort_s / batch.num_cells, is_well_used=is_well_used)
 
     def _finish(self, jobs: list[Job], problem: CarryError) -> None:
         for job in jobs:

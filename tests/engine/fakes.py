@@ -167,6 +167,7 @@ def group_of(graph, *values):
         trails=(),
         num_rows=len(values),
         num_pieces=1,
+        admission=None,
         is_full=True,
         future=future,
         outcome=outcome,
