@@ -136,8 +136,8 @@ class Registry:
             raise VersionGoneError(
                 f"the session belongs to model {name!r} version {version}, which is not loaded as"
                 f" it was (loaded: {loaded}{changed}): a state means nothing to other weights; load"
-                " that bundle again, hand the session on by POST /v1/sessions/{session}/upgrade, or"
-                " open a new one"
+                " that bundle again, hand the session on by POST /v1/sessions/{session}/upgrade"
+                ' with "policy": "replay" (of the observations that it keeps), or open a new one'
             )
         return model
 
