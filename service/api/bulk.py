@@ -25,12 +25,12 @@ from service.api.keys import Caller
 from service.api.present import Json, json_response
 from service.api.problems import error_responses, problem_of
 from service.api.steps import step_answer
+from service.engine.bulk import skipped
 from service.engine.loaded_model import LoadedModel
 from service.engine.requests import StepRequest
-from service.engine.session import Reply
+from service.engine.session import MAX_RING_BYTES, Reply
 from service.errors import (
     CarryError,
-    SkippedError,
     TooLargeError,
     UnsupportedMediaTypeError,
 )
@@ -112,7 +112,7 @@ async def step_many(
     for place, (key, step) in enumerate(zip(keys, body.steps, strict=True)):
         try:
             if key in failed:
-                raise _skipped(key)
+                raise skipped(key)
             requests.append((key, await _decoded(context, models, key, step)))
             places.append(place)
         except CarryError as error:
@@ -166,6 +166,7 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
         steps = [-1] * len(keys)
         return _arrow(arrow.write_answers(rows.sessions, steps, answered, {}))
     layout = model.runner.outputs
+    run_rows = max(1, min(_MAX_RUN_ROWS, MAX_RING_BYTES // layout.step_bytes))
     steps, outputs = [-1] * len(keys), [bytes(layout.step_bytes)] * len(keys)
     if errors:
         places = [place for place in range(len(keys)) if place not in errors]
@@ -173,6 +174,7 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
             [keys[place] for place in places],
             observed[places],
             [rows.steps[place] for place in places],
+            run_rows,
         )
         for number, place in enumerate(places):
             if number in outcomes.errors:
@@ -180,7 +182,7 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
             else:
                 steps[place], outputs[place] = outcomes.steps[number], outcomes.outputs[number]
     else:
-        outcomes = await context.engine.step_rows(keys, observed, rows.steps)
+        outcomes = await context.engine.step_rows(keys, observed, rows.steps, run_rows)
         steps, outputs, errors = outcomes.steps, outcomes.outputs, outcomes.errors
         for place in errors:
             outputs[place] = bytes(layout.step_bytes)
@@ -188,6 +190,8 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
     return _arrow(arrow.write_answers(rows.sessions, steps, _told(errors), answers))
 
 
+_MAX_RUN_ROWS = 4096
+"""Rows of one session that are applied as one request; their answers fit its ring of replies."""
 _WIDE = 8
 """An answer of many rows may be as many times as large as that of one request of steps."""
 
@@ -229,10 +233,3 @@ def _arrow(data: bytes) -> Response:
 def _failure(key: Key, error: CarryError) -> Json:
     problem = problem_of(error, BULK_PATH)
     return {"status": problem["status"], "session": key.name, "error": problem}
-
-
-def _skipped(key: Key) -> SkippedError:
-    return SkippedError(
-        f"an earlier step of session {key.name!r} in this request failed, so this one was not"
-        " applied: mend that one and send both again"
-    )

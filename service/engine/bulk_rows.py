@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from service.engine.backlog import Admission
-from service.engine.bulk import Bulk, BulkTurn
+from service.engine.bulk import BulkRequests, BulkTurn
 from service.engine.lanes import Lane
 from service.engine.refusals import too_late
 from service.engine.requests import Observations, StepRequest
@@ -40,7 +40,7 @@ class RowRequests(Sequence[tuple[Key, StepRequest]]):
         return self.keys[place], StepRequest(observations, self.steps[place])
 
 
-class BulkRows(Bulk):
+class BulkRows(BulkRequests):
     """A bulk of single rows, in which those travel together that can."""
 
     _requests: RowRequests

@@ -34,5 +34,5 @@ def test_a_version_that_is_not_there_or_damaged_is_named(tmp_path):
     with pytest.raises(RecipeError, match="compatible_with names version 3"):
         compatible_states(tmp_path, recipe("1", "3"))
     (tmp_path / "load" / "1" / "model.onnx").write_bytes(b"")
-    with pytest.raises(RecipeError, match="compatible_with names version 1.*SHA-256"):
+    with pytest.raises(RecipeError, match=r"compatible_with names version 1.*SHA-256"):
         compatible_states(tmp_path, recipe("1"))
