@@ -1,7 +1,8 @@
 """`POST /v1/steps`: steps of many sessions in one request, as JSON or as Arrow columns.
 
 Rule 1: each row succeeds or fails alone; after a failed row the later ones of its session are
-        skipped. Those of one session are applied in order.
+        skipped. Those of one session are applied in order; in an Arrow request as runs, each of
+        them one request of its session (`engine.bulk_runs`).
 Rule 2: in an Arrow request all sessions are of one model, that of the first one found; there is no
         object for a row between the socket and the graph, but its key and its record.
 """
@@ -101,7 +102,8 @@ async def step_many(
     `step` to be able to repeat the request; an Idempotency-Key is refused. As an Arrow IPC stream:
     columns `session`, `step` and one for each of the model's (or `observations`, a fixed-size list
     in their order), all sessions of one model; answered by columns `session`, `step`, `status`,
-    `error` and the model's outputs.
+    `error` and the model's outputs. There the rows of one session that follow one another are
+    applied, and kept for a repetition, as one request of up to 4096 rows and 1 MiB of answers.
     """
     keys = [context.key(caller, each.session) for each in body.steps]
     models = Models(context.engine)
