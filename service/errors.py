@@ -215,5 +215,11 @@ class ModelFailedError(CarryError):
     code, status, title = "model-failed", 500, "Model failed"
 
 
+class NotFiniteError(CarryError):
+    """What a graph made of an input is no number: it is neither answered nor kept."""
+
+    code, status, title = "not-finite", 422, "Answer or state not finite"
+
+
 class StartUpError(Exception):
     """The service cannot start; the message names the setting or file to change."""

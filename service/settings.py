@@ -73,7 +73,10 @@ class Settings(BaseSettings):
         2048, ge=1, le=1_000_000, description="Rows × steps of one call: bounds its time."
     )
     max_waiting_jobs: int = Field(
-        4096, ge=1, description="Pieces of work that may wait for one model; more answer 429."
+        4096,
+        ge=1,
+        description="Pieces of work that may wait for one model; more answer 429. These three"
+        " bounds are for what waits already: an idle model takes any one request.",
     )
     max_waiting_steps: int = Field(
         1_000_000, ge=1, description="Steps that may wait for one model; more answer 429."

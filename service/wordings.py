@@ -67,7 +67,8 @@ SESSIONS: Final[Mapping[str, str]] = {
     "version-gone": (
         "the session belongs to model {model!r} version {version}, which is not loaded as it was"
         " (loaded: {loaded}{changed}): a state means nothing to other weights; load that bundle"
-        " again, hand the session on by POST /v1/sessions/{{session}}/upgrade, or open a new one"
+        ' again, hand the session on by POST /v1/sessions/{{session}}/upgrade with "policy":'
+        ' "replay" (of the observations that it keeps), or open a new one'
     ),
     # A step, and where the session stands.
     "step-conflict": (

@@ -65,6 +65,7 @@ def fit(
 ) -> None:
     """Train a recipe, then export, verify, evaluate and write its bundle."""
     from training.export.bundle_writer import refuse_other_bundle
+    from training.export.compatible_states import compatible_states
     from training.fit.run_folder import RunFolder
     from training.fit.trainer import FitOptions, is_started_by_another
     from training.fit.trainer import fit as run_fit
@@ -75,6 +76,7 @@ def fit(
     task.sources()  # a data file that does not fit is an error before a run folder is made
     if not overwrite:
         refuse_other_bundle(models, loaded)
+    compatible_states(models, loaded)  # found now, not after minutes of training
     is_helper = is_started_by_another()
     if resume or is_helper:
         run = RunFolder.newest(runs, loaded)

@@ -95,6 +95,9 @@ class Recipe(Section):
     task: dict[str, Any]
     cell: CellConfig
     fit: FitConfig
+    compatible_with: tuple[ModelVersion, ...] = ()
+    """Versions whose states mean the same to these weights, as where only what stands behind the
+    cells was trained anew: their sessions may be handed over by `carry`."""
 
     @property
     def kind(self) -> str:

@@ -1,7 +1,8 @@
 """`POST /v1/steps`: steps of many sessions in one request, as JSON or as Arrow columns.
 
 Rule 1: each row succeeds or fails alone; after a failed row the later ones of its session are
-        skipped. Those of one session are applied in order.
+        skipped. Those of one session are applied in order; in an Arrow request as runs, each of
+        them one request of its session (`engine.bulk_runs`).
 Rule 2: in an Arrow request all sessions are of one model, that of the first one found; there is no
         object for a row between the socket and the graph, but its key and its record.
 """
@@ -25,12 +26,12 @@ from service.api.keys import Caller
 from service.api.present import Json, json_response
 from service.api.problems import error_responses, problem_of
 from service.api.steps import step_answer
+from service.engine.bulk import skipped
 from service.engine.loaded_model import LoadedModel
 from service.engine.requests import StepRequest
-from service.engine.session import Reply
+from service.engine.session import MAX_RING_BYTES, Reply
 from service.errors import (
     CarryError,
-    SkippedError,
     TooLargeError,
     UnsupportedMediaTypeError,
 )
@@ -101,7 +102,8 @@ async def step_many(
     `step` to be able to repeat the request; an Idempotency-Key is refused. As an Arrow IPC stream:
     columns `session`, `step` and one for each of the model's (or `observations`, a fixed-size list
     in their order), all sessions of one model; answered by columns `session`, `step`, `status`,
-    `error` and the model's outputs.
+    `error` and the model's outputs. There the rows of one session that follow one another are
+    applied, and kept for a repetition, as one request of up to 4096 rows and 1 MiB of answers.
     """
     keys = [context.key(caller, each.session) for each in body.steps]
     models = Models(context.engine)
@@ -112,7 +114,7 @@ async def step_many(
     for place, (key, step) in enumerate(zip(keys, body.steps, strict=True)):
         try:
             if key in failed:
-                raise _skipped(key)
+                raise skipped(key)
             requests.append((key, await _decoded(context, models, key, step)))
             places.append(place)
         except CarryError as error:
@@ -166,6 +168,7 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
         steps = [-1] * len(keys)
         return _arrow(arrow.write_answers(rows.sessions, steps, answered, {}))
     layout = model.runner.outputs
+    run_rows = max(1, min(_MAX_RUN_ROWS, MAX_RING_BYTES // layout.step_bytes))
     steps, outputs = [-1] * len(keys), [bytes(layout.step_bytes)] * len(keys)
     if errors:
         places = [place for place in range(len(keys)) if place not in errors]
@@ -173,6 +176,7 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
             [keys[place] for place in places],
             observed[places],
             [rows.steps[place] for place in places],
+            run_rows,
         )
         for number, place in enumerate(places):
             if number in outcomes.errors:
@@ -180,7 +184,7 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
             else:
                 steps[place], outputs[place] = outcomes.steps[number], outcomes.outputs[number]
     else:
-        outcomes = await context.engine.step_rows(keys, observed, rows.steps)
+        outcomes = await context.engine.step_rows(keys, observed, rows.steps, run_rows)
         steps, outputs, errors = outcomes.steps, outcomes.outputs, outcomes.errors
         for place in errors:
             outputs[place] = bytes(layout.step_bytes)
@@ -188,6 +192,8 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
     return _arrow(arrow.write_answers(rows.sessions, steps, _told(errors), answers))
 
 
+_MAX_RUN_ROWS = 4096
+"""Rows of one session that are applied as one request; their answers fit its ring of replies."""
 _WIDE = 8
 """An answer of many rows may be as many times as large as that of one request of steps."""
 
@@ -229,10 +235,3 @@ def _arrow(data: bytes) -> Response:
 def _failure(key: Key, error: CarryError) -> Json:
     problem = problem_of(error, BULK_PATH)
     return {"status": problem["status"], "session": key.name, "error": problem}
-
-
-def _skipped(key: Key) -> SkippedError:
-    return SkippedError(
-        f"an earlier step of session {key.name!r} in this request failed, so this one was not"
-        " applied: mend that one and send both again"
-    )

@@ -132,8 +132,13 @@ class UpgradeBody(_Body):
     version: Text = Field(description="A loaded version of the session's model.")
     policy: Literal["carry", "replay"] = Field(
         default="carry",
-        description="carry: the state as it is, where the layouts agree; replay: a state made from"
-        " the kept observations.",
+        description="carry: the state as it is, where it means the same to both versions; replay:"
+        " a state made from the kept observations.",
+    )
+    force: bool = Field(
+        default=False,
+        description="Of carry: although the state means something else to the other weights; its"
+        " layout must agree all the same.",
     )
 
 

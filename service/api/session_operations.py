@@ -82,11 +82,12 @@ async def upgrade_session(
 ) -> Response:
     """Hand the session to another version; without this it stays with its graph.
 
-    `carry` needs the same `state_schema`; `replay` runs the new version over the observations that
-    were kept (`keep_observations`) and answers its prediction. To the version that it has already:
-    nothing happens.
+    `carry` needs the same weights, a manifest that says that states mean the same
+    (`compatible_states`), or `force`; and the same `state_schema` in any case. `replay` runs the
+    new version over the observations that were kept (`keep_observations`) and answers its
+    prediction. To the version that it has already: nothing happens.
     """
-    request = UpgradeRequest(body.version, body.policy)
+    request = UpgradeRequest(body.version, body.policy, body.force)
     reply = await context.engine.submit(context.key(caller, session), request)
     return json_response(_described(reply) | _upgrade_of(context, reply, body.policy))
 

@@ -266,9 +266,14 @@ class AsyncSession:
         """Back to a kept state, as if what came after had not been; `detail` lists them."""
         await self._client.run(self.protocol.rewind(step))
 
-    async def upgrade(self, version: str, policy: Literal["carry", "replay"] = "carry") -> Json:
-        """Go on with another version of the model; what the service tells of it."""
-        return await self._client.run(self.protocol.upgrade(version, policy))
+    async def upgrade(
+        self, version: str, policy: Literal["carry", "replay"] = "carry", *, force: bool = False
+    ) -> Json:
+        """Go on with another version of the model; what the service tells of it.
+
+        `force` carries a state on to other weights, to which it may mean nothing.
+        """
+        return await self._client.run(self.protocol.upgrade(version, policy, force=force))
 
     async def detail(self) -> Json:
         """The session as the service describes it: step, expiry, checkpoints and more."""

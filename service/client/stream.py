@@ -121,10 +121,11 @@ class Stream:
             call = call_for("POST", f"{self.path}/rewind", {"step": step})
             self._moved((yield from Effort(self.retries).answered(call)).body())
 
-    def upgrade(self, version: str, policy: str) -> Flow[Json]:
+    def upgrade(self, version: str, policy: str, *, force: bool) -> Flow[Json]:
         with self.alone():
             yield from self.settled()
-            call = call_for("POST", f"{self.path}/upgrade", {"version": version, "policy": policy})
+            body = {"version": version, "policy": policy} | ({"force": True} if force else {})
+            call = call_for("POST", f"{self.path}/upgrade", body)
             told = (yield from Effort(self.retries).answered(call)).body()
             self._moved(told)
             return told

@@ -70,6 +70,7 @@ def check_golden(bundle: Bundle, run: Run) -> None:
     layout = bundle.state_layout()
     golden = GoldenRun.from_arrays(bundle.golden_arrays())
     _require_complete(manifest.graph, golden)
+    _require_finite(manifest.graph, golden)
     if manifest.graph.input_with("length") and not (golden.length == 0).any():
         raise GoldenMismatchError("golden run: no row of length 0; export the bundle again")
     compare = _Comparison(f"{manifest.name}/{manifest.version}", golden, manifest.golden.tolerance)
@@ -239,4 +240,20 @@ def _require_complete(graph: GraphSpec, golden: GoldenRun) -> None:
             raise GoldenMismatchError(
                 f"golden run: it {does} {sorted(found)}, the graph {does} {sorted(expected)}:"
                 " export the bundle again"
+            )
+
+
+def _require_finite(graph: GraphSpec, golden: GoldenRun) -> None:
+    """What is not finite is never answered (`engine.finiteness`): such a graph could not be served.
+
+    Past a row's length outputs mean nothing.
+    """
+    is_fed = np.arange(int(golden.length.max(initial=0))) < golden.length[:, None]
+    answered = {n: v[:, : is_fed.shape[1]][is_fed] for n, v in golden.outputs.items()}
+    states = {each.output: golden.states[each.output] for each in graph.states}
+    for name, values in (answered | states).items():
+        if not np.isfinite(values).all():
+            raise GoldenMismatchError(
+                f"golden run: {name!r} holds infinity or NaN: expected finite numbers in every"
+                " output and state; write a mask as a large number, such as -1e9"
             )

@@ -151,6 +151,11 @@ class Manifest(_Part):
     tag: TagSpec | None = None
     labels: tuple[str, ...] | None = None
     initial_states: FileName | None = None
+    compatible_states: tuple[Sha256, ...] = Field(
+        default=(),
+        description="Of other versions' graphs: a state of theirs means the same to this one, so"
+        " their sessions may go on with it as it is.",
+    )
     golden: GoldenSpec
     training: TrainingSpec
     quality: tuple[QualityFigure, ...]

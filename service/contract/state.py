@@ -106,11 +106,19 @@ class StateLayout:
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
     def norms(self, row: bytes) -> dict[str, float]:
-        """Euclidean norm of each named state of one packed row (for people who look)."""
-        return {
-            name: float(np.linalg.norm(values.astype(np.float64)))
-            for name, values in self.gather([row]).items()
-        }
+        """Euclidean norm of the finite values of each state of one packed row (for people who
+        look): what an input repeats may hold NaN."""
+        return {name: _norm(values) for name, values in self.gather([row]).items()}
+
+
+def _norm(values: np.ndarray) -> float:
+    """Never infinite: what no float64 can hold is told as the largest one."""
+    finite = np.abs(values[np.isfinite(values)].astype(np.float64))
+    largest = float(finite.max(initial=0.0))
+    if not largest:
+        return 0.0
+    scaled = float(np.linalg.norm(finite / largest))
+    return min(largest * scaled, float(np.finfo(np.float64).max))
 
 
 def rows_into_axis(values: np.ndarray, axis: int | None) -> np.ndarray:

@@ -3,15 +3,19 @@
 Rule 1: requests of one session are applied in the order in which they stand; after one that failed
         the later ones of its session are skipped. Other sessions go on.
 Rule 2: at most `_WINDOW` of them are under way at a time, so one caller cannot fill the queues.
-Rule 3: every request gets exactly one outcome; the future is done when all have theirs. If the
+Rule 3: a queue that has let one of them in lets the others in as well: a bulk does not count
+        against itself, and what it adds to a queue is bounded by rule 2.
+Rule 4: every request gets exactly one outcome; the future is done when all have theirs. If the
         caller leaves, what has not begun is dropped.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.engine.backlog import Admission
 from service.engine.requests import SessionRequest
 from service.engine.session import Reply
 from service.engine.trail import CURRENT
@@ -38,12 +42,12 @@ class Outcomes:
     """The sessions after them, of those that did not travel in a group."""
 
 
-class Bulk:
+class Bulk(ABC):
     """Owned by whoever awaits `future`."""
 
     def __init__(
         self,
-        requests: Sequence[tuple[Key, SessionRequest]],
+        num_outcomes: int,
         future: "asyncio.Future[Outcomes]",
         deadline: float,
         lanes: "Lanes",
@@ -53,16 +57,58 @@ class Bulk:
         self.deadline = deadline
         self.failed: set[Key] = set()
         self.trail = CURRENT.get()
-        self._requests = requests
+        self.admission = Admission()
         self._lanes = lanes
         self._turns = turns
-        self._outcomes = Outcomes([-1] * len(requests), [b""] * len(requests))
-        self._num_begun = 0
-        self._num_left = len(requests)
+        self._outcomes = Outcomes([-1] * num_outcomes, [b""] * num_outcomes)
+        self._num_left = num_outcomes
         self._is_begin_due = False
 
+    @abstractmethod
     def begin(self) -> None:
         """Take up as many as may be under way."""
+
+    @abstractmethod
+    def take(self, place: int, outcome: Reply | CarryError) -> None:
+        """The outcome of one request; only the first counts."""
+
+    @abstractmethod
+    def refuse(self, error: CarryError) -> None:
+        """End every request that has no outcome yet."""
+
+    @property
+    @abstractmethod
+    def _has_more(self) -> bool:
+        """Whether something is to be begun."""
+
+    def _took(self, number: int) -> None:
+        self._num_left -= number
+        if self.future.done():
+            return
+        if not self._num_left:
+            self.future.set_result(self._outcomes)
+        elif self._has_more and not self._is_begin_due:
+            # Not from here: this is called from the middle of a group that is being answered.
+            self._is_begin_due = True
+            self.future.get_loop().call_soon(self.begin)
+
+
+class BulkRequests(Bulk):
+    """A request for each outcome."""
+
+    def __init__(
+        self,
+        requests: Sequence[tuple[Key, SessionRequest]],
+        future: "asyncio.Future[Outcomes]",
+        deadline: float,
+        lanes: "Lanes",
+        turns: "Turns",
+    ) -> None:
+        super().__init__(len(requests), future, deadline, lanes, turns)
+        self._requests = requests
+        self._num_begun = 0
+
+    def begin(self) -> None:
         self._is_begin_due = False
         if not self._requests and not self.future.done():
             self.future.set_result(self._outcomes)
@@ -73,7 +119,6 @@ class Bulk:
             self._begin_some(range(first, self._num_begun))
 
     def take(self, place: int, outcome: Reply | CarryError) -> None:
-        """The outcome of one request; only the first counts."""
         outcomes = self._outcomes
         if outcomes.steps[place] >= 0 or place in outcomes.errors:
             return
@@ -89,7 +134,6 @@ class Bulk:
         self._took(1)
 
     def refuse(self, error: CarryError) -> None:
-        """End every request that has no outcome yet."""
         self._num_begun = len(self._requests)
         for place in range(len(self._requests)):
             self.take(place, error)
@@ -108,16 +152,9 @@ class Bulk:
         except CarryError as error:
             self.take(place, error)
 
-    def _took(self, number: int) -> None:
-        self._num_left -= number
-        if self.future.done():
-            return
-        if not self._num_left:
-            self.future.set_result(self._outcomes)
-        elif not self._is_begin_due and self._num_begun < len(self._requests):
-            # Not from here: this is called from the middle of a group that is being answered.
-            self._is_begin_due = True
-            self.future.get_loop().call_soon(self.begin)
+    @property
+    def _has_more(self) -> bool:
+        return self._num_begun < len(self._requests)
 
 
 class BulkTurn(Turn):
@@ -128,16 +165,23 @@ class BulkTurn(Turn):
     bulk: Bulk
     place: int
 
+    @property
+    def admission(self) -> Admission:  # type: ignore[override]  # None of other turns
+        return self.bulk.admission
+
     def is_wanted(self) -> bool:
         if self.lane.key in self.bulk.failed:
-            self.end(
-                SkippedError(
-                    f"an earlier step of session {self.lane.key.name!r} in this request failed, so"
-                    " this one was not applied: mend that one and send both again"
-                )
-            )
+            self.end(skipped(self.lane.key))
             return False
         return not self.future.done()
 
     def end(self, outcome: Reply | CarryError) -> None:
         self.bulk.take(self.place, outcome)
+
+
+def skipped(key: Key) -> SkippedError:
+    """What is answered to a step behind one that failed."""
+    return SkippedError(
+        f"an earlier step of session {key.name!r} in this request failed, so this one was not"
+        " applied: correct that one and send both again"
+    )

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from service.engine.bulk import Bulk, BulkTurn
+from service.engine.backlog import Admission
+from service.engine.bulk import BulkRequests, BulkTurn
 from service.engine.lanes import Lane
+from service.engine.refusals import too_late
 from service.engine.requests import Observations, StepRequest
 from service.engine.row_group import RowGroup
 from service.engine.session import Reply
 from service.engine.trail import Trail
-from service.engine.worker import Worker, too_late
+from service.engine.worker import Worker
 from service.errors import CarryError, QueueFullError
 from service.stores.record import Key, Record
 
@@ -38,7 +40,7 @@ class RowRequests(Sequence[tuple[Key, StepRequest]]):
         return self.keys[place], StepRequest(observations, self.steps[place])
 
 
-class BulkRows(Bulk):
+class BulkRows(BulkRequests):
     """A bulk of single rows, in which those travel together that can."""
 
     _requests: RowRequests
@@ -119,6 +121,10 @@ class BulkGroup(RowGroup):
         return 1
 
     @property
+    def admission(self) -> Admission:
+        return self._bulk.admission
+
+    @property
     def trails(self) -> Collection[Trail]:
         return () if self._bulk.trail is None else (self._bulk.trail,)
 
@@ -149,3 +155,7 @@ class BulkGroup(RowGroup):
 
     def alone(self, place: int) -> None:
         self._bulk.alone(self.lanes[place], self.places[place])
+
+    def forget(self, place: int) -> None:
+        super().forget(place)
+        del self.places[place]

@@ -1,5 +1,7 @@
 """How far the prediction of one version is from that of another for the same observations."""
 
+import math
+
 import numpy as np
 
 from service.engine.loaded_model import LoadedModel
@@ -12,7 +14,7 @@ def divergence(
     """The largest difference in each output, by its name, of the last step of each.
 
     None where the earlier prediction is not kept, or cannot be read by a version that is loaded, or
-    has outputs of other names or shapes.
+    has outputs of other names or shapes, or is too far away for a float64.
     """
     if before is None or not last or not outputs:
         return None
@@ -21,10 +23,12 @@ def divergence(
     one, other = before.runner.outputs.unpack(last), after.runner.outputs.unpack(outputs)
     if {n: v.shape[1:] for n, v in one.items()} != {n: v.shape[1:] for n, v in other.items()}:
         return None
-    return {
-        name: float(np.max(np.abs(one[name][-1].astype(np.float64) - other[name][-1]), initial=0))
-        for name in one
-    }
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = {
+            name: float(np.abs(one[name][-1].astype(np.float64) - other[name][-1]).max(initial=0))
+            for name in one
+        }
+    return found if all(map(math.isfinite, found.values())) else None
 
 
 def last_prediction(record: Record) -> PackedOutputs:

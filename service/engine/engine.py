@@ -6,17 +6,18 @@ Everything runs on the event loop; only the graph and the store leave it.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import structlog
 
 from service.engine.backlog import QueueBounds
 from service.engine.batcher import BatchLimits
-from service.engine.bulk import Bulk, Outcomes
+from service.engine.bulk import Bulk, BulkRequests, Outcomes
 from service.engine.bulk_rows import BulkRows, RowRequests
+from service.engine.bulk_runs import BulkRuns, RunRequests, by_session, joined
 from service.engine.events import NullObserver, Observer
 from service.engine.job import Job
 from service.engine.lanes import Lanes
@@ -45,6 +46,8 @@ from service.stores.record import Key, PackedOutputs, Record
 from service.wordings import case
 
 log = structlog.get_logger()
+
+_Requests = TypeVar("_Requests")
 
 _SWEEP_EVERY_S = 10.0
 _SWEEP_AT_ONCE = 1000
@@ -165,16 +168,36 @@ class Engine:
         An error ends only its own request, and skips the later ones of its session. The deadline
         is that of one request, for all of them.
         """
-        return self._begin_bulk(Bulk, requests)
+        return self._begin_bulk(BulkRequests, requests)
 
     def step_rows(
-        self, keys: Sequence[Key], rows: np.ndarray, steps: Sequence[int | None]
+        self,
+        keys: Sequence[Key],
+        rows: np.ndarray,
+        steps: Sequence[int | None],
+        max_run_rows: int = 256,
     ) -> "asyncio.Future[Outcomes]":
-        """As `submit_many` of a step of one row for each key: rows `[N, F]`, float32."""
-        return self._begin_bulk(BulkRows, RowRequests(keys, rows, steps))
+        """As `submit_many` of a step of one row for each key: rows `[N, F]`, float32.
+
+        Rows of one session are applied as runs of at most `max_run_rows`, each one request.
+        """
+        single, several = by_session(keys)
+        if not several:
+            return self._begin_bulk(BulkRows, RowRequests(keys, rows, steps))
+        if not single:
+            return self._begin_bulk(BulkRuns, RunRequests(keys, rows, steps, max_run_rows))
+
+        def begin(places: list[int]) -> "asyncio.Future[Outcomes]":
+            of_places = [keys[place] for place in places], rows[places]
+            said = [steps[place] for place in places]
+            return self.step_rows(*of_places, said, max_run_rows)
+
+        return asyncio.ensure_future(joined([(each, begin(each)) for each in (single, several)]))
 
     def _begin_bulk(
-        self, kind: type[Bulk], requests: Sequence[tuple[Key, SessionRequest]]
+        self,
+        kind: "Callable[[_Requests, asyncio.Future[Outcomes], float, Lanes, Turns], Bulk]",
+        requests: _Requests,
     ) -> "asyncio.Future[Outcomes]":
         self._refuse_if_draining()
         future: asyncio.Future[Outcomes] = self._loop.create_future()

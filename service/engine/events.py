@@ -10,6 +10,9 @@ class Observer(Protocol):
     def batch_ran(self, model: str, version: str, num_rows: int, ort_s: float) -> None:
         """One call of the graph: its rows, and the time inside ONNX Runtime."""
 
+    def rows_refused(self, model: str, version: str, num_rows: int) -> None:
+        """Rows of a call whose outputs or new states were not finite."""
+
     def queue_changed(self, model: str, version: str, num_waiting: int) -> None:
         """Pieces of work that wait for the graph or are in it."""
 
@@ -44,6 +47,9 @@ class NullObserver:
     """Watches nothing."""
 
     def batch_ran(self, model: str, version: str, num_rows: int, ort_s: float) -> None:
+        return None
+
+    def rows_refused(self, model: str, version: str, num_rows: int) -> None:
         return None
 
     def queue_changed(self, model: str, version: str, num_waiting: int) -> None:

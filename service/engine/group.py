@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Protocol
 
+from service.engine.backlog import Admission
 from service.engine.runner import Batch, BatchResult
 from service.engine.trail import Trail
 from service.errors import CarryError
@@ -17,6 +18,10 @@ class Group(Protocol):
         """Of how many requests the rows are."""
 
     @property
+    def admission(self) -> Admission | None:
+        """Of the request that it is a part of, if it is."""
+
+    @property
     def trails(self) -> Collection[Trail]:
         """Of its requests, those that have one."""
 
@@ -28,6 +33,9 @@ class Group(Protocol):
         """Drop rows that nobody waits for, or whose time is up; how many."""
 
     def stage(self) -> Batch: ...
+
+    def refuse(self, places: list[int], error: CarryError) -> None:
+        """Some of the rows were not applied; the others are through, with `ran`."""
 
     def ran(self, result: BatchResult) -> None: ...
 

@@ -8,11 +8,12 @@ Rule 4: where a writer follows, it says the segments as they come, and what it w
 """
 
 import asyncio
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from service.contract.outputs import OutputLayout
+from service.engine.backlog import Admission
 from service.engine.runner import BatchResult
 from service.engine.trail import Trail
 from service.engine.writer import Writer
@@ -65,6 +66,7 @@ class Job:
         "writer",
     )
 
+    admission: ClassVar[Admission | None] = None  # of a part of a request
     outputs: PackedOutputs
     constants: bytes  # of models that have any: those of one batch are alike
     counted: int  # the worker's own

@@ -166,7 +166,9 @@ def decide_upgrade(
     _require_same_inputs(live, old, model)
     opening = replace(live.opening, origin=model.origin, outputs=b"")
     if request.policy == "carry":
-        _require_same_state(live, model)
+        _require_same_layout(live, model)
+        if not (request.force or _means_the_same(live, old, model)):
+            raise _other_weights(live, model)
         return Apply(_as_it_is(live, opening, live.ttl_s, now), live)
     observations = live.kept.observations
     if not observations:
@@ -188,13 +190,35 @@ def replayed(base: Record, state: bytes, cursor: TextCursor, now: float) -> byte
     return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, kept=pack_kept(kept))
 
 
-def _require_same_state(live: Record, model: LoadedModel) -> None:
+def _require_same_layout(live: Record, model: LoadedModel) -> None:
     if live.opening.origin.state_schema != model.origin.state_schema:
         raise UpgradeRefusedError(
             f"version {live.opening.version} and version {model.version} of model {model.name!r}"
             " lay their states out differently (state_schema), so it cannot be handed over:"
             ' expected "policy": "replay", for sessions that keep_observations'
         )
+
+
+def _means_the_same(live: Record, old: LoadedModel | None, model: LoadedModel) -> bool:
+    """Whether the same weights made the state, or either manifest says that it means the same."""
+    made_by, origin = live.opening.origin.graph_sha256, model.origin
+    if made_by == origin.graph_sha256 or made_by in model.manifest.compatible_states:
+        return True
+    if old is None or old.origin != live.opening.origin:
+        return False
+    return origin.graph_sha256 in old.manifest.compatible_states
+
+
+def _other_weights(live: Record, model: LoadedModel) -> UpgradeRefusedError:
+    kept = len(live.kept.observations)
+    return UpgradeRefusedError(
+        f"session {live.opening.name!r} has a state of version {live.opening.version}, which means"
+        f" something else to the weights of version {model.version} of model {model.name!r}:"
+        f' expected "policy": "replay", which makes a state of the kept observations (it keeps'
+        f" {kept}; keep_observations is said when a session is opened), a version whose manifest"
+        " names the other's graph in compatible_states, or"
+        ' "force": true to carry it on all the same'
+    )
 
 
 def _require_same_inputs(live: Record, old: LoadedModel | None, model: LoadedModel) -> None:

@@ -12,7 +12,7 @@ from service.engine.loaded_model import LoadedModel
 from service.engine.requests import Observations
 from service.engine.trail import CURRENT
 from service.engine.workers import Workers
-from service.errors import InvalidInputError
+from service.errors import InvalidInputError, NotFiniteError
 from service.stores.record import PackedOutputs
 from service.wordings import case
 
@@ -45,15 +45,16 @@ class Predictions:
                 num_read = 0
                 await asyncio.sleep(0)
                 self._workers.of(model).refuse_if_full()
-        worker = self._workers.of(model)
-        futures: list[asyncio.Future[PackedOutputs]] = []
+        self._workers.of(model).submit_all(jobs)
+        futures: list[asyncio.Future[PackedOutputs]] = [job.future for job in jobs]
         try:
-            for job in jobs:
-                worker.submit(job)
-                futures.append(job.future)  # those before a refusal are cancelled below
-                self.under_way.add(job.future)
-                job.future.add_done_callback(self.under_way.discard)
+            for future in futures:
+                self.under_way.add(future)
+                future.add_done_callback(self.under_way.discard)
             outputs = await asyncio.gather(*futures)
+        except NotFiniteError as error:
+            index = next(i for i, each in enumerate(futures) if _failed_with(each, error))
+            raise NotFiniteError(f"instances[{index}]: {error.detail}") from None
         finally:
             for future in futures:
                 future.cancel()  # those behind a failed one; their jobs are dropped
@@ -77,3 +78,7 @@ class Predictions:
         except InvalidInputError as error:
             raise InvalidInputError(case("instance-refused", index=index, why=error)) from None
         return job
+
+
+def _failed_with(future: "asyncio.Future[PackedOutputs]", error: Exception) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is error

@@ -232,11 +232,15 @@ class RestoreRequest(_Unfed):
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRequest(_Unfed):
-    """Go on with another version: with the state as it is, or with one made of the last rows."""
+    """Go on with another version: with the state as it is, or with one made of the last rows.
+
+    `force`: carry it on although it was made by weights to which it means something else.
+    """
 
     operation: ClassVar[str | None] = "upgrade"
     version: str
     policy: Literal["carry", "replay"] = "carry"
+    force: bool = False
 
 
 SessionRequest = (

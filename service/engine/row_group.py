@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.engine.backlog import Admission
 from service.engine.inputs import first_time_s
 from service.engine.lanes import Lane
 from service.engine.requests import digests_of_rows
@@ -57,6 +58,10 @@ class RowGroup(ABC):
     @property
     @abstractmethod
     def num_pieces(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def admission(self) -> Admission | None: ...
 
     @property
     @abstractmethod
@@ -133,6 +138,13 @@ class RowGroup(ABC):
         openings = [base.opening for base in self._bases]
         writes: list[Write] = list(zip(openings, data, self._bases, strict=True))
         self.turns.committer.put(writes, self._committed)
+
+    def refuse(self, places: list[int], error: CarryError) -> None:
+        """Rows that were not applied leave the group."""
+        for place in reversed(places):
+            self.answer(place, error)
+            self.turns.next(self.lanes[place])
+            self.forget(place)
 
     def fail(self, error: CarryError) -> None:
         """None of the rows was applied."""

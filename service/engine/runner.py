@@ -18,6 +18,7 @@ from service.contract.graph import GraphSpec
 from service.contract.outputs import OutputLayout
 from service.contract.state import StateLayout
 from service.contract.tensors import ONNX_TYPES, Axis, describe_shape
+from service.engine.finiteness import FiniteCheck
 from service.engine.ort import ort
 from service.errors import StartUpError
 
@@ -28,17 +29,27 @@ class BatchResult(NamedTuple):
     """What a batch came to: `states` and `last` (outputs of its last step), packed, of each row.
 
     Bytes `[B, …]`. `outputs` are all steps, `[B, T, …]`; past a row's length they are undefined.
+    `refused` are the rows of which something is inf or NaN, bool `[B]`; None where there are none.
     """
 
     states: np.ndarray
     last: np.ndarray
     outputs: dict[str, np.ndarray]
+    refused: np.ndarray | None = None
 
     def state_of(self, row: int) -> bytes:
         return bytes(self.states[row])
 
     def last_of(self, row: int) -> bytes:
         return bytes(self.last[row])
+
+    def without_refused(self) -> "BatchResult":
+        """The other rows alone, in their order."""
+        if self.refused is None:
+            return self
+        kept = ~self.refused
+        outputs = {name: values[kept] for name, values in self.outputs.items()}
+        return BatchResult(self.states[kept], self.last[kept], outputs)
 
 
 class Batch:
@@ -108,6 +119,7 @@ class Runner:
         self._fetches = self._output_names + [spec.output for spec in graph.states]
         self._layout = layout
         self.outputs = OutputLayout(graph.outputs)
+        self._finite_check = FiniteCheck(graph)
 
     def close(self) -> None:
         """Free the graph, whoever holds the runner still. Nothing may be under way any more."""
@@ -155,8 +167,18 @@ class Runner:
         """Scatter what the graph answered into packed rows."""
         answers = dict(zip(self._fetches, batch.answers, strict=True))
         outputs = {name: answers[name] for name in self._output_names}
-        last = self.outputs.pack_last(outputs, batch.lengths)
-        return BatchResult(self._layout.pack(answers), last, outputs)
+        return self._result(outputs, answers, batch.lengths)
+
+    def _result(
+        self,
+        outputs: dict[str, np.ndarray],
+        answers: dict[str, np.ndarray],
+        lengths: np.ndarray,
+    ) -> BatchResult:
+        """Outputs `[B, T, …]`, and answers with the new states among them."""
+        last, states = self.outputs.pack_last(outputs, lengths), self._layout.pack(answers)
+        refused = self._finite_check.refused(outputs, answers, lengths, last, states)
+        return BatchResult(states, last, outputs, refused)
 
     def call(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One bare call of the graph: all inputs by name → all outputs by name."""

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, TypeGuard
 import numpy as np
 
 from service.engine.lanes import Lane
+from service.engine.refusals import too_late
 from service.engine.requests import StepRequest
 from service.engine.row_group import RowGroup
 from service.engine.runner import Batch
 from service.engine.session import Reply
 from service.engine.trail import Trail
 from service.engine.turn import Turn
-from service.engine.worker import Worker, too_late
+from service.engine.worker import Worker
 from service.errors import CarryError, QueueFullError
 from service.stores.record import Record
 
@@ -98,6 +99,10 @@ class StepGroup(RowGroup):
         return len(self.lanes)
 
     @property
+    def admission(self) -> None:
+        return None  # each row was let in by itself
+
+    @property
     def trails(self) -> Collection[Trail]:
         return self._trails.values()
 
@@ -108,10 +113,8 @@ class StepGroup(RowGroup):
     def drop_unwanted(self, now: float) -> int:
         waiting = enumerate(zip(self.futures, self._deadlines, strict=True))
         gone = [place for place, (future, until) in waiting if future.done() or now > until]
-        for place in reversed(gone):
-            self.answer(place, too_late())
-            self.turns.next(self.lanes[place])
-            self.forget(place)
+        if gone:
+            self.refuse(gone, too_late())
         return len(gone)
 
     def stage(self) -> Batch:
@@ -162,3 +165,4 @@ class StepGroup(RowGroup):
         self._trails.pop(self.futures[place], None)
         for column in (self.futures, self._requests, self._deadlines):
             del column[place]
+        self._values = None

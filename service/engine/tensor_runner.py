@@ -65,6 +65,4 @@ class TensorRunner(Runner):
     def take(self, batch: Batch) -> BatchResult:
         assert isinstance(batch, TensorBatch), "staged here"
         answers = dict(zip(self._fetches, batch.answers, strict=True)) | batch.ends
-        outputs = self._calls.outputs(answers)
-        last = self.outputs.pack_last(outputs, batch.lengths)
-        return BatchResult(self._layout.pack(answers), last, outputs)
+        return self._result(self._calls.outputs(answers), answers, batch.lengths)

@@ -23,7 +23,9 @@ are through go to `on_done`, those of a batch together; a failed one to `on_fail
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from service.engine.backlog import COUNTED_STEPS, Backlog, QueueBounds
 from service.engine.batcher import BatchLimits, plan
@@ -31,9 +33,10 @@ from service.engine.events import Observer
 from service.engine.group import Group
 from service.engine.job import Job
 from service.engine.loaded_model import LoadedModel
+from service.engine.refusals import model_failed, not_finite, too_late
 from service.engine.runner import Batch, BatchResult
 from service.engine.trail import mark_batch
-from service.errors import CarryError, DeadlineError, ModelFailedError
+from service.errors import CarryError
 from service.work_thread import WorkThread
 
 INLINE_S = 0.0002
@@ -111,14 +114,18 @@ class Worker:
         Raises:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
-        assert job.steps_left, "a job without steps would never end"
-        job.counted = min(job.steps_left, COUNTED_STEPS)
-        self._backlog.take_in(job.steps_left, job.counted, self._num_pieces())
-        self._waiting.append(job)
-        if job.trail is not None:
-            self._has_trails = True
-            job.trail.queued(self.model)
-        self._pump_soon()
+        self._backlog.admit(job.admission, job.steps_left, self._num_pieces())
+        self._put(job)
+
+    def submit_all(self, jobs: Sequence[Job]) -> None:
+        """Queue the jobs of one request, which is accepted or refused as a whole.
+
+        Raises:
+            QueueFullError: they do not fit the queue; nothing of them was done.
+        """
+        self._backlog.require_room(sum([job.steps_left for job in jobs]), self._num_pieces())
+        for job in jobs:
+            self._put(job)
 
     def submit_group(self, group: Group) -> None:
         """Queue single rows that are a batch already.
@@ -126,7 +133,8 @@ class Worker:
         Raises:
             QueueFullError: they do not fit the queue; nothing of them was done.
         """
-        self._backlog.take_in(group.num_rows, group.num_rows, self._num_pieces())
+        self._backlog.admit(group.admission, group.num_rows, self._num_pieces())
+        self._backlog.take_in(group.num_rows, group.num_rows)
         self._groups.append(group)
         self._num_grouped += group.num_pieces
         self._pump_soon()
@@ -137,7 +145,8 @@ class Worker:
         Raises:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
-        self._backlog.take_in(1, 1, len(self._waiting) + self._num_grouped)
+        self._backlog.require_room(1, len(self._waiting) + self._num_grouped)
+        self._backlog.take_in(1, 1)
         if is_first:
             self._groups.append(group)
         self._num_grouped += 1
@@ -161,6 +170,16 @@ class Worker:
     def refuse_if_full(self) -> None:
         """Raise QueueFullError if no work at all would fit now."""
         self._backlog.require_room(1, self._num_pieces())
+
+    def _put(self, job: Job) -> None:
+        assert job.steps_left, "a job without steps would never end"
+        job.counted = min(job.steps_left, COUNTED_STEPS)
+        self._backlog.take_in(job.steps_left, job.counted)
+        self._waiting.append(job)
+        if job.trail is not None:
+            self._has_trails = True
+            job.trail.queued(self.model)
+        self._pump_soon()
 
     # Plan.
 
@@ -297,25 +316,33 @@ class Worker:
             if self._has_trails:
                 mark_batch([job.trail for job in load[0]], self.model, batch)
             if result is None:
-                self._finish(load[0], self._failed(batch.error))
+                self._finish(load[0], model_failed(self.model, batch.error))
             else:
                 self._apply_jobs(result, *load)
             return
         if load.trails:
             mark_batch(load.trails, self.model, batch)
         if result is None:
-            self._finish_group(load, self._failed(batch.error))
-        else:
-            self._backlog.let_out(num_rows, num_rows)
-            load.ran(result)
+            self._finish_group(load, model_failed(self.model, batch.error))
+            return
+        self._backlog.let_out(num_rows, num_rows)
+        if result.refused is not None:
+            load.refuse(np.flatnonzero(result.refused).tolist(), not_finite(self.model))
+        if load.num_rows:
+            load.ran(result.without_refused())
 
     def _taken(self, batch: Batch) -> BatchResult | None:
         """What the graph gave; None where it failed, or gave what its manifest does not promise."""
         if batch.error is None:
             try:
-                return self.model.runner.take(batch)
+                result = self.model.runner.take(batch)
             except Exception as error:  # the boundary: a bundle is somebody else's
                 batch.error = error
+            else:
+                if result.refused is not None:
+                    num_rows = int(result.refused.sum())
+                    self._observer.rows_refused(self.model.name, self.model.version, num_rows)
+                return result
         return None
 
     def _apply_jobs(self, result: BatchResult, jobs: list[Job], sizes: list[int]) -> None:
@@ -323,12 +350,16 @@ class Worker:
         done: list[Job] = []
         rows: list[int] = []
         for row, (job, size) in enumerate(zip(jobs, sizes, strict=True)):
+            if result.refused is not None and result.refused[row]:
+                job.steps_left -= size
+                self._finish([job], not_finite(self.model))
+                continue
             # A simple job that ends with its first batch is taken up from the result as it is.
             if not (job.is_simple and size == job.num_steps):
                 try:
                     is_through = job.advance(size, result, row, self.model.runner.outputs)
                 except Exception as error:  # a writer may find no number to choose by
-                    self._finish([job], self._failed(error))
+                    self._finish([job], model_failed(self.model, error))
                     continue
                 if not is_through:
                     self._waiting.append(job)
@@ -344,16 +375,8 @@ class Worker:
         size_class = batch.num_cells.bit_length()
         before = self._cost_s.get(size_class, batch.ort_s)
         self._cost_s[size_class] = before + 0.1 * (batch.ort_s - before)
-        if batch.num_cells >= self.full_rows:  # of smaller ones each cell costs more
-            self._backlog.learn(batch.ort_s / batch.num_cells)
-
-    def _failed(self, error: Exception | None) -> ModelFailedError:
-        problem = ModelFailedError(
-            f"model {self.model.name!r} version {self.model.version} failed on this input"
-            f" ({type(error).__name__}); nothing was applied"
-        )
-        problem.__cause__ = error
-        return problem
+        is_well_used = batch.num_cells >= self.full_rows
+        self._backlog.learn(batch.ort_s / batch.num_cells, is_well_used=is_well_used)
 
     def _finish(self, jobs: list[Job], problem: CarryError) -> None:
         for job in jobs:
@@ -370,11 +393,3 @@ class Worker:
     def _num_jobs(self) -> int:
         running = sum([len(batch.lengths) for batch in self._in_thread])
         return len(self._waiting) + sum([group.num_rows for group in self._groups]) + running
-
-
-def too_late() -> DeadlineError:
-    """What is answered to work whose time was up before it began."""
-    return DeadlineError(
-        "the request waited longer than its deadline; nothing was applied: try again",
-        retry_after_s=1,
-    )

@@ -69,6 +69,11 @@ class Metrics:
         self._predictions = Counter(
             "carry_predictions", "Instances predicted without a session.", _MODEL, registry=reg
         )
+        self._not_finite = Counter(
+            "carry_rows_not_finite",
+            "Rows of calls that were refused: their outputs or new states were inf or NaN.",
+            _MODEL, registry=reg,
+        )  # fmt: skip
         self._cached = Gauge(
             "carry_sessions_cached", "Sessions held in memory.", registry=reg,
             multiprocess_mode="livesum",
@@ -141,7 +146,7 @@ class Metrics:
         self._models: set[tuple[str, str, str]] = set()
         self._shown_at_once = (
             self._queue, self._steps, self._predictions, self._created, self._batch_rows,
-            self._ort_s,
+            self._ort_s, self._not_finite,
         )  # fmt: skip
         self.inference = InferenceMetrics(reg)
         self._of_models = (
@@ -228,6 +233,9 @@ class Metrics:
     def batch_ran(self, model: str, version: str, num_rows: int, ort_s: float) -> None:
         self._batch_rows.labels(model, version).observe(num_rows)
         self._ort_s.labels(model, version).observe(ort_s)
+
+    def rows_refused(self, model: str, version: str, num_rows: int) -> None:
+        self._not_finite.labels(model, version).inc(num_rows)
 
     def queue_changed(self, model: str, version: str, num_waiting: int) -> None:
         self._queue.labels(model, version).set(num_waiting)

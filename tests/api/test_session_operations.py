@@ -183,7 +183,13 @@ async def test_a_snapshot_that_could_not_be_restored_is_not_given(key_file):
 
 async def test_a_session_is_handed_to_another_version_as_it_is(client):
     await open_session(client, 2)
-    answer = await client.post("/v1/sessions/s/upgrade", json={"version": "2"})
+    refused = await client.post("/v1/sessions/s/upgrade", json={"version": "2"})
+    assert code(refused) == (409, "upgrade-refused")
+    for remedy in ("replay", "compatible_states", "force"):
+        assert remedy in refused.json()["detail"]
+    assert (await client.get("/v1/sessions/s")).json()["version"] == "1"
+    body = {"version": "2", "force": True}
+    answer = await client.post("/v1/sessions/s/upgrade", json=body)
     schemas.UpgradeAnswer.model_validate(answer.json(), extra="forbid")
     told = answer.json()
     assert (answer.status_code, told["version"], told["from_version"]) == (200, "2", "1")

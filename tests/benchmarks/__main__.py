@@ -17,7 +17,13 @@ from service.engine.registry import load_registry
 from tests.benchmarks.bulk_client import NUM_CONNECTIONS
 from tests.benchmarks.bundle import NAME, write_bench_bundle
 from tests.benchmarks.chart import draw
-from tests.benchmarks.engine_load import STORES, measure_bulk, measure_engine, measure_raw_loop
+from tests.benchmarks.engine_load import (
+    STORES,
+    measure_bulk,
+    measure_engine,
+    measure_finite_check,
+    measure_raw_loop,
+)
 from tests.benchmarks.figures import Figure, median_figure, print_table, write_json
 from tests.benchmarks.http_load import (
     LOAD_GENERATOR,
@@ -68,7 +74,8 @@ def main() -> None:
 
 
 def engine_round(folder: Path, sessions: list[int], seconds: float) -> list[Figure]:
-    """The raw loop and the engine over every store, at each number of sessions."""
+    """The raw loop and the engine over every store, at each number of sessions, and what it takes
+    to see that its numbers are finite."""
     registry = load_registry(folder / "models", "cpu", 1)
     model = registry.get(NAME)
     measured = []
@@ -80,6 +87,7 @@ def engine_round(folder: Path, sessions: list[int], seconds: float) -> list[Figu
             for measure in (measure_engine, measure_bulk)
             for store in STORES
         ]
+        measured.append(measure_finite_check(registry, num_sessions, seconds, folder, raw))
     return measured
 
 

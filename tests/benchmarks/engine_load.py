@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.stores.base import StoreOptions, open_store
 from service.stores.record import Key
 from tests.benchmarks.bundle import NAME, F
-from tests.benchmarks.figures import Figure, percentile_ms
+from tests.benchmarks.figures import Figure, median_figure, percentile_ms
 
 STORES = {
     "memory": ("memory://", "power"),
@@ -55,6 +56,46 @@ def measure_engine(
     """Closed loop: each session sends its next step when the last one is answered."""
     settle_collector()
     return asyncio.run(_measure(registry, store, num_sessions, seconds, folder, raw))
+
+
+_PIECES = 10
+"""With and without in turns, so that a machine whose speed drifts treats them alike."""
+
+
+def measure_finite_check(
+    registry: Registry, num_sessions: int, seconds: float, folder: Path, raw: Figure
+) -> Figure:
+    """The engine over the same engine without its look at what is finite.
+
+    By the least processor time of each: a step takes no less, and others on the machine add to it.
+    """
+    runner = registry.get(NAME).runner
+    check = runner._finite_check
+    pieces: dict[bool, list[Figure]] = {True: [], False: []}
+    try:
+        for number in range(2 * _PIECES):
+            is_with = number % 4 in (0, 3)
+            runner._finite_check = check if is_with else _NoCheck()  # type: ignore[assignment]
+            length_s = seconds / _PIECES
+            piece = measure_engine(registry, "memory", num_sessions, length_s, folder, raw)
+            pieces[is_with].append(piece)
+    finally:
+        runner._finite_check = check
+    with_us, without_us = (
+        min(each.cpu_us_per_step or 0.0 for each in pieces[is_with]) for is_with in (True, False)
+    )
+    return replace(
+        median_figure(pieces[True]),
+        name="engine, finite check",
+        cpu_us_per_step=with_us,
+        ratio=without_us / with_us,
+        of="the same without it",
+    )
+
+
+class _NoCheck:
+    def refused(self, *_: object) -> None:
+        return None
 
 
 async def _measure(

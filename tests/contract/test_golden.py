@@ -46,6 +46,26 @@ def test_the_graph_itself_passes(bundle, call):
     check_golden(bundle, call)
 
 
+@pytest.mark.parametrize("name", ["out.mean", "state.state_out"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_graph_that_leaves_the_numbers_is_refused_with_the_remedy(bundle, call, name, value):
+    """Also where it does so every time it is called, as what masks its scores by -inf."""
+
+    def spoil(arrays):
+        arrays[name][(0,) * arrays[name].ndim] = value
+
+    name_in_graph = name.partition(".")[2]
+    with pytest.raises(GoldenMismatchError, match=f"'{name_in_graph}' holds infinity.*-1e9"):
+        check_golden(altered(bundle, spoil), call)
+
+
+def test_what_lies_past_the_end_of_a_row_may_be_anything(bundle, call):
+    def spoil(arrays):
+        arrays["out.mean"][arrays["length"] < 7, -1] = np.nan
+
+    check_golden(altered(bundle, spoil), call)
+
+
 @pytest.mark.parametrize(
     ("way", "is_wrong"),
     [

@@ -69,3 +69,17 @@ def test_the_schema_hash_tells_layouts_and_meanings_apart():
     renamed = StateLayout([H_SPEC, C_SPEC, N_SPEC], schema="other/1")
     assert LAYOUT.schema_hash == same.schema_hash
     assert len({LAYOUT.schema_hash, swapped.schema_hash, renamed.schema_hash}) == 3
+
+
+def test_norms_are_finite_whatever_a_state_holds():
+    specs = [
+        StateSpec(input="h", output="hn", dtype="float64", shape=("batch", 2)),
+        StateSpec(input="x", output="xn", dtype="float32", shape=("batch", 3)),
+    ]
+    state = np.array([-1e308, 1e308], "<f8").tobytes()
+    state += np.array([np.nan, 3, 4], "<f4").tobytes()
+    layout = StateLayout(specs)
+    assert layout.norms(state) == {"h": pytest.approx(1.4142e308, rel=1e-3), "x": 5.0}
+    assert layout.norms(layout.initial_row) == {"h": 0.0, "x": 0.0}
+    state = np.full(2, np.finfo(np.float64).max, "<f8").tobytes() + bytes(12)
+    assert np.isfinite(layout.norms(state)["h"])

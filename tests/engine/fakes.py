@@ -9,8 +9,8 @@ import numpy as np
 from service.contract.outputs import OutputLayout
 from service.contract.tensors import OutputSpec
 from service.engine.job import Job, Segment
+from service.engine.refusals import too_late
 from service.engine.runner import BatchResult
-from service.engine.worker import too_late
 
 AT_MOST_S = 5.0
 START = (0).to_bytes(8, "little")
@@ -167,6 +167,7 @@ def group_of(graph, *values):
         trails=(),
         num_rows=len(values),
         num_pieces=1,
+        admission=None,
         is_full=True,
         future=future,
         outcome=outcome,

@@ -381,7 +381,7 @@ async def test_of_a_hundred_versions_that_were_loaded_upgraded_to_and_unloaded_n
             write_forecaster(folder, version=new, seed=count + 2)
             await one.load("load")
             assert (await engine.submit(A, step_rows(rows(1), count))).step == count + 1
-            await engine.submit(A, UpgradeRequest(new))
+            await engine.submit(A, UpgradeRequest(new, force=True))
             await one.unload("load", model.version)
             del model
             shutil.rmtree(folder / "load" / str(count + 1))

@@ -42,7 +42,7 @@ from tests.engine.support import (
 )
 from tests.fakes.bundles import write_captioner, write_classifier, write_forecaster, write_tagger
 
-CARRY, REPLAY = UpgradeRequest("2"), UpgradeRequest("2", "replay")
+CARRY, REPLAY = UpgradeRequest("2", force=True), UpgradeRequest("2", "replay")
 
 
 @cache
@@ -197,6 +197,69 @@ async def test_states_that_are_laid_out_differently_are_not_handed_over():
         assert (await engine.submit(A, REPLAY)).step == 2
 
 
+def with_compatible_states(model, *graphs):
+    manifest = model.manifest.model_copy(update={"compatible_states": graphs})
+    return LoadedModel(manifest, model.layout, model.runner, model.codec)
+
+
+@pytest.mark.parametrize("keeps", [None, Keeps(observations=2)])
+@pytest.mark.parametrize("is_loaded", [True, False])
+async def test_a_state_is_not_carried_to_other_weights_by_itself(keeps, is_loaded):
+    store = MemoryStore()
+    async with running_engine(store, registry=only("1")) as engine:
+        await engine.submit(A, create(rows(2), keeps=keeps))
+        before = await engine.read(A)
+    async with running_engine(store, registry=two_versions() if is_loaded else only("2")) as engine:
+        with pytest.raises(UpgradeRefusedError, match=r'"policy": "replay".*"force": true'):
+            await engine.submit(A, UpgradeRequest("2"))
+        assert await engine.read(A) == before
+        assert (await engine.submit(A, CARRY)).record.opening.version == "2"
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("declared_by", ["1", "2"])
+async def test_a_state_is_carried_where_either_manifest_says_that_it_means_the_same(
+    version, declared_by
+):
+    """There and back: the version before cannot know of the one that comes after it."""
+    models = {each: two_versions().get("load", each) for each in ("1", "2")}
+    [other] = {"1", "2"} - {declared_by}
+    graph = models[other].origin.graph_sha256
+    models[declared_by] = with_compatible_states(models[declared_by], "0" * 64, graph)
+    async with running_engine(registry=Registry([*models.values()], {}, "cpu")) as engine:
+        await engine.submit(A, opened_with(create_load(rows(2)), version))
+        before = await engine.read(A)
+        [to] = {"1", "2"} - {version}
+        reply = await engine.submit(A, UpgradeRequest(to))
+        assert reply.record.opening.version == to
+        assert reply.record.state == before.state
+
+
+async def test_what_another_manifest_of_the_same_number_says_means_nothing():
+    """The folder of version 1 was replaced: what made the state is not loaded any more."""
+    two = two_versions().get("load", "2")
+    graph = two.origin.graph_sha256
+    folder = Path(mkdtemp(prefix="carry-versions-"))
+    write_forecaster(folder, "1", seed=7)
+    [replaced] = load_registry(folder, "cpu", 1).all()
+    store = MemoryStore()
+    async with running_engine(store, registry=only("1")) as engine:
+        await engine.submit(A, create(rows(2)))
+    registry = Registry([with_compatible_states(replaced, graph), two], {}, "cpu")
+    async with running_engine(store, registry=registry) as engine:
+        with pytest.raises(UpgradeRefusedError):
+            await engine.submit(A, UpgradeRequest("2"))
+
+
+async def test_a_state_is_carried_to_the_same_weights_under_another_number():
+    folder = Path(mkdtemp(prefix="carry-versions-"))
+    for version in ("1", "2"):
+        write_forecaster(folder, version)
+    async with running_engine(registry=load_registry(folder, "cpu", 1)) as engine:
+        await engine.submit(A, create(rows(2)))
+        assert (await engine.submit(A, UpgradeRequest("2"))).record.opening.version == "2"
+
+
 async def test_what_kept_no_observations_is_not_replayed():
     async with running_engine(registry=two_versions()) as engine:
         await engine.submit(A, create(rows(2)))
@@ -276,7 +339,7 @@ async def test_streams_under_traffic_go_on_exactly_through_an_upgrade(policy):
 
         async def upgrade(place, key):
             await may_upgrade[place].wait()
-            await (two, one)[place % 2].submit(key, UpgradeRequest("2", policy))
+            await (two, one)[place % 2].submit(key, UpgradeRequest("2", policy, force=True))
             is_upgraded[place].set()
 
         streams = asyncio.gather(*(stream(place, key) for place, key in enumerate(keys)))

@@ -12,11 +12,10 @@ from service.engine.events import NullObserver
 from service.engine.requests import Observations
 from service.engine.worker import Worker
 from service.errors import DeadlineError, ModelFailedError, QueueFullError
-from tests.engine.fakes import AT_MOST_S, Asked, Desk, FakeGraph, group_of, settle
+from tests.engine.fakes import AT_MOST_S, Asked, Desk, FakeGraph, group_of
 from tests.engine.support import (
     A,
     ScriptedStore,
-    Witness,
     create_load,
     rows,
     running_engine,
@@ -269,14 +268,45 @@ async def test_a_cancelled_prediction_leaves_nothing_waiting():
         )
 
 
-async def test_an_instance_that_finds_the_queue_full_takes_the_others_with_it():
-    witness = Witness()
-    limits = EngineLimits(max_waiting_jobs=2)
-    async with running_engine(limits=limits, observer=witness) as engine:
-        model = engine.registry.get("load")
-        instance = (Observations(rows=rows(2)), 0)
+async def test_a_prediction_that_finds_the_queue_full_is_refused_as_a_whole():
+    async with working(max_jobs=3) as (worker, desk):
+        asked = submit(worker, desk, Asked(1), Asked(2), Asked(3))
         with pytest.raises(QueueFullError):
-            await engine.predict(model, [instance] * 3)
-        await settle()
-        assert len(await engine.predict(model, [instance] * 2)) == 2
-        assert witness.batch_rows == [2]
+            worker.submit_all([Asked(4).job, Asked(5).job])
+        for each in asked:
+            assert await each.outcome == each.expected
+        assert worker.model.num_rows == [1, 1, 1]
+
+
+async def test_an_idle_queue_takes_a_request_of_any_number_of_jobs():
+    async with working(max_jobs=2, max_steps=10, max_s=1e-9) as (worker, desk):
+        for _ in range(2):
+            asked = desk.take_up(*(Asked(*range(5)) for _ in range(20)))
+            worker.submit_all([each.job for each in asked])
+            with pytest.raises(QueueFullError):
+                worker.submit_all([Asked(1).job])
+            for each in asked:
+                assert await each.outcome == each.expected
+        assert worker._backlog.num_steps == worker._backlog.num_counted == 0
+
+
+async def test_an_estimate_that_is_far_too_high_falls_by_whatever_is_let_in():
+    """Even where that is single steps, of which each costs more than a step of a full batch."""
+    async with working_at_a_tenth_of_a_second_a_step(max_s=1.0) as (worker, desk):
+        worker.model.let_all_go()
+        worker.model.cost_s = 0.001
+        for _ in range(60):
+            [asked] = submit(worker, desk, Asked(1))
+            await asked.outcome
+        worker.model.hold()
+        submit(worker, desk, *(Asked(1) for _ in range(90)))
+
+
+async def test_a_single_step_says_nothing_of_what_a_step_of_a_full_batch_costs():
+    async with working_at_a_tenth_of_a_second_a_step(max_s=1e3) as (worker, desk):
+        worker.model.let_all_go()
+        worker.model.cost_s = 60.0
+        for _ in range(60):
+            [asked] = submit(worker, desk, Asked(1))
+            await asked.outcome
+        assert worker._backlog.cell_s == pytest.approx(0.1)

@@ -20,6 +20,7 @@ from training.evaluate.card import write_card
 from training.evaluate.plots import plot_training_curves
 from training.evaluate.report import Evaluation, Plot
 from training.evaluate.served_model import ServedModel, make_run
+from training.export.compatible_states import compatible_states
 from training.export.onnx_graph import export_graph, graph_spec
 from training.export.verify import LONG_STEPS, TOLERANCE, verify
 from training.export.versions import library_versions
@@ -58,8 +59,10 @@ def export_run(
 
     Raises:
         RunError: the run is not finished.
+        RecipeError: a version that it names in `compatible_with` is not there.
         VerificationError: the graph is not the network, or the bundle is too large.
     """
+    states = compatible_states(models, run.recipe)
     network = task.network()
     network.load_state_dict(run.load_weights())
     network.eval()
@@ -70,7 +73,9 @@ def export_run(
     tell("evaluating the exported graph")
     evaluation = task.evaluate(ServedModel.from_bundle(draft))
     plots = [*evaluation.plots, *_curves(run)]
-    manifest = draft.manifest.model_copy(update={"quality": evaluation.figures})
+    manifest = draft.manifest.model_copy(
+        update={"quality": evaluation.figures, "compatible_states": states}
+    )
     files = dict(draft.files) | {plot.file: plot.png for plot in plots}
     files["CARD.md"] = write_card(manifest, evaluation, plots).encode()
     num_bytes = sum(len(data) for data in files.values())

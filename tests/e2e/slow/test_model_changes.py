@@ -127,7 +127,7 @@ class Traffic:
         self.versions[name], count = told["version"], 0
         while not self.is_over:
             if self.versions[name] != self.version:
-                told = await self.post(f"{at}/upgrade", {"version": self.version})
+                told = await self.post(f"{at}/upgrade", {"version": self.version, "force": True})
                 self.versions[name] = told["version"]
             told = await self.post(f"{at}/steps", ROWS | {"step": count})
             count += 1
