@@ -18,7 +18,7 @@ from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
 from service.stores.kept import Keeps
 
-_NANOSECOND_RANGE_S = 2**62 // 10**9
+NANOSECOND_RANGE_S = 2**62 // 10**9
 """Times within about ±146 years of 1970: what every calendar in use here covers."""
 
 _DAY_S = 86_400
@@ -199,7 +199,7 @@ def decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
 
 def require_start(model: str, frequency_s: int, start_s: int, what: str) -> None:
     """Refuse a time that no series of the model begins at; `what` names it."""
-    if abs(start_s) > _NANOSECOND_RANGE_S:
+    if abs(start_s) > NANOSECOND_RANGE_S:
         raise InvalidInputError(f"{what} lies outside 1824 to 2116")
     if frequency_s and frequency_s % _DAY_S == 0 and start_s % _DAY_S:
         midnight = datetime.fromtimestamp(start_s - start_s % _DAY_S, UTC)
