@@ -30,6 +30,8 @@ from service.contract.bundle import read_manifest
 from service.contract.errors import BundleError
 
 _PROMPT_S: Final = 1.0
+_START_S: Final = 60.0
+"""For a process to be ready, however busy the machine is."""
 _MAX_PROCESSES: Final = 8
 _WAKE_S: Final = 0.1
 """How soon a bundle that waits for its turn notices that it was cancelled."""
@@ -46,7 +48,7 @@ class Verification:
     def __init__(self, verifier: "Verifier", folder: Path) -> None:
         self.folder = folder
         self.began_s: float | None = None
-        """When a process was given it."""
+        """When a process that was ready was given it."""
         self.is_cancelled = False
         self._verifier = verifier
         self._child: _Child | None = None
@@ -73,7 +75,6 @@ class Verification:
     def given_to(self, child: "_Child | None") -> None:
         """Which process has it now."""
         self._child = child
-        self.began_s = time.monotonic()
         if self.is_cancelled and child is not None:
             child.kill()
 
@@ -145,6 +146,8 @@ class Verifier:
             was_used = child.was_used
             verification.given_to(child)
             try:
+                child.get_ready()
+                verification.began_s = time.monotonic()
                 answer = child.ask(self._question(verification.folder), self._limit_s, on_slow)
             except _EndedError as end:
                 self._discard(child)
@@ -239,6 +242,13 @@ class _Child:
                 f"no process could be started to try it ({error.strerror}): load it again"
             ) from None
 
+    def get_ready(self) -> None:
+        """Raises _EndedError where it does not start."""
+        if not self._is_ready:
+            late = f"the process that tries bundles did not start in {_START_S:g} s: load it again"
+            self._line(_START_S, late)
+            self._is_ready = True
+
     def ask(self, question: bytes, limit_s: float, on_slow: Callable[[], None]) -> dict[str, Any]:
         """The answer; `on_slow` is called once it does not come promptly.
 
@@ -246,9 +256,6 @@ class _Child:
             _EndedError: the process ended, or was ended because its time was up.
         """
         assert self._process.stdin is not None, "a pipe"
-        if not self._is_ready:
-            self._line(limit_s, "the process that tries bundles did not start")
-            self._is_ready = True
         self.was_used = True
         try:
             self._process.stdin.write(question)
