@@ -30,6 +30,7 @@ from service.api import (
 from service.api.auth import RequireKey, document_keys, open_paths_of
 from service.api.context import Context
 from service.api.hot_path import HotPath
+from service.api.key_watch import KeyWatch
 from service.api.keys import KeyRing
 from service.api.middleware import LimitBody, RequireJson, SecureHeaders
 from service.api.observe import Observe
@@ -96,11 +97,13 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> HotPat
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
         await repository.start()
+        key_watch.start()
         settle_collector()
         log.info("serving", provider=registry.provider, store=settings.store.split("@")[-1])
         try:
             yield
         finally:
+            key_watch.close()
             await repository.close()
             await engine.close(settings.shutdown_grace_s)
             await store.close()
@@ -148,8 +151,18 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> HotPat
     rates = Rates(settings.store, store_options(settings))
     quotas = Quotas(engine)
     tracing = _tracing(settings)
+    key_watch = KeyWatch(keys, metrics.keys_file_looked_at)
     context = Context(
-        engine, settings, metrics, keys, snapshot_keys, rates, quotas, repository, tracing
+        engine,
+        settings,
+        metrics,
+        keys,
+        snapshot_keys,
+        rates,
+        quotas,
+        repository,
+        key_watch,
+        tracing,
     )
 
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)

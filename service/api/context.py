@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from service.api.body_reader import BodyReader
 from service.api.decode import Catalog, Reads
+from service.api.key_watch import KeyWatch
 from service.api.keys import Caller, KeyRing
 from service.api.open_inference_figures import InferenceFigures
 from service.api.present import ForecastOptions
@@ -45,6 +46,7 @@ class Context:
     rates: Rates
     quotas: Quotas
     repository: Repository
+    key_watch: KeyWatch
     tracing: "Tracing | None" = None
     reader: BodyReader = field(default_factory=BodyReader)
     inference: InferenceFigures = field(default_factory=InferenceFigures)

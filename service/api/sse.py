@@ -5,10 +5,13 @@ Rule 2: while nothing happens, a comment every `_HEARTBEAT_S` keeps proxies from
         notices clients that left.
 Rule 3: it ends with its events, with its client, or when the server is told to stop; clients come
         back by themselves and say by `Last-Event-ID` what they had.
+Rule 4: when its key is revoked, has expired or was changed, what makes the events is ended first,
+        then an `error` is the last event. A client that does not read is cut off.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -17,9 +20,13 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context
+from service.api.problems import problem_of
 from service.api.stream_admission import require_room
+from service.errors import UnauthenticatedError
 
 _HEARTBEAT_S = 15.0
+_LAST_WORD_S = 0.5
+"""For a client to read what it is still sent when its key is gone."""
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -40,7 +47,9 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, context: Context, events: AsyncIterator[bytes]) -> None:
-        super().__init__(_kept_alive(events, context), headers=_HEADERS)
+        self._key_gone = asyncio.Event()
+        self._events = _kept_alive(events, context, self._key_gone)
+        super().__init__(self._events, headers=_HEADERS)
         require_room(context, 1)
         self._context = context
         context.open_streams.add(self)
@@ -48,21 +57,48 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._context.metrics.stream_opened("events")
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(None) as limit:
+                with self._watching_key(scope, limit):
+                    await super().__call__(scope, receive, send)
+        except TimeoutError:
+            if not self._key_gone.is_set():
+                raise
         finally:
+            await self._events.aclose()
             self._context.metrics.stream_closed("events")
             self._context.open_streams.discard(self)
 
+    @contextmanager
+    def _watching_key(self, scope: Scope, limit: asyncio.Timeout) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
 
-async def _kept_alive(events: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        def end() -> None:
+            self._key_gone.set()
+            limit.reschedule(loop.time() + _LAST_WORD_S)
+
+        said = [value for name, value in scope["headers"] if name == b"authorization"]
+        watch = self._context.key_watch
+        watched = watch.watch(said[0] if len(said) == 1 else None, scope["caller"], end)
+        try:
+            yield
+        finally:
+            watch.unwatch(watched)
+
+
+async def _kept_alive(
+    events: AsyncIterator[bytes], context: Context, key_gone: asyncio.Event
+) -> AsyncGenerator[bytes]:
     stopping = context.stopping
     stop = asyncio.ensure_future(stopping.wait())
+    gone = asyncio.ensure_future(key_gone.wait())
     upcoming: asyncio.Future[bytes] | None = None
     try:
-        while not stopping.is_set():
+        while not stopping.is_set() and not key_gone.is_set():
             upcoming = upcoming or asyncio.ensure_future(anext(events))
-            both: set[asyncio.Future[Any]] = {upcoming, stop}
-            await asyncio.wait(both, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            all_three: set[asyncio.Future[Any]] = {upcoming, stop, gone}
+            await asyncio.wait(all_three, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if key_gone.is_set():
+                break
             if upcoming.done():
                 told, upcoming = upcoming, None
                 try:
@@ -74,9 +110,19 @@ async def _kept_alive(events: AsyncIterator[bytes], context: Context) -> AsyncIt
                 yield KEEPALIVE_COMMENT
     finally:
         stop.cancel()
+        gone.cancel()
         if upcoming is not None:
             upcoming.cancel()
             await asyncio.wait({upcoming})
         aclose = getattr(events, "aclose", None)
         if aclose is not None:
             await aclose()
+    if key_gone.is_set():
+        yield event(problem_of(_key_gone_error(), "a stream"), "error")
+
+
+def _key_gone_error() -> UnauthenticatedError:
+    return UnauthenticatedError(
+        "expected the key that the stream was opened with, and it was revoked, has expired or was"
+        " changed: ask again with a valid one"
+    )

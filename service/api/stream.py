@@ -166,9 +166,10 @@ class Stream:
         self._close_if_drained()
 
     def lost(self) -> None:
-        """The socket is gone: drop what the engine has not begun."""
+        """The socket is gone, or its key is: drop what the engine has not begun."""
         self._is_draining = True
         for channel in self._channels.values():
+            channel.waiting.clear()  # an answer to what has begun would begin it
             for message in channel.begun:
                 if message.work is not None:
                     message.work.cancel()

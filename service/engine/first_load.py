@@ -22,7 +22,7 @@ from service.engine.verifier import Verification, Verifier
 
 log = structlog.get_logger()
 
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 5.0
 _AT_ONCE: Final = 8
 _LOOK_S: Final = 0.1
 

@@ -116,7 +116,7 @@ class Verifier:
             self._discard(child)
 
     def close(self) -> None:
-        """End every process; what is being tried is refused."""
+        """End every process; what is being tried is refused. None is started after that."""
         with self._lock:
             self._is_closed = True
             children = list(self._children)
@@ -174,17 +174,13 @@ class Verifier:
 
     def _take(self) -> "_Child":
         """An idle process, or a new one."""
-        with self._lock:
+        with self._lock:  # held as it starts, so that `close` finds it
             if self._is_closed:
                 raise Cancelled
             if self._idle:
                 return self._idle.pop()
-        child = _Child(self._provider)
-        with self._lock:
+            child = _Child(self._provider)
             self._children.add(child)
-            is_closed = self._is_closed
-        if is_closed:
-            child.kill()
         return child
 
     def _discard(self, child: "_Child") -> None:
