@@ -14,7 +14,7 @@ from service.api import key_watch
 from service.api.close_codes import CloseCode
 from service.api.key_watch import KeyWatch
 from service.api.keys import KeyRing
-from service.api.written_events import HeardInstance
+from service.api.sse import EventStream, event
 from tests.api.keys import bearer, headers, keys_file, line_of
 from tests.api.support import listening, serving, until
 
@@ -210,33 +210,36 @@ async def test_events_of_a_revoked_key_end_with_an_error_and_those_of_others_go_
         await until(lambda: not client.app.context.key_watch._watched)
 
 
-async def test_what_is_being_written_for_a_revoked_key_is_not_committed(tmp_path, monkeypatch):
-    path, keys = keys_file(tmp_path, ada="user", bob="user")
-    wrote = HeardInstance.wrote
+async def test_what_makes_the_events_ends_before_the_last_of_them_is_sent(tmp_path):
+    """So that nothing which is still being written is committed while its client reads slowly."""
+    path, keys = keys_file(tmp_path, ada="user")
+    async with serving(api_keys_file=path) as client:
+        context, told = client.app.context, []
 
-    def wrote_and_revoked(heard, text):
-        wrote(heard, text)
-        client.app.context.keys._known.clear()
-        client.app.context.key_watch.check()
+        async def events():
+            try:
+                yield event({"text": "a"}, "text")
+                await asyncio.Event().wait()
+            finally:
+                told.append("ended")
 
-    monkeypatch.setattr(HeardInstance, "wrote", wrote_and_revoked)
-    async with listening(api_keys_file=path) as client:
-        ada = headers(keys["ada"])
-        opening = {"model": "verse", "session": "s"}
-        (await client.post("/v1/sessions", json=opening, headers=ada)).raise_for_status()
-        body = {"text": "ab", "max_tokens": 2048, "temperature": 1.0, "seed": 1}
-        accept = ada | {"Accept": "text/event-stream"}
-        url = "/v1/sessions/s/generate"
-        async with client.stream("POST", url, json=body, headers=accept) as stream:
-            lines = stream.aiter_lines()
-            names = []
-            while (told := await next_event(lines)) is not None:
-                names.append(told[0])
-        assert names[-1] == "error"
-        assert "done" not in names
-        await until(lambda: not client.app.context.open_streams)
-        record = await client.app.context.engine.read(client.app.context.key(Ada, "s"))
-        assert record.step == 0
+        async def send(message):
+            body = message.get("body", b"")
+            if b"event: text" in body:
+                context.keys._known.clear()
+            if b"event: error" in body:
+                told.append("error")
+
+        async def receive():
+            await asyncio.Event().wait()
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "headers": [(b"authorization", bearer(keys["ada"]))],
+            "caller": context.keys.find(bearer(keys["ada"])),
+        }  # fmt: skip
+        await asyncio.wait_for(EventStream(context, events())(scope, receive, send), 60)
+        assert told == ["ended", "error"]
 
 
 async def test_a_client_that_does_not_read_its_events_is_cut_off_with_its_key(tmp_path):
