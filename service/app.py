@@ -28,6 +28,7 @@ from service.api import (
     timeseries,
 )
 from service.api.auth import RequireKey, document_keys, open_paths_of
+from service.api.body_reader import BodyReader
 from service.api.context import Context
 from service.api.hot_path import HotPath
 from service.api.key_watch import KeyWatch
@@ -152,6 +153,7 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> HotPat
     quotas = Quotas(engine)
     tracing = _tracing(settings)
     key_watch = KeyWatch(keys, metrics.keys_file_looked_at)
+    reader = BodyReader(settings.max_body_bytes)
     context = Context(
         engine,
         settings,
@@ -163,6 +165,7 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> HotPat
         repository,
         key_watch,
         tracing,
+        reader,
     )
 
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
