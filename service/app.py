@@ -30,8 +30,10 @@ from service.api import (
     timeseries,
 )
 from service.api.auth import RequireKey, document_keys, open_paths_of
+from service.api.body_reader import BodyReader
 from service.api.context import Context
 from service.api.hot_path import HotPath
+from service.api.key_watch import KeyWatch
 from service.api.keys import KeyRing
 from service.api.middleware import AnswerHead, LimitBody, RequireJson, SecureHeaders
 from service.api.observe import Observe
@@ -47,10 +49,12 @@ from service.api.request_ids import document_ids
 from service.engine.batcher import BatchLimits
 from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
+from service.engine.first_load import load_folder
 from service.engine.models_folder import ModelsFolder
-from service.engine.registry import load_registry
 from service.engine.repository import Repository
+from service.engine.runner import resolve_provider
 from service.engine.snapshot import SnapshotKeys
+from service.engine.verifier import Verifier
 from service.errors import StartUpError
 from service.settings import Settings
 from service.stores.base import StoreOptions, open_store
@@ -76,40 +80,36 @@ def service_version() -> str:
         return "0+uninstalled"
 
 
-def create_app(settings: Settings) -> HotPath:
+def create_app(settings: Settings, verifier: Verifier | None = None) -> HotPath:
     """Load the models, open the store and build the application around them.
+
+    `verifier` tries bundles out; without it the application has its own.
 
     Raises:
         StartUpError: the models folder, the provider or the store cannot be used.
     """
-    metrics = Metrics(service_version())
-    snapshot_keys = SnapshotKeys.read(settings.snapshot_key_file)
-    store = open_store(settings.store, store_options(settings))
-    registry = load_registry(settings.models, settings.provider, settings.ort_threads)
-    engine = Engine(registry, store, _engine_limits(settings), metrics)
-    repository = Repository(
-        engine,
-        ModelsFolder(settings.models, registry.provider, settings.ort_threads),
-        grace_s=settings.unload_grace_s,
-        poll_s=settings.models_poll_s,
-    )
-    keys = KeyRing(settings.api_keys_file)
-    rates = Rates(settings.store, store_options(settings))
-    quotas = Quotas(engine)
-    tracing = _tracing(settings)
-    context = Context(
-        engine, settings, metrics, keys, snapshot_keys, rates, quotas, repository, tracing
-    )
+    provider = resolve_provider(settings.provider)
+    if verifier is None:
+        verifier = Verifier(provider, settings.ort_threads, settings.load_timeout_s)
+        verifier.start()  # it gets ready while the routes are made
+    try:
+        return _create_app(settings, provider, verifier)
+    finally:
+        verifier.rest()
 
+
+def _create_app(settings: Settings, provider: str, verifier: Verifier) -> HotPath:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
         await repository.start()
+        key_watch.start()
         settle_collector()
         log.info("serving", provider=registry.provider, store=settings.store.split("@")[-1])
         try:
             yield
         finally:
+            key_watch.close()
             await repository.close()
             await engine.close(settings.shutdown_grace_s)
             await store.close()
@@ -133,6 +133,48 @@ def create_app(settings: Settings) -> HotPath:
             {"name": "open inference", "description": "Triton's protocol, sequences included."},
         ],
     )
+    parts = (
+        models, predict, timeseries, sessions, generate, session_operations, bulk, events,
+        snapshots, stream_urls, asyncapi, open_inference, open_inference_infer,
+        open_inference_generate, open_inference_repository, health,
+    )  # fmt: skip
+    for part in parts:
+        app.include_router(part.router)
+    app.add_api_route("/", _to_docs, include_in_schema=False)
+
+    threads = settings.ort_threads
+    metrics = Metrics(service_version())
+    snapshot_keys = SnapshotKeys.read(settings.snapshot_key_file)
+    store = open_store(settings.store, store_options(settings))
+    registry = load_folder(settings.models, provider, threads, verifier)
+    engine = Engine(registry, store, _engine_limits(settings), metrics)
+    repository = Repository(
+        engine,
+        ModelsFolder(settings.models, provider, threads, verifier, settings.load_timeout_s),
+        grace_s=settings.unload_grace_s,
+        poll_s=settings.models_poll_s,
+        wait_s=settings.request_timeout_s,
+    )
+    keys = KeyRing(settings.api_keys_file)
+    rates = Rates(settings.store, store_options(settings))
+    quotas = Quotas(engine)
+    tracing = _tracing(settings)
+    key_watch = KeyWatch(keys, metrics.keys_file_looked_at)
+    reader = BodyReader(settings.max_body_bytes)
+    context = Context(
+        engine,
+        settings,
+        metrics,
+        keys,
+        snapshot_keys,
+        rates,
+        quotas,
+        repository,
+        key_watch,
+        tracing,
+        reader,
+    )
+
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequireJson)
     app.add_middleware(RequireKey, keys=keys, rates=rates, open_paths=open_paths_of(settings))
@@ -157,14 +199,6 @@ def create_app(settings: Settings) -> HotPath:
     app.add_middleware(Observe, context=context)
     install_error_handlers(app)
     install_open_inference_errors(app)
-    parts = (
-        models, predict, timeseries, sessions, generate, session_operations, bulk, events,
-        snapshots, stream_urls, asyncapi, open_inference, open_inference_infer,
-        open_inference_generate, open_inference_repository, health,
-    )  # fmt: skip
-    for part in parts:
-        app.include_router(part.router)
-    app.add_api_route("/", _to_docs, include_in_schema=False)
     _document_problems(app, settings)
     app.state.context = context
     included = [route for part in parts for route in part.router.routes]

@@ -7,6 +7,7 @@ Rule 3: `fail` keeps the service from starting or from keeping its promises; `wa
 """
 
 import asyncio
+import math
 import os
 import resource
 import shutil
@@ -14,14 +15,17 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from service.api.connections import DESCRIPTORS_BESIDE
 from service.api.keys import read_keys_file
 from service.app import store_options
-from service.engine.registry import load_registry
+from service.engine.first_load import load_folder
+from service.engine.runner import resolve_provider
 from service.engine.snapshot import SnapshotKeys
+from service.engine.verifier import Verifier
 from service.errors import CarryError, StartUpError
 from service.server import bind
 from service.settings import Settings
@@ -117,7 +121,11 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
-    registry = load_registry(settings.models, settings.provider, settings.ort_threads)
+    provider = resolve_provider(settings.provider)
+    with closing(Verifier(provider, settings.ort_threads, settings.load_timeout_s)) as verifier:
+        registry = load_folder(
+            settings.models, provider, settings.ort_threads, verifier, patience_s=math.inf
+        )
     yield Finding("ok", "provider", registry.provider)
     for bundle, reason in registry.refused.items():
         yield Finding("fail", f"model {bundle}", reason, "export it again, or take it away")

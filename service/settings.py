@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         "auto", description="ONNX Runtime execution provider; auto takes CUDA where installed."
     )
     ort_threads: int = Field(1, ge=1, le=256, description="Threads of one call of a graph.")
+    load_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="A bundle that takes longer to be tried out is refused."
+    )
     max_batch_rows: int = Field(128, ge=1, le=4096, description="Rows of one call of a graph.")
     max_slice_steps: int = Field(
         64, ge=1, le=4096, description="Steps of one row in one call; longer inputs are sliced."

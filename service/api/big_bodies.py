@@ -14,6 +14,7 @@ from service.api.body_reader import BIG_BODY_BYTES
 from service.api.context import get_context
 from service.api.idempotency import IDEMPOTENCY_KEY
 from service.api.middleware import announced_bytes
+from service.api.parse import is_crowded
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
 
@@ -48,7 +49,7 @@ class BigBodyRoute(APIRoute):
                 parts = [part async for part in request.stream()]
             else:
                 parts = [await request.body()]  # kept by the request for whoever asks again
-                if len(parts[0]) <= BIG_BODY_BYTES:
+                if len(parts[0]) <= BIG_BODY_BYTES and not is_crowded(parts[0]):
                     return await ordinary(request)
             key = request.headers.get(IDEMPOTENCY_KEY)
             context, caller = get_context(request), get_caller(request)

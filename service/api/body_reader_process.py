@@ -3,23 +3,35 @@
 Rule 1: it ends at the end of its input and not by a signal to its group: the service asks it for
         the bodies of requests that it accepted before it was told to stop.
 Rule 2: it imports neither the web framework nor a runtime for models.
+Rule 3: one body may take so much memory and so much of a processor's time; the system sees to it. A
+        process that is left with much memory after a body says so, and is replaced.
 """
 
 import os
 import pickle
+import resource
 import signal
 import sys
+from pathlib import Path
 
-from service.errors import CarryError
+from service.errors import CarryError, TooLargeError
 
 _NICENESS = 10
 """Whoever sends a single step waits for the service, and not for somebody's big body."""
+
+ROOM_BYTES = 512 * 2**20
+BYTES_PER_BYTE = 64
+"""Of memory: in any case, and for each byte that a body may have."""
+
+MAX_CPU_S = 10.0
+_MOST_LEFT_BYTES = 256 * 2**20
 
 
 def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     os.nice(_NICENESS)
+    _bound_memory(int(sys.argv[1]))
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a stray print must not become an answer
     while True:
@@ -29,12 +41,43 @@ def main() -> None:
             return
         error: CarryError | None = None
         result = None
+        signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)  # SIGPROF ends it, whatever it is in
         try:
             result = function(*args)
         except CarryError as refusal:
             error = refusal
-        pickle.dump((error, result), answers, pickle.HIGHEST_PROTOCOL)
+        except MemoryError:
+            error = too_much()
+        del function, args
+        is_last = _resident_bytes() > _MOST_LEFT_BYTES
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        pickle.dump((error, result, is_last), answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
+        if is_last:
+            return
+
+
+def too_much() -> TooLargeError:
+    """What is answered to a body that is more than this process may make of it."""
+    return TooLargeError(
+        "the body takes more memory or time to be read than one request may: expected fewer"
+        " values; nothing was applied, send it in parts"
+    )
+
+
+def _bound_memory(max_body_bytes: int) -> None:
+    most = ROOM_BYTES + BYTES_PER_BYTE * max_body_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # no such system: the most that it ever had
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class CloseCode(IntEnum):
     TOO_BIG = 1009  # a message over CARRY_MAX_MESSAGE_BYTES: send it over HTTP, or in parts
     INTERNAL = 1011  # the server failed, or a ping was not answered in time
     RESTART = 1012  # the server shuts down; every message it took was answered: connect again
-    KEY_GONE = 4401  # the key was revoked or has expired while the stream was open
+    KEY_GONE = 4401  # the key was revoked, has expired or was changed: nothing more is begun
     IDLE = 4408  # no message for CARRY_STREAM_IDLE_S
 
 
@@ -32,7 +32,7 @@ MEANINGS = {
     CloseCode.TOO_BIG: "A message over CARRY_MAX_MESSAGE_BYTES: send it over HTTP, or in parts.",
     CloseCode.INTERNAL: "The server failed, or a ping was not answered in time: connect again.",
     CloseCode.RESTART: "The server shuts down; what it had read is answered: connect again.",
-    CloseCode.KEY_GONE: "The key was revoked or has expired: connect with another.",
+    CloseCode.KEY_GONE: "The key was revoked, has expired or was changed: use a valid one.",
     CloseCode.IDLE: "No message for CARRY_STREAM_IDLE_S: connect again when there is something.",
 }
 """For the AsyncAPI document. A client that does not read its answers is cut off without a code."""

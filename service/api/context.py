@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from service.api.body_reader import BodyReader
 from service.api.decode import Catalog, Reads
+from service.api.key_watch import KeyWatch
 from service.api.keys import Caller, KeyRing
 from service.api.present import ForecastOptions
 from service.api.quotas import Quotas
@@ -44,6 +45,7 @@ class Context:
     rates: Rates
     quotas: Quotas
     repository: Repository
+    key_watch: KeyWatch
     tracing: "Tracing | None" = None
     reader: BodyReader = field(default_factory=BodyReader)
     open_streams: set[object] = field(default_factory=set)

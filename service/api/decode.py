@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from service.api.parse import parse_body
+from pydantic import BaseModel
+
+from service.api.parse import parse_body, refuse_crowded
 from service.api.rows import read_rows, read_vector
 from service.api.schemas import Instance, Observed, PredictRequest, SessionCreate, StepBody
 from service.api.tensors import read_tensors
@@ -18,10 +20,12 @@ from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
 from service.stores.kept import Keeps
 
-_NANOSECOND_RANGE_S = 2**62 // 10**9
+NANOSECOND_RANGE_S = 2**62 // 10**9
 """Times within about ±146 years of 1970: what every calendar in use here covers."""
 
 _DAY_S = 86_400
+
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def read_create(
     catalog: Catalog, parts: list[bytes], limits: Settings
 ) -> tuple[str | None, CreateRequest] | NoSuchReads:
     """The session's name, where the client chose one, and what it asks for."""
-    body = parse_body(SessionCreate, b"".join(parts))
+    body = _parse(SessionCreate, parts, limits)
     reads = catalog.get((body.model, body.version))
     if reads is None:
         return NoSuchReads(body.model, body.version)
@@ -104,12 +108,18 @@ def read_create(
 def read_step(
     model: Reads, schema: type[Observed], parts: list[bytes], limits: Settings
 ) -> StepRequest:
-    request = decode_step(model, parse_body(schema, b"".join(parts)), limits)
+    request = decode_step(model, _parse(schema, parts, limits), limits)
     return request._replace(known_digest=request.digest)
 
 
 def read_predict(model: Reads, parts: list[bytes], limits: Settings) -> Asked:
-    return decode_predict(model, parse_body(PredictRequest, b"".join(parts)), limits)
+    return decode_predict(model, _parse(PredictRequest, parts, limits), limits)
+
+
+def _parse(schema: type[_Body], parts: list[bytes], limits: Settings) -> _Body:
+    data = b"".join(parts)
+    refuse_crowded(data, limits)
+    return parse_body(schema, data)
 
 
 # Bodies that are parsed.
@@ -199,7 +209,7 @@ def decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
 
 def require_start(model: str, frequency_s: int, start_s: int, what: str) -> None:
     """Refuse a time that no series of the model begins at; `what` names it."""
-    if abs(start_s) > _NANOSECOND_RANGE_S:
+    if abs(start_s) > NANOSECOND_RANGE_S:
         raise InvalidInputError(f"{what} lies outside 1824 to 2116")
     if frequency_s and frequency_s % _DAY_S == 0 and start_s % _DAY_S:
         midnight = datetime.fromtimestamp(start_s - start_s % _DAY_S, UTC)

@@ -23,7 +23,9 @@ async def healthz(context: InContext) -> Response:
 
 @router.get("/readyz", summary="Ready?", responses=error_responses(503))
 async def readyz(context: InContext) -> Response:
-    """200 if the store can be written, a model is loaded, and the server is not shutting down."""
+    """200 if the store can be written, a model is loaded, the file of API keys can be read, and the
+    server is not shutting down.
+    """
     engine = context.engine
     problems = await why_not_ready(context)
     if problems:
@@ -48,6 +50,8 @@ async def why_not_ready(context: Context) -> list[str]:
         problems.append("shutting down")
     if not engine.registry.all() and not engine.registry.retiring:
         problems.append("no model is loaded (GET /v1/models says which bundles were refused)")
+    if context.key_watch.problem:
+        problems.append("the file of API keys is missing, empty or broken (the log says more)")
     try:
         await engine.store.check()
     except CarryError as error:

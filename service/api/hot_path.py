@@ -27,7 +27,7 @@ from service.api.keys import Caller
 from service.api.middleware import LimitBody, RequireJson
 from service.api.observe import Asked, Observe
 from service.api.open_inference_errors import OpenInferenceErrors
-from service.api.parse import parse_body
+from service.api.parse import is_crowded, parse_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, headers_of, known_by, request_id_of
 from service.api.schemas import StepBody
@@ -149,7 +149,7 @@ class HotPath:
         self, caller: Caller, session: str, parts: list[bytes], key: str | None = None
     ) -> Response:
         try:
-            is_big = sum(map(len, parts)) > BIG_BODY_BYTES
+            is_big = sum(map(len, parts)) > BIG_BODY_BYTES or is_crowded(b"".join(parts))
             body = BigBody(StepBody, parts) if is_big else parse_body(StepBody, b"".join(parts))
             return await answer_step(self.context, caller, session, body, key)
         except Exception as error:  # the request's boundary, as in FastAPI's own handlers

@@ -5,15 +5,18 @@ Rule 1: a key is 256 random bits, made by `new_key`. Nothing shortens the search
 Rule 2: what is looked up and compared is a digest of fixed length. Whoever asks does not choose the
         digest of a key, so the time that it takes tells nothing about the keys of others; and a
         missing, an unknown, a revoked and an expired key get one and the same answer.
-Rule 3: the file is read again when it changes (looked at once a second at most), so that a key is
-        revoked without a restart. One that cannot be read then leaves the keys as they were, and
-        is logged; at start it stops the service.
+Rule 3: the file is read again when it changes (`key_watch.py` looks), so that a key is revoked
+        without a restart. One that is missing, empty or broken leaves the keys as they were, and
+        is told; at start it stops the service.
+Rule 4: only a plain file of some megabytes is read, and nothing is waited for: not even a pipe.
 """
 
 import hashlib
 import hmac
 import json
+import os
 import secrets
+import stat
 import time
 import tomllib
 from collections.abc import Callable
@@ -30,7 +33,7 @@ from service.errors import StartUpError
 log = structlog.get_logger()
 
 KEY_PREFIX = "carry_"
-_LOOK_AGAIN_S = 1.0
+_MAX_FILE_BYTES = 4 * 2**20
 _NO_DIGEST = bytes(32)
 
 
@@ -98,15 +101,9 @@ def read_keys_file(path: Path) -> dict[str, KeyEntry]:
     """The keys by their ids, from TOML, or from JSON where the name ends in `.json`.
 
     Raises:
-        StartUpError: the file is missing, is no TOML or JSON, or holds what is no key.
+        StartUpError: the file is missing or empty, is no TOML or JSON, or holds what is no key.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StartUpError(
-            f"CARRY_API_KEYS_FILE: {path} cannot be read ({error.strerror}); python -m service"
-            " new-key writes its first line"
-        ) from None
+    data = _read_plain(path)
     try:
         found: Any = json.loads(data) if path.suffix == ".json" else tomllib.loads(data.decode())
         keys = _FILE.validate_python(found)
@@ -114,8 +111,13 @@ def read_keys_file(path: Path) -> dict[str, KeyEntry]:
         problem = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
         raise StartUpError(f"CARRY_API_KEYS_FILE: {path}: {where}: {problem['msg']}") from None
-    except ValueError as error:  # no TOML, no JSON, no UTF-8
+    except (ValueError, RecursionError) as error:  # no TOML, no JSON, no UTF-8
         raise StartUpError(f"CARRY_API_KEYS_FILE: {path}: {error}") from None
+    if not keys:
+        raise StartUpError(
+            f"CARRY_API_KEYS_FILE: {path}: expected at least one key, found none; python -m service"
+            " new-key writes a line, and `revoked = true` in it takes a key back"
+        )
     ids_of: dict[str, str] = {}
     for key_id, entry in keys.items():
         other = ids_of.setdefault(entry.sha256, key_id)
@@ -124,6 +126,30 @@ def read_keys_file(path: Path) -> dict[str, KeyEntry]:
                 f"CARRY_API_KEYS_FILE: {path}: {other} and {key_id} are the same key: remove one"
             )
     return keys
+
+
+def _read_plain(path: Path) -> bytes:
+    """The bytes of a plain file; anything else is neither read nor waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise StartUpError(
+                    f"CARRY_API_KEYS_FILE: {path}: expected a plain file, found a folder, a pipe or"
+                    " a device; name the file of keys itself"
+                )
+            if status.st_size > _MAX_FILE_BYTES:
+                raise StartUpError(
+                    f"CARRY_API_KEYS_FILE: {path}: expected at most {_MAX_FILE_BYTES} bytes, found"
+                    f" {status.st_size}; take the lines of expired keys out"
+                )
+            return file.read(_MAX_FILE_BYTES)
+    except OSError as error:
+        raise StartUpError(
+            f"CARRY_API_KEYS_FILE: {path} cannot be read ({error.strerror}); python -m service"
+            " new-key writes its first line"
+        ) from None
 
 
 def new_key(tenant: str, *, is_admin: bool) -> tuple[str, str, KeyEntry]:
@@ -151,22 +177,16 @@ class KeyRing:
         StartUpError: the file cannot be read or holds what is no key.
     """
 
-    def __init__(
-        self,
-        path: Path | None,
-        wall_clock: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, path: Path | None, wall_clock: Callable[[], float] = time.time) -> None:
+        self.problem = ""
+        """What is wrong with the file since the last look; empty where nothing is."""
         self._path = path
         self._wall_clock = wall_clock
-        self._clock = clock
         self._known: dict[bytes, _Known] = {}
         self._seen: object = None
-        self._look_at = 0.0
         if path is not None:
             self._seen = _signature(path)
-            self._read(path)
-            self._look_at = clock() + _LOOK_AGAIN_S
+            self._known = _known_in(path)
 
     @property
     def is_open(self) -> bool:
@@ -177,8 +197,6 @@ class KeyRing:
         """Whose key the value of an `Authorization` header holds; None: nobody's."""
         if self._path is None:
             return ANYBODY
-        if self._clock() >= self._look_at:
-            self._look_again(self._path)
         scheme, _, token = (authorization or b"").partition(b" ")
         digest = _digest(token.strip(b" "))
         known = self._known.get(digest, _NOBODY)
@@ -187,35 +205,43 @@ class KeyRing:
         is_right &= self._wall_clock() < known.expires_s
         return known.caller if is_right else None
 
-    def _look_again(self, path: Path) -> None:
-        self._look_at = self._clock() + _LOOK_AGAIN_S
-        now = _signature(path)
-        if now == self._seen:
+    def look(self) -> None:
+        """Read the file again if it has changed. May be called from another thread, by one."""
+        path = self._path
+        if path is None:
             return
-        self._seen = now
+        now = _signature(path)
+        if now == self._seen and now is not None:
+            return
         try:
-            self._read(path)
+            known = _known_in(path)
         except StartUpError as error:
-            log.error("keys file not read again, the keys stay as they were", problem=str(error))  # noqa: TRY400 -- the message says all
+            if str(error) != self.problem:
+                self.problem = str(error)
+                log.error("keys file not read, the keys stay as they were", problem=self.problem)  # noqa: TRY400 -- the message says all
         else:
-            log.info("keys file read again", num_keys=len(self._known))
+            self._known, self.problem = known, ""
+            log.info("keys file read again", num_keys=len(known))
+        self._seen = now
 
-    def _read(self, path: Path) -> None:
-        self._known = {
-            bytes.fromhex(entry.sha256): _Known(
-                bytes.fromhex(entry.sha256),
-                Caller(
-                    entry.tenant,
-                    entry.role == "admin",
-                    key_id,
-                    tuple(parse_many(entry.limits)) if entry.limits else (),
-                    entry.quota,
-                ),
-                entry.expires.timestamp() if entry.expires else float("inf"),
-            )
-            for key_id, entry in read_keys_file(path).items()
-            if not entry.revoked
-        }
+
+def _known_in(path: Path) -> dict[bytes, _Known]:
+    """The keys of a file that may be used, by their digests."""
+    return {
+        bytes.fromhex(entry.sha256): _Known(
+            bytes.fromhex(entry.sha256),
+            Caller(
+                entry.tenant,
+                entry.role == "admin",
+                key_id,
+                tuple(parse_many(entry.limits)) if entry.limits else (),
+                entry.quota,
+            ),
+            entry.expires.timestamp() if entry.expires else float("inf"),
+        )
+        for key_id, entry in read_keys_file(path).items()
+        if not entry.revoked
+    }
 
 
 def _digest(key: bytes) -> bytes:
@@ -228,4 +254,4 @@ def _signature(path: Path) -> object:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev

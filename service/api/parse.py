@@ -9,12 +9,19 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from service.errors import CarryError, InvalidInputError, MalformedError
+from service.errors import CarryError, InvalidInputError, MalformedError, TooLargeError
+from service.settings import Settings
 
 _Body = TypeVar("_Body", bound=BaseModel)
 
 _MOST_PLACES = 10
 """How many problems of a body an answer lists."""
+
+_BYTES_A_CONTAINER = 64
+"""Of a body, for each object and list that it may have beside its rows and instances."""
+
+_SMALL_BYTES, _MOST_OBJECTS, _MOST_VALUES = 16_384, 4096, 16_384
+"""Of a body that is read on the event loop: each value of it may be wrong, and is then told."""
 
 
 def parse_body(schema: type[_Body], data: bytes) -> _Body:
@@ -37,6 +44,36 @@ def parse_body(schema: type[_Body], data: bytes) -> _Body:
     except (ValueError, RecursionError):
         pass
     raise invalid_request(problems, "body")
+
+
+def refuse_crowded(data: bytes, limits: Settings) -> None:
+    """Refuse a body of more objects and lists than any request has, before anything is made of it.
+
+    Two bytes of JSON become hundreds of memory. They are counted outside of texts.
+
+    Raises:
+        TooLargeError: with how many there are.
+    """
+    most = limits.max_rows + limits.max_instances + limits.max_body_bytes // _BYTES_A_CONTAINER
+    if _num_containers(data) <= most:
+        return
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    found = _num_containers(b"".join(plain.split(b'"')[::2]))
+    if found > most:
+        raise TooLargeError(
+            f"the body has {found} objects and lists: expected at most {most}; send it in parts"
+        )
+
+
+def is_crowded(data: bytes) -> bool:
+    """Whether making objects of a small body would hold others up all the same."""
+    return len(data) > _SMALL_BYTES and (
+        data.count(b"{") > _MOST_OBJECTS or data.count(b",") > _MOST_VALUES
+    )
+
+
+def _num_containers(data: bytes) -> int:
+    return data.count(b"{") + data.count(b"[")
 
 
 def invalid_request(problems: Sequence[Mapping[str, Any]], where: str = "") -> CarryError:

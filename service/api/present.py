@@ -24,6 +24,9 @@ from service.stores.record import PackedOutputs, Record
 
 Json = dict[str, Any]
 
+_LAST_S = 253_402_300_799.0
+"""The end of the year 9999."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForecastOptions:
@@ -164,7 +167,9 @@ def present_session(record: Record, layout_norms: Mapping[str, float], now: floa
 
 @lru_cache(maxsize=1024)  # those of one group of commits expire together
 def rfc3339(time_s: float) -> str:
-    """Whole seconds stay whole: `2016-08-29T00:00:00Z`."""
+    """Whole seconds stay whole: `2016-08-29T00:00:00Z`. What no calendar has is its last second."""
+    if not time_s < _LAST_S:
+        time_s = _LAST_S
     second = math.floor(time_s)
     # As `datetime` does it: rounded to microseconds, then cut to milliseconds.
     millisecond = round((time_s - second) * 1_000_000) // 1000

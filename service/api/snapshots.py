@@ -2,16 +2,22 @@
 
 from typing import Annotated
 
+import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from service.api.auth import InCaller
 from service.api.context import InContext
+from service.api.decode import NANOSECOND_RANGE_S
+from service.api.fields import MAX_METADATA_BYTES
 from service.api.problems import error_responses
 from service.api.schemas import SessionAnswer
 from service.api.session_operations import opened_response
 from service.api.sessions import InPath
 from service.engine.requests import RestoreRequest
-from service.errors import TooLargeError, UnsupportedMediaTypeError
+from service.errors import SnapshotRefusedError, TooLargeError, UnsupportedMediaTypeError
+from service.settings import Settings
+from service.stores.kept import Keeps
+from service.stores.record import Record
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
@@ -74,6 +80,37 @@ async def restore_snapshot(
         )
     snapshot = await request.body()
     sealed = context.snapshot_keys.open(snapshot)
+    _require_allowed(sealed, context.settings)
     asked = RestoreRequest.of(snapshot, sealed, replaces=replace)
     key = context.key(caller, session)
     return opened_response(await context.quotas.open(caller, key, asked))
+
+
+def _require_allowed(sealed: Record, limits: Settings) -> None:
+    """Hold a session that was opened elsewhere to what may be opened here."""
+    keeps = sealed.opening.keeps or Keeps()
+    for name, value, setting, most in (
+        ("ttl_s", sealed.ttl_s, "CARRY_MAX_TTL_S", limits.max_ttl_s),
+        ("replay", sealed.opening.ring_size, "CARRY_MAX_REPLAY", limits.max_replay),
+        ("checkpoints", keeps.checkpoints, "CARRY_MAX_CHECKPOINTS", limits.max_checkpoints),
+        (
+            "keep_observations",
+            keeps.observations,
+            "CARRY_MAX_KEEP_OBSERVATIONS",
+            limits.max_keep_observations,
+        ),
+    ):
+        if value > most:
+            raise SnapshotRefusedError(
+                f"{name} of the snapshot: expected at most {most:.15g}, found {value:.15g}; raise"
+                f" {setting}, or restore it where it was taken"
+            )
+    if sealed.opening.start_s is not None and abs(sealed.opening.start_s) > NANOSECOND_RANGE_S:
+        raise SnapshotRefusedError(
+            f"start of the snapshot: expected a time from 1824 to 2116, found"
+            f" {sealed.opening.start_s} s; take another one"
+        )
+    if len(orjson.dumps(sealed.opening.metadata)) > MAX_METADATA_BYTES:
+        raise SnapshotRefusedError(
+            f"metadata of the snapshot: expected at most {MAX_METADATA_BYTES} bytes; take another"
+        )

@@ -12,7 +12,7 @@ from service.api.context import Context
 from service.api.decode import decode_step, read_step
 from service.api.idempotency import digest_of_key
 from service.api.keys import Caller
-from service.api.parse import parse_body
+from service.api.parse import is_crowded, parse_body
 from service.api.present import Json, json_response, present_reply, rfc3339
 from service.api.schemas import Observed, StepBody
 from service.engine.loaded_model import LoadedModel
@@ -89,7 +89,7 @@ def submit_cached(
     """
     key = context.key(caller, session)
     model = context.engine.cached_model(key)
-    if model is None or len(data) > BIG_BODY_BYTES:
+    if model is None or len(data) > BIG_BODY_BYTES or is_crowded(data):
         return None
     context.engine.refuse_if_full(model)
     try:

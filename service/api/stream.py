@@ -172,9 +172,14 @@ class Stream:
         if self._is_client_done:  # what is still taken up is bounded, and nobody can add to it
             self._is_blocked = False
             self._pump_all()
-            return
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """Begin and answer nothing more; what the engine has not begun is dropped."""
         self._on_finished = _nothing
         for channel in self._channels.values():
+            channel.waiting.clear()  # an answer to what has begun would begin it
             for message in channel.begun:
                 if message.work is not None:
                     message.work.cancel()

@@ -67,6 +67,15 @@ class EndingProtocol(WebSocketsSansIOProtocol):
         if not self.close_sent:
             self._end(partial(self.close, code, reason))
 
+    def end_now(self, code: CloseCode, reason: str) -> None:
+        """Close at once: nothing more is begun or answered."""
+        assert self.stream is not None, "its callers look"
+        self.stream.drop()
+        if self._is_ending:
+            self._hang_up(_close_frame(code, reason))
+        else:
+            self.close(code, reason)
+
     def drain(self) -> None:
         """The server stops."""
         # Two turns of the loop: what has reached the socket by now is read in between.

@@ -27,6 +27,7 @@ from websockets.protocol import State
 from service.api.close_codes import CloseCode
 from service.api.connection_end import LINGER_BYTES, LINGER_S
 from service.api.hot_path import HotPath
+from service.api.key_watch import WatchedKey
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream import Stream
@@ -39,7 +40,6 @@ from service.errors import CarryError, MalformedError, UpgradeRequiredError
 _REQUEST_ID = REQUEST_ID.decode()
 _TRACED = ("traceparent", "tracestate")
 _STREAMS = re.compile(r"/v1(?:/sessions/([A-Za-z0-9._~-]{1,128}))?/stream")
-_KEY_EVERY_S = 5.0
 _SLOW_READER_S = 20.0
 _MAX_UNSENT_BYTES = 16 << 20
 _MAX_FRAGMENTS = 1024
@@ -51,7 +51,7 @@ class StreamProtocol(EndingProtocol):
 
     _opening: asyncio.Task[None] | None = None
     _slow_timer: asyncio.TimerHandle | None = None
-    _key_timer: asyncio.TimerHandle | None = None
+    _key: WatchedKey | None = None
     _idle_timer: asyncio.TimerHandle | None = None
     _is_flush_due = False
     _is_reading_held = False
@@ -122,7 +122,8 @@ class StreamProtocol(EndingProtocol):
         self.transport.resume_reading()
         self.start_keepalive()
         self._watch_idle()
-        self._watch_key(authorization_of(headers))
+        watch = self.context.key_watch.watch
+        self._key = watch(authorization_of(headers), caller, self._end_without_key)
         if self.context.engine.is_draining:
             self.drain()
 
@@ -283,9 +284,10 @@ class StreamProtocol(EndingProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_slow_timer()
-        for timer in (self._idle_timer, self._key_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        if self._key is not None:
+            self.context.key_watch.unwatch(self._key)
         if self.stream is not None:
             self.context.metrics.stream_closed("websocket")
             self.stream.lost()
@@ -317,14 +319,9 @@ class StreamProtocol(EndingProtocol):
         idle_s = self.context.settings.stream_idle_s
         self._idle_timer = self.loop.call_later(idle_s, self._watch_idle)
 
-    def _watch_key(self, authorization: bytes | None) -> None:
-        """Close a stream whose key was revoked or has expired."""
-        if self.context.keys.is_open or self.transport.is_closing():
-            return
-        if self.context.keys.find(authorization) is None:
-            self.close(CloseCode.KEY_GONE, "the key was revoked or has expired")
-            return
-        self._key_timer = self.loop.call_later(_KEY_EVERY_S, self._watch_key, authorization)
+    def _end_without_key(self) -> None:
+        """The key was revoked, has expired, or means another tenant or role now."""
+        self.end_now(CloseCode.KEY_GONE, "the key was revoked, has expired or was changed")
 
     def _stop_slow_timer(self) -> None:
         if self._slow_timer is not None:

@@ -19,7 +19,7 @@ from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.context import Context, InContext
 from service.api.decode import decode_time
 from service.api.keys import Caller
-from service.api.parse import invalid_request, parse_body
+from service.api.parse import invalid_request, parse_body, refuse_crowded
 from service.api.present import ForecastOptions, Json, json_response, present_prediction
 from service.api.problems import error_responses
 from service.api.timeseries_schemas import (
@@ -126,7 +126,9 @@ async def forecast(
 
 def read_forecast(parts: list[bytes], limits: Settings) -> _Asked:
     """A big body, for the process that reads those."""
-    return _asked(parse_body(TimeSeriesRequest, b"".join(parts)), limits)
+    data = b"".join(parts)
+    refuse_crowded(data, limits)
+    return _asked(parse_body(TimeSeriesRequest, data), limits)
 
 
 def _asked(body: TimeSeriesRequest, limits: Settings) -> _Asked:

@@ -1,19 +1,24 @@
 """A bundle folder, read as a whole or refused as a whole.
 
 Rule 1: every file is read once, hashed, and used from those bytes; nothing is opened again.
+        Before it is read it must be a plain file of no more than its role needs, and an archive is
+        bounded by what it says that it unpacks to.
 Rule 2: only plain files that the manifest names may lie in the folder: no links, no sub-folders.
 Rule 3: nothing here is unpickled and no file of the bundle can name a path.
 """
 
 import hashlib
 import io
+import os
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -24,7 +29,19 @@ from service.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from service.contract.state import StateLayout
 from service.contract.text import TextCodec
 
-MAX_BUNDLE_BYTES = 2 * 1024**3
+MAX_BUNDLE_BYTES: Final = 2 * 1024**3
+MAX_FILES: Final = 64
+MAX_MANIFEST_BYTES: Final = 2**20
+MAX_TOKENIZER_BYTES: Final = 16 * 2**20
+MAX_ARRAYS_BYTES: Final = 256 * 2**20
+"""Of an archive of arrays, both as it lies there and unpacked."""
+
+
+_UNREADABLE: Final = (
+    ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What `zipfile` and numpy raise where an archive is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,8 @@ class Bundle:
 
     manifest: Manifest
     files: Mapping[str, bytes]
+    manifest_digest: str = ""
+    """SHA-256 of the manifest as it lies there: whoever knows it knows every file."""
 
     @property
     def graph(self) -> bytes:
@@ -55,17 +74,23 @@ class Bundle:
         return read_arrays(self.files[self.manifest.golden.file])
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, checked_digest: str | None = None) -> Bundle:
     """Read `models/<name>/<version>/` and check every file against the manifest.
+
+    With `checked_digest` it must be the very bundle of that `manifest_digest`, which was read by
+    this function before, in another process; of any other nothing is parsed.
 
     Raises:
         BundleError: with the file, what was expected of it, and what was found.
     """
     where = f"{folder.parent.name}/{folder.name}"
-    found = _list_plain_files(folder, where)
-    if MANIFEST_FILE not in found:
-        raise BundleError(f"{where}: no {MANIFEST_FILE}; expected a folder written by export")
-    manifest = parse_manifest(found.pop(MANIFEST_FILE).read_bytes(), f"{where}/{MANIFEST_FILE}")
+    found = _list_files(folder, where)
+    written = read_manifest(folder)
+    manifest_digest = hashlib.sha256(written).hexdigest()
+    if checked_digest not in (None, manifest_digest):
+        raise BundleError(f"{where}: it was changed while it was checked: load it again")
+    manifest = parse_manifest(written, f"{where}/{MANIFEST_FILE}")
+    found.remove(MANIFEST_FILE)
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
         raise BundleError(
             f"{where}: the manifest is that of {manifest.name}/{manifest.version};"
@@ -78,16 +103,35 @@ def read_bundle(folder: Path) -> Bundle:
             f"{where}: files missing {missing}, files that the manifest does not name {strangers};"
             " restore the folder as it was exported"
         )
-    files = {name: path.read_bytes() for name, path in found.items()}
-    for name, data in files.items():
+    bounds = _bounds_of(manifest)
+    files = {}
+    for name in found:
+        most = bounds.get(name, MAX_BUNDLE_BYTES)
+        files[name] = data = _read_file(folder / name, f"{where}/{name}", most)
         digest = hashlib.sha256(data).hexdigest()
         if digest != manifest.files[name]:
             raise BundleError(
                 f"{where}/{name}: SHA-256 is {digest[:12]}…, the manifest says"
                 f" {manifest.files[name][:12]}…: the file was changed or cut; restore it"
             )
-    refuse_external_data(files[manifest.graph.file], f"{where}/{manifest.graph.file}")
-    return Bundle(manifest, files)
+    if checked_digest is None:
+        refuse_external_data(files[manifest.graph.file], f"{where}/{manifest.graph.file}")
+    return Bundle(manifest, files, manifest_digest)
+
+
+def read_manifest(folder: Path) -> bytes:
+    """The bytes of a bundle's manifest, which name all others by their hashes.
+
+    Raises:
+        BundleError: there is none, or it is no plain file of a reasonable size.
+    """
+    where = f"{folder.parent.name}/{folder.name}"
+    try:
+        return _read_file(folder / MANIFEST_FILE, f"{where}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        raise BundleError(
+            f"{where}: no {MANIFEST_FILE}; expected a folder written by export"
+        ) from None
 
 
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -111,11 +155,18 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
 
 
 def read_arrays(data: bytes) -> dict[str, np.ndarray]:
-    """Arrays of an .npz, never unpickling anything."""
+    """Arrays of an .npz, never unpickling anything, nor unpacking more than `MAX_ARRAYS_BYTES`."""
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            num_bytes = sum(each.file_size for each in packed.infolist())
+        if num_bytes > MAX_ARRAYS_BYTES:
+            raise BundleError(
+                f"arrays of the bundle unpack to {num_bytes} bytes: expected at most"
+                f" {MAX_ARRAYS_BYTES}; export it again with a shorter run"
+            )
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise BundleError(f"arrays of the bundle cannot be read: {error}") from None
 
 
@@ -126,16 +177,52 @@ def write_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _list_plain_files(folder: Path, where: str) -> dict[str, Path]:
-    found = {}
-    total = 0
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(
-                f"{where}/{path.name}: expected plain files only, no links or folders"
-            )
-        total += path.stat().st_size
-        found[path.name] = path
+def _bounds_of(manifest: Manifest) -> dict[str, int]:
+    """How large the files of known roles may be."""
+    arrays = [manifest.golden.file, manifest.initial_states]
+    bounds = {name: MAX_ARRAYS_BYTES for name in arrays if name is not None}
+    if manifest.text is not None:
+        bounds[manifest.text.tokenizer] = MAX_TOKENIZER_BYTES
+    return bounds
+
+
+def _list_files(folder: Path, where: str) -> list[str]:
+    names, total = [], 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False):
+                raise BundleError(
+                    f"{where}/{entry.name}: expected plain files only, no links or folders"
+                )
+            total += entry.stat(follow_symlinks=False).st_size
+            names.append(entry.name)
+            if len(names) > MAX_FILES:
+                raise BundleError(f"{where}: expected at most {MAX_FILES} files, found more")
     if total > MAX_BUNDLE_BYTES:
         raise BundleError(f"{where}: {total} bytes, at most {MAX_BUNDLE_BYTES} are read")
-    return found
+    if MANIFEST_FILE not in names:
+        raise BundleError(f"{where}: no {MANIFEST_FILE}; expected a folder written by export")
+    return sorted(names)
+
+
+def _read_file(path: Path, where: str, max_bytes: int) -> bytes:
+    """A plain file as a whole. Nothing that it may be instead is followed or waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # a link
+        raise BundleError(f"{where}: cannot be read ({error.strerror})") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{where}: expected plain files only, no links or folders")
+        if status.st_size > max_bytes:
+            raise BundleError(
+                f"{where}: expected at most {max_bytes} bytes, found {status.st_size}; export it"
+                " again with less"
+            )
+        data = file.read(status.st_size + 1)
+    if len(data) != status.st_size:
+        raise BundleError(f"{where}: it was changed while it was read: load it again")
+    return data

@@ -26,3 +26,9 @@ class TextError(ContractError):
     """A chunk of text that cannot be tokenised."""
 
     code = "text-invalid"
+
+
+class TokenizerError(ContractError):
+    """A tokenizer that fails on a piece of text: the bundle's fault, not the client's."""
+
+    code = "tokenizer-failed"

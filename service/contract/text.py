@@ -18,13 +18,10 @@ that the `tokenizers` library offers is safe here.
 import re
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
-
 from service.contract.errors import TextError
+from service.contract.tokenizer import MAX_PIECE_CHARS, SPACE_MARK, PieceTokenizer
 
-MAX_PIECE_CHARS = 32
 PIECE_RULE = "carry-pieces/1"
-SPACE_MARK = "▁"
 
 # Combining accents, joiners, variation selectors and skin tones stay with what they follow.
 _JOINING = "\u0300-\u036f\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff"
@@ -66,7 +63,7 @@ class TextCodec:
     """The tokenizer of one bundle together with the piece rule."""
 
     def __init__(self, tokenizer_json: str, start_token: int) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer = PieceTokenizer(tokenizer_json)
         self._start_token = start_token
         self._cache: dict[str, tuple[int, ...]] = {}
 
@@ -75,6 +72,7 @@ class TextCodec:
 
         Raises:
             TextError: the chunk holds a lone surrogate, which no text encoding can carry.
+            TokenizerError: the tokenizer fails on a piece of it.
         """
         _refuse_surrogates(chunk)
         pieces, pending = split_pieces(cursor.pending + chunk)
@@ -89,6 +87,14 @@ class TextCodec:
         fed = self.feed(TextCursor(), text)
         return fed.certain + fed.tail
 
+    def probe(self) -> None:
+        """Try the tokenizer before it serves.
+
+        Raises:
+            BundleError: it fails, or takes too long.
+        """
+        self._tokenizer.probe()
+
     def _tail(self, cursor: TextCursor) -> list[int]:
         match = _PIECE.match(cursor.pending)
         tail = [] if cursor.num_tokens else [self._start_token]
@@ -99,7 +105,7 @@ class TextCodec:
         if tokens is None:
             if len(self._cache) >= _MAX_CACHED_PIECES:
                 self._cache.clear()
-            tokens = tuple(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+            tokens = self._tokenizer.encode(piece)
             tokens = tokens or (self._start_token,)  # a normaliser may leave nothing of it
             self._cache[piece] = tokens
         return tokens

@@ -9,14 +9,14 @@ from typing import Literal
 import numpy as np
 
 from service.contract.characters import CharacterCodec, Codec
-from service.contract.errors import TextError
+from service.contract.errors import TextError, TokenizerError
 from service.contract.text import UNREAD, FedText, TextCursor
 from service.engine.job import Job, Segment
 from service.engine.loaded_model import LoadedModel
 from service.engine.requests import Observations
 from service.engine.vector_runner import step_of_vector
 from service.engine.writer import Sampling, Writer
-from service.errors import InvalidInputError
+from service.errors import InvalidInputError, ModelFailedError
 from service.wordings import case
 
 _LAST_TIME_S = 253_402_300_799
@@ -40,6 +40,7 @@ def feed(
     Raises:
         InvalidInputError: rows for a model of text or the reverse, text that is no text, or no
             vector for a model that writes about one.
+        ModelFailedError: the model's tokenizer fails on the text.
     """
     begun: list[Segment] = []
     if model.reads_vectors:
@@ -171,7 +172,7 @@ def _writing(
         raise InvalidInputError(
             f"model {model.name!r} does not write: expected a model with the task 'generate'"
         )
-    fed = _read_text(model.codec, cursor, observations.text or "")
+    fed = _read_text(model, model.codec, cursor, observations.text or "")
     layout, name = model.runner.outputs, model.manifest.graph.outputs[0].name
     writer = Writer(
         model.codec,
@@ -186,11 +187,16 @@ def _writing(
     return writer, read, fed.cursor
 
 
-def _read_text(codec: Codec, cursor: TextCursor, text: str) -> FedText:
+def _read_text(model: LoadedModel, codec: Codec, cursor: TextCursor, text: str) -> FedText:
     try:
         return codec.feed(cursor, text)
     except TextError as error:
         raise InvalidInputError(str(error)) from None
+    except TokenizerError as error:
+        raise ModelFailedError(
+            f"model {model.name!r} version {model.version} failed on this text; nothing was"
+            " applied: send other text, or load another version"
+        ) from error
 
 
 def _text_segments(
@@ -198,7 +204,7 @@ def _text_segments(
 ) -> tuple[list[Segment], TextCursor]:
     if model.codec is None or observations.text is None:
         raise InvalidInputError(case("text-expected", model=model.name))
-    fed = _read_text(model.codec, cursor, observations.text)
+    fed = _read_text(model, model.codec, cursor, observations.text)
     if observations.final:
         certain = fed.certain + fed.tail
         return [_tokens_segment(model, certain, "last", keeps_state=True)], fed.cursor

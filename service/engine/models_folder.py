@@ -1,20 +1,29 @@
 """The folder of bundles, `<name>/<version>/` each: what lies there, and how it becomes a model.
 
-Reading, checking and warming up are done in one thread, one bundle after another, so that the event
-loop and the graphs that serve go on. The repository owns it, and closes it.
+Rule 1: the folder is looked at in a thread; every bundle is tried out, read and opened in a thread
+        of its own, so that the event loop, the graphs that serve and other bundles go on.
+Rule 2: all of them are daemons: none keeps the process from ending, whatever it waits for.
+
+The repository owns it, and closes it.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from service.contract.bundle import Bundle, read_bundle
+from service.contract.bundle import MAX_FILES, Bundle, read_bundle
+from service.contract.errors import BundleError
 from service.engine.loaded_model import LoadedModel
-from service.engine.registry import bundle_folders, load_model
+from service.engine.model_loader import load_model
+from service.engine.registry import bundle_folders
+from service.engine.verifier import Verification, Verifier
 
 T = TypeVar("T")
+
+LOAD_TIMEOUT_S: Final = 60.0
 
 Content = tuple[tuple[str, int, int], ...]
 """Name, size and time of change of each file: another one where a bundle was changed."""
@@ -23,50 +32,117 @@ Found = dict[str, dict[str, Content]]
 """By name and version, as the folder lists them: nothing else is ever read."""
 
 
+class Look(NamedTuple):
+    """What lies in the folder, and which names in it cannot be read, with the reason."""
+
+    found: Found
+    unreadable: dict[str, str]
+
+
 class ModelsFolder:
-    def __init__(self, path: Path, provider: str, num_threads: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        provider: str,
+        num_threads: int,
+        verifier: Verifier | None = None,
+        limit_s: float = LOAD_TIMEOUT_S,
+    ) -> None:
+        """Without a verifier bundles are trusted, and tried out as they are opened."""
         self._path = path
         self._provider = provider
         self._num_threads = num_threads
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._verifier = verifier
+        self._limit_s = limit_s
 
-    async def look(self) -> Found:
+    async def look(self) -> Look:
         """Raises OSError where it cannot be read."""
-        return await self._call(self._look)
+        return await _in_thread("models-look", self._look)
 
     async def read(self, name: str, version: str) -> Bundle:
-        """The checked bytes of a bundle that was found.
+        """The checked bytes of a bundle that was found, and that was tried out.
 
         Raises:
-            BundleError: it is not what its manifest says.
+            BundleError: it is not what its manifest says, or not what may be served.
         """
-        return await self._call(lambda: read_bundle(self._path / name / version))
+        path, thread = self._path / name / version, f"models-{name}-{version}"
+        if self._verifier is None:
+            return await _in_thread(thread, lambda: read_bundle(path))
+        verification = Verification(self._verifier, path)
+        try:
+            return await _in_thread(thread, lambda: read_bundle(path, verification.run()))
+        finally:
+            verification.cancel()  # where it is through, nothing happens
 
     async def load(self, bundle: Bundle) -> LoadedModel:
-        """As `load_model`."""
-        return await self._call(lambda: load_model(bundle, self._provider, self._num_threads))
+        """As `load_model`, of a bundle that was `read`."""
+        is_checked, manifest = self._verifier is not None, bundle.manifest
+        opening = _in_thread(
+            f"models-{manifest.name}-{manifest.version}",
+            lambda: load_model(bundle, self._provider, self._num_threads, is_checked=is_checked),
+        )
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await opening
+        except TimeoutError:  # it ended where it was tried out; here its thread is left behind
+            raise BundleError(
+                f"it was not opened in {self._limit_s:g} s: load it again, or raise"
+                " CARRY_LOAD_TIMEOUT_S"
+            ) from None
+
+    def rest(self) -> None:
+        """Nothing is being loaded: end what would be needed for it."""
+        if self._verifier is not None:
+            self._verifier.rest()
 
     def close(self) -> None:
-        """Let go of the thread; what it is about is not waited for."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """What is under way ends with whoever waits for it; nothing else is held."""
+        self.rest()
 
-    def _look(self) -> Found:
+    def _look(self) -> Look:
         found: Found = {}
-        for path in bundle_folders(self._path):
+        paths, unreadable = bundle_folders(self._path)
+        for path in paths:
             found.setdefault(path.parent.name, {})[path.name] = _content_of(path)
-        return found
+        return Look(found, unreadable)
 
-    async def _call(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+async def _in_thread(name: str, work: Callable[[], T]) -> T:
+    """As `asyncio.to_thread`, in a daemon."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]  # T may be None itself
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await future
 
 
 def _content_of(path: Path) -> Content:
     """Of a bundle that cannot be looked at: nothing. Whoever reads it is told why."""
+    content = []
     try:
-        return tuple(
-            (file.name, status.st_size, status.st_mtime_ns)
-            for file in sorted(path.iterdir())
-            for status in [file.lstat()]  # a link may lead nowhere
-        )
+        for file in path.iterdir():
+            status = file.lstat()  # a link may lead nowhere
+            content.append((file.name, status.st_size, status.st_mtime_ns))
+            if len(content) > MAX_FILES:  # it will be refused
+                break
     except OSError:
         return ()
+    return tuple(sorted(content))

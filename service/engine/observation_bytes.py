@@ -44,3 +44,14 @@ def unpack_observations(packed: Sequence[bytes]) -> Observations:
         else:
             text += each[1:].decode()
     return Observations(rows=rows, text=text)
+
+
+def require_sound_observations(packed: Sequence[bytes]) -> None:
+    """Raise ValueError unless they can be unpacked together."""
+    kinds = {each[:1] for each in packed}
+    if not (kinds <= {_ROW} or kinds <= {_TEXT, _VECTOR}):
+        raise ValueError("its observations are of kinds that do not belong together")
+    if len({len(each) for each in packed if each[:1] == _ROW}) > 1:
+        raise ValueError("its rows are not of one size")
+    if packed:
+        unpack_observations(packed)

@@ -128,6 +128,16 @@ def decide_restore(
             f"the snapshot is of model {origin.model!r} version {origin.version}, graph"
             f" {origin.graph_sha256[:12]}, which is not loaded here: load that bundle first"
         )
+    if sealed.state_bytes != model.layout.row_bytes:
+        raise SnapshotRefusedError(
+            f"expected a snapshot with a state of {model.layout.row_bytes} bytes, as model"
+            f" {origin.model!r} has, found {sealed.state_bytes}: take another one"
+        )
+    if model.time is not None and sealed.opening.start_s is None:
+        raise SnapshotRefusedError(
+            f"model {origin.model!r} uses the time of each row: expected a snapshot with a start,"
+            " found none; take another one"
+        )
     opening = replace(
         sealed.opening, name=key.name, created_at=now, history=sealed.step, digest=request.digest
     )

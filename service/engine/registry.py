@@ -1,28 +1,23 @@
-"""From a folder of bundles to loaded, verified and warmed models.
+"""The models that are served, and the folder that they come from.
 
 A bundle that fails any check is refused with its reason; the others go on serving.
 """
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import structlog
 
-from service.contract.bundle import Bundle, read_bundle
-from service.contract.calls import ObservationLayout
-from service.contract.errors import ContractError
-from service.contract.golden import check_golden
+from service.contract.bundle import read_bundle
 from service.engine.loaded_model import LoadedModel
-from service.engine.runner import Runner, check_signature, open_ort_session, resolve_provider
-from service.engine.tensor_runner import TensorRunner
-from service.engine.vector_runner import VectorRunner
+from service.engine.model_loader import load_model, reason_of
+from service.engine.runner import resolve_provider
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
 from service.stores.record import Opening
 from service.wordings import case
 
 log = structlog.get_logger()
-
-_WARM_UP_ROWS = (1, 8, 32, 128)
 
 
 class Registry:
@@ -32,9 +27,17 @@ class Registry:
     begins with it. When that time is over it is *leaving*, until what was begun is answered.
     """
 
-    def __init__(self, models: list[LoadedModel], refused: dict[str, str], provider: str) -> None:
+    def __init__(
+        self,
+        models: list[LoadedModel],
+        refused: dict[str, str],
+        provider: str,
+        late: Collection[tuple[str, str]] = (),
+    ) -> None:
+        """`late` are the names and versions of bundles that the start did not wait for."""
         self.refused = refused
         self.provider = provider
+        self.late = frozenset(late)
         self._models: dict[str, dict[str, LoadedModel]] = {}
         self._retiring: list[LoadedModel] = []
         self._leaving: list[LoadedModel] = []
@@ -148,93 +151,84 @@ class Registry:
 
 
 def load_registry(folder: Path, provider: str, num_threads: int) -> Registry:
-    """Load every `<folder>/<name>/<version>/`.
+    """Load every `<folder>/<name>/<version>/` in this process, which trusts them.
 
     Raises:
-        StartUpError: the folder does not exist, or the provider is not installed.
+        StartUpError: the folder cannot be read, or the provider is not installed.
+    """
+    chosen = resolve_provider(provider)
+    models: list[LoadedModel] = []
+    paths, refused = list_bundles(folder)
+    for path in paths:
+        try:
+            models.append(load_model(read_bundle(path), chosen, num_threads))
+        except Exception as error:  # the boundary: no bundle may keep the others from being served
+            refuse(refused, path, error)
+        else:
+            log_loaded(models[-1])
+    return Registry(models, refused, chosen)
+
+
+def list_bundles(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Every `<folder>/<name>/<version>/`, and which names cannot be read, with the reason.
+
+    Raises:
+        StartUpError: the folder cannot be read.
     """
     if not folder.is_dir():
         raise StartUpError(
             f"CARRY_MODELS is {str(folder)!r}: expected a folder of bundles <name>/<version>/"
         )
-    chosen = resolve_provider(provider)
-    models: list[LoadedModel] = []
-    refused: dict[str, str] = {}
-    for path in bundle_folders(folder):
-        where = f"{path.parent.name}/{path.name}"
-        try:
-            models.append(load_model(read_bundle(path), chosen, num_threads))
-        except Exception as error:  # the boundary: no bundle may keep the others from being served
-            refused[where] = reason_of(error)
-            log.warning("bundle refused", bundle=where, reason=str(error))
-        else:
-            log.info("model loaded", bundle=where, provider=models[-1].runner.provider)
-    if not models:
-        log.warning("no model is loaded: not ready", models=str(folder), num_refused=len(refused))
-    return Registry(models, refused, chosen)
+    try:
+        paths, unreadable = bundle_folders(folder)
+    except OSError as error:
+        raise StartUpError(
+            f"CARRY_MODELS is {str(folder)!r}, which cannot be read ({error.strerror}): let the"
+            " user who serves read it"
+        ) from None
+    for name, reason in unreadable.items():
+        log.warning("models not read", model=name, reason=reason)
+    return paths, unreadable
 
 
-def load_model(bundle: Bundle, provider: str = "cpu", num_threads: int = 1) -> LoadedModel:
-    """Open the graph, compare it with the manifest, reproduce the golden run, warm it up.
+def refuse(refused: dict[str, str], path: Path, error: Exception) -> None:
+    """Note why a bundle is not served."""
+    where = f"{path.parent.name}/{path.name}"
+    refused[where] = reason_of(error)
+    log.warning("bundle refused", bundle=where, reason=str(error))
+
+
+def log_loaded(model: LoadedModel) -> None:
+    where = f"{model.name}/{model.version}"
+    log.info("model loaded", bundle=where, provider=model.runner.provider)
+
+
+def bundle_folders(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Every `<folder>/<name>/<version>/`, and the names that cannot be read, with the reason.
 
     Raises:
-        ContractError: with what was expected and what was found.
+        OSError: the folder itself cannot be read.
     """
-    manifest = bundle.manifest
-    layout = bundle.state_layout()
-    ort_session = open_ort_session(bundle.graph, provider, num_threads)
-    check_signature(ort_session, manifest.graph)
-    graph = manifest.graph
-    runner: Runner
-    if graph.tensors:
-        runner = TensorRunner(ort_session, graph, layout, ObservationLayout(graph))
-    elif graph.input_with("x") and graph.input_with("tokens"):
-        runner = VectorRunner(ort_session, graph, layout)
-    else:
-        frequency_s = manifest.forecast.frequency_s if manifest.forecast else 0
-        runner = Runner(ort_session, graph, layout, frequency_s)
-    check_golden(bundle, runner.call)
-    model = LoadedModel(manifest, layout, runner, bundle.text_codec())
-    _warm_up(model)
-    return model
+    found: list[Path] = []
+    unreadable: dict[str, str] = {}
+    for name in sorted(folder.iterdir()):
+        try:
+            found += _folders_in(name) if name.is_dir() and not name.name.startswith(".") else []
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            unreadable[shown_name(name)] = f"its folder cannot be read: {reason}"
+    return found, unreadable
 
 
-def reason_of(error: Exception) -> str:
-    """Why a bundle was refused, without a path of the server."""
-    if isinstance(error, ContractError):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"cannot be read: {error.strerror}"
-    return f"cannot be loaded ({type(error).__name__}); the log says more: export it again"
+def _folders_in(folder: Path) -> list[Path]:
+    names = sorted(folder.iterdir())
+    found = [each for each in names if each.is_dir() and not each.name.startswith(".")]
+    for each in found:
+        if shown_name(each) != each.name or shown_name(folder) != folder.name:
+            raise ValueError("expected names in UTF-8")
+    return found
 
 
-def _warm_up(model: LoadedModel) -> None:
-    """Run batches of several sizes, each of rows of one step."""
-    values = _nothing_much(model)
-    for num_rows in _WARM_UP_ROWS if model.manifest.graph.takes_rows else (1,):
-        states = [model.layout.initial_row] * num_rows
-        ones, zeros = [1] * num_rows, [0] * num_rows
-        batch = model.runner.stage([values] * num_rows, states, ones, zeros, zeros)
-        batch.run()
-        model.runner.take(batch)
-
-
-def _nothing_much(model: LoadedModel) -> np.ndarray:
-    """One observation of nothing but zeros."""
-    if model.tokens is not None:
-        return model.steps_of([0])
-    if model.x is not None:
-        return np.zeros(model.x.concrete(1)[1:], model.x.numpy_dtype)
-    assert model.observations is not None, "the manifest asks for x, tokens or tensors"
-    return np.zeros((1, model.observations.observation.itemsize), np.uint8)
-
-
-def bundle_folders(folder: Path) -> list[Path]:
-    """Every `<folder>/<name>/<version>/`."""
-    return [
-        version
-        for name in sorted(folder.iterdir())
-        if name.is_dir() and not name.name.startswith(".")
-        for version in sorted(name.iterdir())
-        if version.is_dir() and not version.name.startswith(".")
-    ]
+def shown_name(path: Path) -> str:
+    """The name of a folder, as it can be shown whatever bytes it has."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")

@@ -9,6 +9,8 @@
 
 Rule 1: nothing of a snapshot is looked at, but the id of its key, before its signature is proven.
 Rule 2: it belongs to its tenant and to the very graph that made its state; elsewhere it is refused.
+Rule 3: a signature proves who sealed it, not that it makes sense: every value is checked before it
+        becomes a session, which all that reads sessions must be able to show.
 """
 
 import hmac
@@ -18,6 +20,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
+from service.engine.sound_record import require_sound
 from service.errors import SnapshotRefusedError, SnapshotsOffError, StartUpError
 from service.stores.kept import pack_kept
 from service.stores.record import Record, RecordFormatError, pack_data
@@ -97,17 +100,19 @@ class SnapshotKeys:
             )
         if not hmac.compare_digest(_sign(key, signed), signature):
             raise SnapshotRefusedError("the snapshot was altered: its signature does not fit")
-        if version != SNAPSHOT_FORMAT:
-            raise SnapshotRefusedError(
-                f"the snapshot has format {version}, this service reads {SNAPSHOT_FORMAT}: it was"
-                " made by a later service; upgrade this one"
-            )
+        _require_known(version)
         opening = signed[_HEAD.size : _HEAD.size + opening_bytes]
         data = signed[_HEAD.size + opening_bytes :]
         try:
-            return decode_record(opening, checksum(opening), data, checksum(data))
+            record = decode_record(opening, checksum(opening), data, checksum(data))
+            require_sound(record)
         except RecordFormatError as error:  # of a later service, with the same key
             raise SnapshotRefusedError(f"the snapshot cannot be read: {error.detail}") from None
+        except ValueError as error:
+            raise SnapshotRefusedError(
+                f"the snapshot holds no session: {error}; take another one"
+            ) from None
+        return record
 
     def require_any(self) -> None:
         """Raise SnapshotsOffError unless there is a key."""
@@ -116,6 +121,19 @@ class SnapshotKeys:
                 "snapshots are signed, and this server has no key: set CARRY_SNAPSHOT_KEY_FILE to"
                 " a file with a key of at least 32 characters, the same for all replicas"
             )
+
+
+def _require_known(version: int) -> None:
+    if version == SNAPSHOT_FORMAT:
+        return
+    remedy = (
+        "it was made by a later service: upgrade this one"
+        if version > SNAPSHOT_FORMAT
+        else "no service makes that: take another one"
+    )
+    raise SnapshotRefusedError(
+        f"expected a snapshot of format {SNAPSHOT_FORMAT}, found format {version}; {remedy}"
+    )
 
 
 def _id_of(key: bytes) -> bytes:

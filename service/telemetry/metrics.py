@@ -138,6 +138,12 @@ class Metrics:
             "carry_bundles_refused", "Bundles refused at load.", registry=reg,
             multiprocess_mode="livemax",
         )  # fmt: skip
+        self._keys_file = Gauge(
+            "carry_keys_file_valid",
+            "0 while the file of API keys is missing, empty or broken, else 1.", registry=reg,
+            multiprocess_mode="livemin",
+        )  # fmt: skip
+        self._keys_file.set(1)
         build = Gauge(
             "carry_build_info", "1; the version is a label.", ("version",), registry=reg,
             multiprocess_mode="livemax",
@@ -175,6 +181,9 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
+
+    def keys_file_looked_at(self, is_valid: bool) -> None:
+        self._keys_file.set(is_valid)
 
     def models_changed(self, loaded: set[tuple[str, str, str]], num_refused: int) -> None:
         """Series of a model exist from when it is loaded until it is unloaded.

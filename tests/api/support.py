@@ -1,6 +1,7 @@
 """The whole application in this process, over the small bundles."""
 
 import asyncio
+import atexit
 import socket
 import threading
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -12,6 +13,7 @@ import httpx
 import uvicorn
 
 from service.app import create_app
+from service.engine.verifier import Verifier
 from service.server import server_config
 from service.settings import Settings
 from tests.fakes.bundles import (
@@ -34,9 +36,18 @@ def small_folder() -> Path:
     return folder
 
 
+@cache
+def verifier() -> Verifier:
+    """Shared, so that what one test found good is not tried again by all the others."""
+    shared = Verifier("cpu", 1, limit_s=60.0)
+    atexit.register(shared.close)
+    return shared
+
+
 @asynccontextmanager
 async def serving(**settings):
-    app = create_app(Settings(**{"models": small_folder(), "store": "memory://"} | settings))
+    chosen = Settings(**{"models": small_folder(), "store": "memory://"} | settings)
+    app = create_app(chosen, verifier())
     async with app.app.router.lifespan_context(app.app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -59,7 +70,7 @@ class _Server(uvicorn.Server):
 async def listening(**settings):
     """Served by uvicorn on a free port of this machine; `client.server` is uvicorn's."""
     chosen = Settings(**{"models": small_folder(), "store": "memory://"} | settings)
-    app = create_app(chosen)
+    app = create_app(chosen, verifier())
     server = _Server(server_config(app, chosen))
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]

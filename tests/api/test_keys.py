@@ -81,33 +81,64 @@ def test_revoked_and_expired_keys_are_nobodys(tmp_path):
     assert ring.find(bearer(keys["eve"])).tenant == "eve"
 
 
-def test_a_change_of_the_file_is_seen_within_a_second(tmp_path):
+def test_a_change_of_the_file_is_seen_at_the_next_look(tmp_path):
     path, keys = keys_file(tmp_path, ada="user", bob="user")
-    now = 0.0
-    ring = KeyRing(path, clock=lambda: now)
+    ring = KeyRing(path)
     path.write_text(line_of(path, "bob") + "\n")
-    now = 0.9
     assert ring.find(bearer(keys["ada"]))
-    now = 1.0
+    ring.look()
     assert ring.find(bearer(keys["ada"])) is None
     assert ring.find(bearer(keys["bob"]))
 
 
-@pytest.mark.parametrize("what", ["broken", "missing"])
-def test_a_file_that_cannot_be_read_again_leaves_the_keys_as_they_were(tmp_path, what):
+def make_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def make_large(path):
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+
+
+BROKEN = {
+    "broken": lambda path: path.write_text("k-ada = {"),
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_text(""),
+    "without a key": lambda path: path.write_text("# none\n"),
+    "no UTF-8": lambda path: path.write_bytes(b"\xff"),
+    "a pipe": make_pipe,
+    "a folder": make_folder,
+    "gigabytes": make_large,
+    "nested without end": lambda path: path.write_text("a = " + "[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_cannot_be_read_again_leaves_the_keys_as_they_were_and_is_told(tmp_path, spoil):
     path, keys = keys_file(tmp_path, ada="user")
-    good, now = path.read_text(), 0.0
-    ring = KeyRing(path, clock=lambda: now)
-    if what == "broken":
-        path.write_text("k-ada = {")
-    else:
-        path.unlink()
-    now = 2.0
+    good = path.read_text()
+    ring = KeyRing(path)
+    assert not ring.problem
+    spoil(path)
+    ring.look()
     assert ring.find(bearer(keys["ada"]))
+    assert str(path) in ring.problem
+    with pytest.raises(StartUpError, match="CARRY_API_KEYS_FILE"):
+        KeyRing(path)
     other, other_keys = keys_file(tmp_path, name="other.toml", bob="user")
-    path.write_text(good + other.read_text())
-    now = 4.0
+    other.write_text(good + other.read_text())
+    if path.is_dir():
+        path.rmdir()
+    other.replace(path)
+    ring.look()
     assert ring.find(bearer(other_keys["bob"]))
+    assert not ring.problem
 
 
 def test_json_serves_as_well(tmp_path):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from service.api import schemas
-from service.engine import registry
+from service.engine import first_load
 from tests.api.support import serving, small_folder
 
 HISTORY = {"start": "2016-08-22", "observations": [[1, 2], [3, 4]]}
@@ -134,7 +134,7 @@ async def test_a_bundle_that_cannot_be_read_shows_no_path(tmp_path, monkeypatch)
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "/srv/secret/model.onnx")
 
-    monkeypatch.setattr(registry, "read_bundle", refuse)
+    monkeypatch.setattr(first_load, "read_bundle", refuse)
     async with serving() as client:
         refused = (await client.get("/v1/models")).json()["refused"]
         assert refused["mood/1"] == "cannot be read: Permission denied"

@@ -1,8 +1,11 @@
 """Fork, rewind, snapshot, restore and upgrade, as a client meets them."""
 
+import math
+
 import pytest
 
 from service.api import schemas
+from service.stores.record import pack_data
 from tests.api.keys import headers, keys_file
 from tests.api.support import serving
 
@@ -144,6 +147,44 @@ async def test_a_session_is_copied_to_another_cluster_by_its_snapshot(key_file):
         text = {"content-type": "text/plain"}
         assert code(await put(there, path, b"", **text)) == (415, "unsupported-media-type")
         assert code(await here.get("/v1/sessions/none/snapshot")) == (404, "session-not-found")
+
+
+@pytest.mark.parametrize(
+    ("opened", "bound"),
+    [
+        ({"ttl_s": 3600}, {"max_ttl_s": 60, "default_ttl_s": 60}),
+        ({"replay": 3}, {"max_replay": 2}),
+        ({"checkpoints": 3}, {"max_checkpoints": 2}),
+        ({"keep_observations": 3}, {"max_keep_observations": 2}),
+    ],
+)
+async def test_a_restored_session_is_held_to_what_may_be_opened_here(key_file, opened, bound):
+    async with (
+        serving(snapshot_key_file=key_file) as here,
+        serving(snapshot_key_file=key_file, **bound) as there,
+    ):
+        assert (await here.post("/v1/sessions", json=OPEN | opened)).status_code == 201
+        taken = (await here.get("/v1/sessions/s/snapshot")).content
+        [(name, value)], path = opened.items(), "/v1/sessions/moved/snapshot"
+        refused = await put(there, path, taken)
+        assert code(refused) == (422, "snapshot-refused")
+        detail = refused.json()["detail"]
+        assert f"{name} of the snapshot: expected at most" in detail
+        assert f"found {value}" in detail
+        assert f"CARRY_{next(iter(bound)).upper()}" in detail
+        assert (await there.get("/v1/sessions")).json()["sessions"] == []
+        assert (await put(here, path, taken)).status_code == 201
+
+
+async def test_sessions_whose_times_no_calendar_has_are_listed_all_the_same(client):
+    store = client.app.context.engine.store
+    await open_session(client, 1)
+    for ttl_s in (1e300, math.inf):
+        [found] = await store.list_live("default", None, "", 9)
+        data = pack_data(1, found.state, found.cursor, b"", 0, ttl_s, 0.0)
+        assert await store.commit([(found.opening, data, found)]) != [None]
+        [shown] = (await client.get("/v1/sessions")).json()["sessions"]
+        assert shown["expires_at"] == "9999-12-31T23:59:59Z"
 
 
 async def test_a_snapshot_of_another_tenants_key_is_forbidden(tmp_path, key_file):

@@ -20,9 +20,9 @@ def folder(tmp_path):
 
 async def test_a_bundle_with_a_link_that_leads_nowhere_is_found_and_refused_alone(folder):
     with closing(ModelsFolder(folder, "cpu", 1)) as files:
-        whole = await files.look()
+        whole = (await files.look()).found
         (folder / "load" / "1" / "notes.txt").symlink_to("nowhere")
-        found = await files.look()
+        found = (await files.look()).found
         assert found["load"]["1"] != whole["load"]["1"]
         assert found["mood"] == whole["mood"]
         with pytest.raises(BundleError, match="no links"):
@@ -41,7 +41,7 @@ async def test_a_bundle_that_is_taken_away_while_it_is_looked_at_hides_no_other(
         return stat(path, **how)
 
     with closing(ModelsFolder(folder, "cpu", 1)) as files:
-        whole = await files.look()
+        whole = (await files.look()).found
         monkeypatch.setattr(Path, "stat", stat_late)
-        assert (await files.look())["mood"] == whole["mood"]
-        assert await files.look() == {"mood": whole["mood"]}
+        assert (await files.look()).found["mood"] == whole["mood"]
+        assert (await files.look()).found == {"mood": whole["mood"]}

@@ -2,11 +2,14 @@
 
 import asyncio
 import hmac
+import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.contract.text import TextCursor
 from service.engine.loaded_model import LoadedModel
 from service.engine.registry import Registry
 from service.engine.requests import DeleteRequest, RestoreRequest
@@ -18,8 +21,9 @@ from service.errors import (
     SnapshotsOffError,
     StartUpError,
 )
-from service.stores.kept import Keeps
-from service.stores.record import Key
+from service.stores.kept import Checkpoint, Keeps, Kept, pack_kept
+from service.stores.record import Key, Origin, pack_data
+from service.stores.sealed import encode_opening
 from service.stores.sqlite import SqliteStore
 from tests.engine.support import (
     A,
@@ -31,7 +35,7 @@ from tests.engine.support import (
     step_rows,
     step_text,
 )
-from tests.stores.support import record_named
+from tests.stores.support import CURSOR, NOW, STATE, record_named
 
 B = Key("t", "b")
 OURS, THEIRS = b"o" * 32, b"t" * 32
@@ -114,8 +118,96 @@ def test_keys_are_rotated_by_putting_a_new_one_first():
 
 def test_a_snapshot_of_a_later_service_says_so():
     later = SAMPLE[:8] + b"\2" + SAMPLE[9:-32]
-    with pytest.raises(SnapshotRefusedError, match="format 2, this service reads 1"):
+    with pytest.raises(
+        SnapshotRefusedError,
+        match=r"expected a snapshot of format 1, found format 2; .*later service",
+    ):
         KEYS.open(later + hmac.digest(OURS, later, "sha256"))
+
+
+def test_a_snapshot_of_format_0_is_not_called_that_of_a_later_service():
+    earlier = SAMPLE[:8] + b"\0" + SAMPLE[9:-32]
+    with pytest.raises(SnapshotRefusedError, match="found format 0") as caught:
+        KEYS.open(earlier + hmac.digest(OURS, earlier, "sha256"))
+    assert "later service" not in caught.value.detail
+
+
+def sealed_with(step=3, ttl_s=100.0, cursor=CURSOR, closed="", kept=None, **opening):
+    """A snapshot that the real key has signed, whatever it holds."""
+    record = record_named(**opening)
+    packed = pack_kept(kept) if kept else b""
+    data = pack_data(step, STATE, cursor, b"", 0, ttl_s, NOW, closed, packed)
+    record = record._replace(data=data)
+    head = SAMPLE[:17]
+    sealed = encode_opening(replace(record.opening, outputs=b""))
+    signed = head + len(sealed).to_bytes(4, "little") + sealed + data
+    return signed + hmac.digest(OURS, signed, "sha256")
+
+
+EVERY = Keeps(checkpoints=9, checkpoint_every=1, observations=9)
+UNSOUND = {
+    "an endless ttl": {"ttl_s": math.inf},
+    "a ttl that is no number": {"ttl_s": math.nan},
+    "a ttl of 0": {"ttl_s": 0.0},
+    "a ttl below 0": {"ttl_s": -1e308},
+    "a step below 0": {"step": -1},
+    "a step that JSON cannot say": {"step": 2**53},
+    "a closed session": {"closed": "final"},
+    "tokens below 0": {"cursor": TextCursor("a", -1)},
+    "a name that is none": {"name": "a/b"},
+    "a start that is no number": {"start_s": "2016-08-22"},
+    "a replay of 0": {"ring_size": 0},
+    "a replay that is text": {"ring_size": "x"},
+    "a time that is none": {"created_at": None},
+    "metadata that is a list": {"metadata": [1]},
+    "metadata without end": {"metadata": {"a": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}},
+    "a history below 0": {"history": -1},
+    "an origin that is no text": {"origin": Origin("load", 1, "s", "g")},
+    "checkpoints below 0": {"keeps": Keeps(-1, 1, 0)},
+    "an interval of 0": {"keeps": Keeps(1, 0, 0)},
+    "checkpoints of text": {"keeps": Keeps("x", 1, 0)},
+    "more checkpoints than chosen": {"kept": Kept((), (Checkpoint(1, STATE, CURSOR),))},
+    "more observations than chosen": {"kept": Kept((), (), (b"r1234",))},
+    "a checkpoint to come": {"keeps": EVERY, "kept": Kept((), (Checkpoint(4, STATE, CURSOR),))},
+    "a checkpoint below 0": {"keeps": EVERY, "kept": Kept((), (Checkpoint(-1, STATE, CURSOR),))},
+    "a small checkpoint": {"keeps": EVERY, "kept": Kept((), (Checkpoint(1, b"s", CURSOR),))},
+    "an unknown observation": {"keeps": EVERY, "kept": Kept((), (), (b"?1234",))},
+    "an empty observation": {"keeps": EVERY, "kept": Kept((), (), (b"",))},
+    "rows of two sizes": {"keeps": EVERY, "kept": Kept((), (), (b"r1234", b"r12345678"))},
+    "a row of three bytes": {"keeps": EVERY, "kept": Kept((), (), (b"r123",))},
+    "a row and a text": {"keeps": EVERY, "kept": Kept((), (), (b"r1234", b"tx"))},
+    "a text that is none": {"keeps": EVERY, "kept": Kept((), (), (b"t\xff",))},
+    "too many bytes": {"keeps": EVERY, "kept": Kept((), (), (b"t" + b"x" * 2**20,))},
+    "checkpoints out of order": {
+        "keeps": EVERY,
+        "kept": Kept((), tuple(Checkpoint(step, STATE, CURSOR) for step in (2, 1))),
+    },
+}
+
+
+@pytest.mark.parametrize("unsound", UNSOUND.values(), ids=UNSOUND)
+def test_a_signed_snapshot_that_no_service_would_write_is_refused(unsound):
+    assert KEYS.open(sealed_with()).step == 3
+    with pytest.raises(SnapshotRefusedError, match="the snapshot"):
+        KEYS.open(sealed_with(**unsound))
+
+
+def test_a_signed_snapshot_whose_text_is_none_is_refused():
+    good = sealed_with()[:-32]
+    broken = good.replace(CURSOR.pending.encode(), b"\xff" * len(CURSOR.pending.encode()))
+    assert broken != good
+    with pytest.raises(SnapshotRefusedError, match="holds no session"):
+        KEYS.open(broken + hmac.digest(OURS, broken, "sha256"))
+
+
+async def test_a_signed_state_of_another_size_is_refused():
+    async with running_engine() as engine:
+        await engine.submit(A, create_load(rows(2)))
+        found = await engine.read(A)
+        for state in (found.state[:-1], b"", found.state * 2):
+            data = pack_data(2, state, found.cursor, b"", 0, 100.0, NOW)
+            with pytest.raises(SnapshotRefusedError, match="with a state of"):
+                await engine.submit(B, restore(KEYS.seal(found._replace(data=data))))
 
 
 def test_without_a_key_it_is_said_what_to_set():

@@ -10,6 +10,9 @@ import pytest
 
 from service.api import body_reader
 from service.api.body_reader import BIG_BODY_BYTES
+from service.api.parse import refuse_crowded
+from service.errors import TooLargeError
+from service.settings import Settings
 from tests.api.support import listening, serving, until
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}
@@ -93,17 +96,130 @@ async def test_other_steps_are_answered_while_a_big_body_is_read(client):
     assert (await big).status_code == 200
 
 
-async def test_a_killed_reader_fails_its_request_and_is_replaced(client):
-    signal_reader(client, signal.SIGSTOP)
+async def test_a_reader_that_is_killed_is_replaced_and_costs_no_request(client):
     body = {"step": len(ROWS), "observations": ROWS}
+    signal_reader(client, signal.SIGSTOP)
     big = asyncio.create_task(client.post("/v1/sessions/s/steps", json=body))
     await until(lambda: client.app.context.reader._num_waiting == 1)
     signal_reader(client, signal.SIGKILL)
-    answer = await big
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "nothing was applied" in answer.json()["detail"]
+    assert (await big).json()["step"] == 2 * len(ROWS)
+
+
+async def test_a_reader_that_ended_while_it_was_idle_costs_no_request(client):
+    process = client.app.context.reader._process
+    signal_reader(client, signal.SIGKILL)
+    process.wait()
+    body = {"step": len(ROWS), "observations": ROWS}
     again = await client.post("/v1/sessions/s/steps", json=body)
     assert again.json()["step"] == 2 * len(ROWS)
+
+
+async def test_where_every_reader_ends_the_request_is_told_to_come_back(client, monkeypatch):
+    monkeypatch.setattr(body_reader, "_start", lambda _: subprocess.Popen(
+        [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE))  # fmt: skip
+    client.app.context.reader._stop()
+    answer = await client.post("/v1/sessions/s/preview", json={"observations": ROWS})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "nothing was applied" in answer.json()["detail"]
+
+
+def start_bounded(bound):
+    """A reader whose processes have another bound than they would have."""
+    program = f"from service.api import body_reader_process as it\n{bound}\nit.main()"
+
+    def start(max_body_bytes):
+        return subprocess.Popen(
+            [sys.executable, "-c", program, str(max_body_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    return start
+
+
+LITTLE_MEMORY = """
+def bound(_):
+    import resource
+    has = int(open("/proc/self/status").read().split("VmData:")[1].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (has + (24 << 20),) * 2)
+it._bound_memory = bound
+"""
+
+
+@pytest.mark.parametrize("bound", ["it.MAX_CPU_S = 0.002", LITTLE_MEMORY], ids=["time", "memory"])
+async def test_a_body_that_takes_too_long_or_too_much_is_413_and_the_next_is_read(
+    client, monkeypatch, bound
+):
+    reader = client.app.context.reader
+    with monkeypatch.context() as patch:
+        patch.setattr(body_reader, "_start", start_bounded(bound))
+        reader._stop()
+        lists = b'{"tensors": {"x": [%s]}}' % b",".join([b"[0]"] * 300_000)
+        answer = await post(client, "/v1/sessions/s/preview", lists)
+        assert answer.status_code == 413
+        assert answer.json()["type"] == "urn:carry:too-large"
+    reader._stop()
+    assert (await client.post("/v1/sessions/s/preview", json={"observations": ROWS})).is_success
+
+
+async def test_a_reader_that_is_left_with_much_memory_is_replaced(client, monkeypatch):
+    reader = client.app.context.reader
+    monkeypatch.setattr(body_reader, "_start", start_bounded("it._MOST_LEFT_BYTES = 0"))
+    reader._stop()
+    for _ in range(2):
+        answer = await client.post("/v1/sessions/s/preview", json={"observations": ROWS})
+        assert answer.is_success
+        assert reader._process is None
+
+
+CROWDS = {
+    "instances": ("/v1/models/load/predict", b'{"instances": [%s]}', b"{}"),
+    "rows": ("/v1/sessions/s/steps", b'{"observations": [%s]}', b"[]"),
+    "lists in tensors": ("/v1/sessions/s/steps", b'{"tensors": {"x": [%s]}}', b"[]"),
+    "history": ("/v1/sessions", b'{"model": "load", "history": {"observations": [%s]}}', b"[]"),
+    "series": ("/v1/timeseries/forecast", b'{"model": "load", "inputs": [%s]}', b"{}"),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "item"), CROWDS.values(), ids=CROWDS)
+async def test_a_crowd_of_nothing_is_counted_before_anything_is_made_of_it(
+    client, path, body, item, monkeypatch
+):
+    """Of more than the process could hold, were it made."""
+    reader = client.app.context.reader
+    monkeypatch.setattr(body_reader, "_start", start_bounded("it.BYTES_PER_BYTE = 0"))
+    reader._stop()
+    data = body % b",".join([item] * 5_000_000)
+    answer = await post(client, path, data)
+    assert answer.status_code == 413, answer.text
+    assert "the body has 50" in answer.json()["detail"]
+
+
+def test_objects_and_lists_are_counted_outside_of_texts():
+    limits = Settings(max_rows=10, max_instances=1, max_body_bytes=1024)  # 27 in all
+    for text in (b"{" * 50, rb"[\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\", rb"\\\"" + b"{" * 40):
+        refuse_crowded(b'{"text": "' + text + b'"}', limits)
+    refuse_crowded(b"[" * 27, limits)
+    with pytest.raises(TooLargeError, match="28 objects and lists: expected at most 27"):
+        refuse_crowded(b"[" * 28, limits)
+    with pytest.raises(TooLargeError):
+        refuse_crowded(b'{"a\\\\": [%s]}' % (b"{}," * 30), limits)
+
+
+async def test_a_small_body_that_is_a_crowd_does_not_hold_up_the_loop(client):
+    reader = client.app.context.reader
+    for path, body in (
+        ("/v1/models/load/predict", b'{"instances": [%s]}' % b",".join([b"{}"] * 80_000)),
+        ("/v1/sessions/s/steps", b'{"observations": [%s]}' % b",".join([b"1"] * 100_000)),
+    ):
+        assert len(body) <= BIG_BODY_BYTES
+        signal_reader(client, signal.SIGSTOP)
+        big = asyncio.create_task(post(client, path, body))
+        await until(lambda: reader._num_waiting == 1)
+        assert (await client.get("/healthz")).is_success
+        signal_reader(client, signal.SIGCONT)
+        assert (await big).status_code in (413, 422)
 
 
 async def test_too_many_big_bodies_are_told_to_come_back(client, monkeypatch):

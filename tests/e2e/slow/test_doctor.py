@@ -84,7 +84,7 @@ PLANTED = {
     "a keys file that is away": (
         {"CARRY_API_KEYS_FILE": "/nowhere.toml"}, None, "keys", "cannot be read"),
     "no valid key": (
-        {}, lambda f: (f / "keys.toml").write_text(""), "keys", "0 of 0 keys"),
+        {}, lambda f: (f / "keys.toml").write_text(""), "keys", "at least one key"),
     "keys that others may change": (
         {}, lambda f: (f / "keys.toml").chmod(0o666), "keys file", "mode"),
     "a short snapshot key": (
