@@ -118,9 +118,8 @@ class WriteAheadLog:
             close(self._db, may_move=False)
             os.close(self._file)
             raise
-        if (
-            os.fstat(self._file).st_size > sqlite_log_size.CHECKPOINT_BYTES
-        ):  # of a process that was killed
+        # What a process that was killed has left.
+        if os.fstat(self._file).st_size > sqlite_log_size.CHECKPOINT_BYTES:
             self._move("TRUNCATE")
         self._size = LogSize(frame_bytes, num_log_frames_of(self._db))
         for writer in writers:
