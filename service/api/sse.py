@@ -109,7 +109,9 @@ async def _kept_alive(
     try:
         while True:
             upcoming = upcoming or asyncio.ensure_future(anext(events))
-            awaited: set[asyncio.Future[Any]] = {upcoming, gone} | ({stop} if stop else set())
+            awaited: set[asyncio.Future[Any]] = {upcoming, gone}
+            if stop is not None:
+                awaited.add(stop)
             await asyncio.wait(awaited, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
             if key_gone.is_set():
                 break
