@@ -69,8 +69,8 @@ class ForecastTask(Task):
         ]
         if empty:
             raise DataError(f"columns {empty} hold no value in the training rows: leave them out")
-        center = np.nanmean(rows, axis=0)
-        spread = np.maximum(np.nanstd(rows, axis=0), 1e-6)
+        center = np.nanmean(rows, axis=0, dtype=np.float64)
+        spread = np.maximum(np.nanstd(rows, axis=0, dtype=np.float64), 1e-6)
         return ForecastNetwork(
             self.options,
             self.recipe.cell,
@@ -216,7 +216,9 @@ class ForecastLoss(SequenceLoss):
         levels = self._levels.to(x.device)
         scaled_truth = (truth - location) / scale
         loss = forecast_loss(scaled_truth, mean, quantiles, levels, self._mean_weight)
-        return loss, state
+        # A truth whose scaled value is not finite counts, where a missing one does not.
+        is_lost = (torch.isfinite(truth) & ~torch.isfinite(scaled_truth)).any()
+        return torch.where(is_lost, torch.full_like(loss, float("nan")), loss), state
 
 
 def _split(series: Series, options: ForecastOptions) -> Split:
