@@ -98,10 +98,17 @@ class TextSpec(_Part):
 
 
 class GoldenSpec(_Part):
-    """The recorded run. A value may differ from it by `tolerance × max(1, |recorded|)`."""
+    """The recorded run. A value may differ from it by `tolerance × max(scale, |recorded|)`.
+
+    `scales` has the outputs, and carried states, whose scale is not 1: that of a forecast is the
+    spread of its series, whatever unit that is in.
+    """
 
     file: FileName
     tolerance: float = Field(gt=0, le=1e-2)
+    scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
 
 
 class DataSource(_Part):

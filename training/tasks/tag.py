@@ -70,7 +70,7 @@ class TagTask(Task):
             )
 
     def network(self) -> TagNetwork:
-        values = self.rows.values[: self.validation_start]
+        values = self.rows.values[: self.validation_start].astype(np.float64)
         empty = [
             column.name
             for column, cells in zip(self._columns, values.T, strict=True)
@@ -78,8 +78,8 @@ class TagTask(Task):
         ]
         if empty:
             raise DataError(f"columns {empty} hold no value in the training rows: leave them out")
-        center = torch.from_numpy(np.nanmean(values, axis=0, dtype=np.float64).astype(np.float32))
-        spread = np.maximum(np.nanstd(values, axis=0, dtype=np.float64), 1e-6).astype(np.float32)
+        center = torch.from_numpy(np.nanmean(values, axis=0).astype(np.float32))
+        spread = np.maximum(np.nanstd(values, axis=0), 1e-6).astype(np.float32)
         options = self.options
         return TagNetwork(
             self.recipe.cell, center, torch.from_numpy(spread), len(DAY_KINDS), options.dropout
