@@ -15,7 +15,7 @@ from service.contract.errors import ContractError
 from service.contract.manifest import MANIFEST_FILE
 from training.config import load_recipe, parse_recipe
 from training.data.dataset import dataset_names, find_dataset
-from training.errors import TrainingError
+from training.errors import RecipeError, TrainingError
 from training.evaluate.report import Evaluation, Table
 from training.foreign.command import import_onnx
 
@@ -33,6 +33,9 @@ Data = Annotated[
     typer.Option("--data", metavar="PATH", help="Read the data from here, not the packaged ones."),
 ]
 Models = Annotated[Path, typer.Option(help="Bundles are written to MODELS/NAME/VERSION.")]
+Overwrite = Annotated[
+    bool, typer.Option(help="Replace a bundle of this version; it may be served.")
+]
 Runs = Annotated[Path, typer.Option(help="Runs are kept in RUNS/NAME/NUMBER.")]
 
 
@@ -56,15 +59,18 @@ def fit(
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) to train on.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Continue the newest run of this recipe.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace a bundle that another recipe made.")
-    ] = False,
+    overwrite: Overwrite = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     models: Models = Path("models"),
     runs: Runs = Path("runs"),
 ) -> None:
-    """Train a recipe, then export, verify, evaluate and write its bundle."""
-    from training.export.bundle_writer import refuse_other_bundle
+    """Train a recipe, then export, verify, evaluate and write its bundle.
+
+    A version that is there already stays: the bundle gets the next one, and sessions of the older
+    go on.
+    """
+    from training.export.bundle_writer import next_version
+    from training.fit.preflight import refuse_unfit
     from training.fit.run_folder import RunFolder
     from training.fit.trainer import FitOptions, is_started_by_another
     from training.fit.trainer import fit as run_fit
@@ -72,19 +78,20 @@ def fit(
 
     loaded = load_recipe(recipe)
     task = make_task(loaded, data, str(recipe))
-    task.sources()  # a data file that does not fit is an error before a run folder is made
-    if not overwrite:
-        refuse_other_bundle(models, loaded)
+    options = FitOptions(devices, accelerator, resume, progress)
+    refuse_unfit(task, options)
     is_helper = is_started_by_another()
     if resume or is_helper:
         run = RunFolder.newest(runs, loaded)
+        run = run.with_version(loaded.version) if overwrite and not is_helper else run
     else:
-        run = RunFolder.create(runs, loaded, data, _command(recipe, data))
+        version = loaded.version if overwrite else next_version(models, loaded)
+        planned = loaded.model_copy(update={"version": version})
+        run = RunFolder.create(runs, planned, data, _command(recipe, data))
     if not is_helper:
-        console.print(f"[bold]{loaded.name}[/] version {loaded.version} → {run.path}")
-    options = FitOptions(devices, accelerator, resume, progress)
+        console.print(f"[bold]{loaded.name}[/] version {run.recipe.version} → {run.path}")
     if run_fit(task, run, options):
-        _export(run.path, models, data)
+        _export(run.path, models, data, overwrite=overwrite)
 
 
 @app.command()
@@ -113,10 +120,14 @@ def find_rate(
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/transit-ridership/001")],
     data: Data = None,
+    overwrite: Overwrite = False,
     models: Models = Path("models"),
 ) -> None:
-    """Export a finished run again: verify, evaluate, write the card and the bundle."""
-    _export(run, models, data)
+    """Export a finished run again: verify, evaluate, write the card and the bundle.
+
+    Where its version is there already with other contents, the bundle gets the next one.
+    """
+    _export(run, models, data, overwrite=overwrite)
 
 
 @app.command()
@@ -133,6 +144,12 @@ def evaluate(
 
     if (path / MANIFEST_FILE).exists():
         bundle = read_bundle(path.resolve())
+        if not bundle.manifest.training.recipe:
+            raise RecipeError(
+                f"{path}/{MANIFEST_FILE}: no recipe, so nothing says what data judge it; expected a"
+                " bundle that `fit` wrote, and import-onnx wrote this one: measure it where it was"
+                " trained"
+            )
         recipe = parse_recipe(bundle.manifest.training.recipe, f"{path}/{MANIFEST_FILE}")
         task = make_task(recipe, data, f"{path}/{MANIFEST_FILE}")
     else:
@@ -235,14 +252,24 @@ def main() -> None:
         sys.exit(2)
 
 
-def _export(path: Path, models: Path, data: str | None) -> None:
-    from training.export.bundle_writer import export_run
+def _export(path: Path, models: Path, data: str | None, *, overwrite: bool) -> None:
+    from training.errors import VersionTakenError
+    from training.export.bundle_writer import export_run, next_version
     from training.fit.run_folder import RunFolder
     from training.tasks.registry import make_task
 
+    def tell(what: str) -> None:
+        console.print(f"… {what}")
+
     run = RunFolder.open(path)
-    task = make_task(run.recipe, data or run.data_path, f"{path}/run.json")
-    manifest, evaluation = export_run(task, run, models, lambda what: console.print(f"… {what}"))
+    while True:  # until the version is this run's own, or free
+        task = make_task(run.recipe, data or run.data_path, f"{path}/run.json")
+        try:
+            manifest, evaluation = export_run(task, run, models, tell, overwrite=overwrite)
+            break
+        except VersionTakenError:
+            run = run.with_version(next_version(models, run.recipe))
+            tell(f"another bundle has this version: exporting as version {run.recipe.version}")
     _show(evaluation)
     folder = models / manifest.name / manifest.version
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())

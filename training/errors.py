@@ -16,6 +16,12 @@ class RecipeError(TrainingError):
     code = "recipe-invalid"
 
 
+class OptionError(TrainingError):
+    """An option of the command line that this machine cannot follow."""
+
+    code = "option-invalid"
+
+
 class DataError(TrainingError):
     """A data file that is missing or does not look like what the recipe needs."""
 
@@ -32,3 +38,9 @@ class VerificationError(TrainingError):
     """An exported graph that does not compute what the trained network computes."""
 
     code = "export-unfaithful"
+
+
+class VersionTakenError(TrainingError):
+    """Another bundle has the name and version that one would be written under."""
+
+    code = "version-taken"
