@@ -6,18 +6,22 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
-from rich.table import Table as RichTable
+from training.errors import RecipeError, TrainingError, missing_package
 
-from service.contract.bundle import read_bundle
-from service.contract.errors import ContractError
-from service.contract.manifest import MANIFEST_FILE
-from training.config import load_recipe, parse_recipe
-from training.data.dataset import dataset_names, find_dataset
-from training.errors import RecipeError, TrainingError
-from training.evaluate.report import Evaluation, Table
-from training.foreign.command import import_onnx
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from service.contract.bundle import read_bundle
+    from service.contract.errors import ContractError
+    from service.contract.manifest import MANIFEST_FILE
+    from training.config import load_recipe, parse_recipe
+    from training.data.dataset import dataset_names, find_dataset
+    from training.evaluate.console import show
+    from training.foreign.command import import_onnx
+except ModuleNotFoundError as error:  # the extra `training` is not installed
+    sys.exit(missing_package(error))
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -159,7 +163,7 @@ def evaluate(
         network.load_state_dict(run.load_weights())
         bundle = draft_bundle(task, network.eval(), run)
     evaluation = task.evaluate(ServedModel.from_bundle(bundle))
-    _show(evaluation)
+    show(console, evaluation)
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         for plot in evaluation.plots:
@@ -246,6 +250,8 @@ def main() -> None:
     """Entry of the `carry-train` script. Mistakes of the user end in one line, not a traceback."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        sys.exit(missing_package(error))
     except (TrainingError, ContractError) as error:
         Console(stderr=True).print(f"[bold red]{error.code}[/]: ", end="")
         print(error, file=sys.stderr)  # noqa: T201 - as it is: rich would read [task] as a style
@@ -270,25 +276,10 @@ def _export(path: Path, models: Path, data: str | None, *, overwrite: bool) -> N
         except VersionTakenError:
             run = run.with_version(next_version(models, run.recipe))
             tell(f"another bundle has this version: exporting as version {run.recipe.version}")
-    _show(evaluation)
+    show(console, evaluation)
     folder = models / manifest.name / manifest.version
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     console.print(f"[bold green]written[/] {folder} ({num_bytes / 1024:,.0f} KiB)")
-
-
-def _show(evaluation: Evaluation) -> None:
-    for table in evaluation.tables:
-        console.print(_rich_table(table))
-    console.print(evaluation.summary, soft_wrap=False)
-
-
-def _rich_table(table: Table) -> RichTable:
-    shown = RichTable(title=table.title, caption=table.note or None, title_justify="left")
-    for index, name in enumerate(table.header):
-        shown.add_column(name, justify="left" if index == 0 else "right")
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown
 
 
 def _command(recipe: Path, data: str | None) -> str:

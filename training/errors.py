@@ -44,3 +44,14 @@ class VersionTakenError(TrainingError):
     """Another bundle has the name and version that one would be written under."""
 
     code = "version-taken"
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """What to install, for the command line; a module of this project that is missing is a bug."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "service", "training"):
+        raise error
+    return (
+        f"carry-train: the package {package!r} is not installed: expected what trains models"
+        ' beside this one; run pip install "carry-serving[training]"'
+    )
