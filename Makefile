@@ -11,6 +11,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 RECIPE ?= training/recipes/transit-ridership.toml
 DATA ?=
+OVERWRITE ?=
 PYTEST ?=
 COMPOSE ?= docker compose
 
@@ -44,9 +45,10 @@ serve: .venv/installed ## Serve the models of models/ on this machine
 	exec .venv/bin/python -m service
 
 .PHONY: train
-train: .venv-train/installed ## Train and export: RECIPE=training/recipes/….toml DATA=file
+train: .venv-train/installed ## Train the next version: RECIPE=….toml DATA=file (OVERWRITE=1: the same)
 	$(say) 'training $(RECIPE)'
-	.venv-train/bin/python -m training fit $(RECIPE) $(if $(DATA),--data '$(DATA)')
+	.venv-train/bin/python -m training fit $(RECIPE) $(if $(DATA),--data '$(DATA)') \
+		$(if $(OVERWRITE),--overwrite)
 
 ##@ Test
 

@@ -6,24 +6,54 @@ which returns the exit code.
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
+from typing import TYPE_CHECKING, Final
 
-import structlog
+if TYPE_CHECKING:
+    from service.settings import Settings
 
-from service import commands
-from service.app import service_version
-from service.errors import StartUpError
-from service.server import bind, serve
-from service.settings import Settings, describe_settings, load_settings
-from service.supervisor import supervise
-from service.telemetry.logs import configure_logs
-
-log = structlog.get_logger()
+_EXTRAS: Final = {
+    "onnxruntime": "cpu",  # or cuda
+    "pyarrow": "bulk",
+    "flatbuffers": "bulk",
+    "httpx": "client",
+    "websockets": "client",
+    "opentelemetry": "tracing",
+}
+"""Package → the extra of this one that brings it."""
+_LOST_READER: Final = 141
+"""What a shell makes of a program that SIGPIPE ended."""
 
 
 def main() -> None:
-    """Console script. Exits with one clear line where a setting does not fit."""
+    """Console script. Exits with one clear line where a setting does not fit or a package is not
+    there.
+    """
+    try:
+        try:
+            _run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # at exit, a reader that has gone would be a traceback
+    except ModuleNotFoundError as error:
+        sys.exit(f"carry: {_missing(error)}")
+    except BrokenPipeError:
+        # As `carry doctor | head` does. What is left to write must not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_LOST_READER)
+
+
+def _run() -> None:
+    # Imported here, so that a package that is missing is told of in one line.
+    from service.app import service_version
+    from service.errors import StartUpError
+    from service.server import bind, serve
+    from service.settings import describe_settings, load_settings
+    from service.supervisor import supervise
+    from service.telemetry.logs import configure_logs
+
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description="Serve recurrent models whose hidden state lives on the server.",
@@ -44,7 +74,21 @@ def main() -> None:
         sys.exit(f"carry: {error}")
 
 
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to install; a module of this package that is missing is a fault of its own."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "service"):
+        raise error
+    extra = f"[{_EXTRAS[package]}]" if package in _EXTRAS else ""
+    return (
+        f"the package {package!r} is not installed: expected it beside this one; run"
+        f' pip install "carry-serving{extra}"'
+    )
+
+
 def _add_commands(parser: argparse.ArgumentParser) -> None:
+    from service import commands
+
     choices = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for found in pkgutil.iter_modules(commands.__path__):
         command = importlib.import_module(f"{commands.__name__}.{found.name}")
@@ -54,9 +98,11 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
         its_parser.set_defaults(run=command.run)
 
 
-def _say_ready(settings: Settings) -> None:
+def _say_ready(settings: "Settings") -> None:
+    import structlog
+
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    log.info("ready", page=f"http://{host}:{settings.port}/docs")
+    structlog.get_logger().info("ready", page=f"http://{host}:{settings.port}/docs")
 
 
 if __name__ == "__main__":

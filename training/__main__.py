@@ -6,18 +6,22 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
-from rich.table import Table as RichTable
+from training.errors import RecipeError, TrainingError, missing_package
 
-from service.contract.bundle import read_bundle
-from service.contract.errors import ContractError
-from service.contract.manifest import MANIFEST_FILE
-from training.config import load_recipe, parse_recipe
-from training.data.dataset import dataset_names, find_dataset
-from training.errors import TrainingError
-from training.evaluate.report import Evaluation, Table
-from training.foreign.command import import_onnx
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from service.contract.bundle import read_bundle
+    from service.contract.errors import ContractError
+    from service.contract.manifest import MANIFEST_FILE
+    from training.config import load_recipe, parse_recipe
+    from training.data.dataset import dataset_names, find_dataset
+    from training.evaluate.console import show
+    from training.foreign.command import import_onnx
+except ModuleNotFoundError as error:  # the extra `training` is not installed
+    sys.exit(missing_package(error))
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +37,9 @@ Data = Annotated[
     typer.Option("--data", metavar="PATH", help="Read the data from here, not the packaged ones."),
 ]
 Models = Annotated[Path, typer.Option(help="Bundles are written to MODELS/NAME/VERSION.")]
+Overwrite = Annotated[
+    bool, typer.Option(help="Replace a bundle of this version; it may be served.")
+]
 Runs = Annotated[Path, typer.Option(help="Runs are kept in RUNS/NAME/NUMBER.")]
 
 
@@ -56,16 +63,19 @@ def fit(
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) to train on.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Continue the newest run of this recipe.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace a bundle that another recipe made.")
-    ] = False,
+    overwrite: Overwrite = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     models: Models = Path("models"),
     runs: Runs = Path("runs"),
 ) -> None:
-    """Train a recipe, then export, verify, evaluate and write its bundle."""
-    from training.export.bundle_writer import refuse_other_bundle
+    """Train a recipe, then export, verify, evaluate and write its bundle.
+
+    A version that is there already stays: the bundle gets the next one, and sessions of the older
+    go on.
+    """
+    from training.export.bundle_writer import next_version
     from training.export.compatible_states import compatible_states
+    from training.fit.preflight import refuse_unfit
     from training.fit.run_folder import RunFolder
     from training.fit.trainer import FitOptions, is_started_by_another
     from training.fit.trainer import fit as run_fit
@@ -73,20 +83,21 @@ def fit(
 
     loaded = load_recipe(recipe)
     task = make_task(loaded, data, str(recipe))
-    task.sources()  # a data file that does not fit is an error before a run folder is made
-    if not overwrite:
-        refuse_other_bundle(models, loaded)
+    options = FitOptions(devices, accelerator, resume, progress)
+    refuse_unfit(task, options)
     compatible_states(models, loaded)  # found now, not after minutes of training
     is_helper = is_started_by_another()
     if resume or is_helper:
         run = RunFolder.newest(runs, loaded)
+        run = run.with_version(loaded.version) if overwrite and not is_helper else run
     else:
-        run = RunFolder.create(runs, loaded, data, _command(recipe, data))
+        version = loaded.version if overwrite else next_version(models, loaded)
+        planned = loaded.model_copy(update={"version": version})
+        run = RunFolder.create(runs, planned, data, _command(recipe, data))
     if not is_helper:
-        console.print(f"[bold]{loaded.name}[/] version {loaded.version} → {run.path}")
-    options = FitOptions(devices, accelerator, resume, progress)
+        console.print(f"[bold]{loaded.name}[/] version {run.recipe.version} → {run.path}")
     if run_fit(task, run, options):
-        _export(run.path, models, data)
+        _export(run.path, models, data, overwrite=overwrite)
 
 
 @app.command()
@@ -115,10 +126,14 @@ def find_rate(
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/transit-ridership/001")],
     data: Data = None,
+    overwrite: Overwrite = False,
     models: Models = Path("models"),
 ) -> None:
-    """Export a finished run again: verify, evaluate, write the card and the bundle."""
-    _export(run, models, data)
+    """Export a finished run again: verify, evaluate, write the card and the bundle.
+
+    Where its version is there already with other contents, the bundle gets the next one.
+    """
+    _export(run, models, data, overwrite=overwrite)
 
 
 @app.command()
@@ -135,6 +150,12 @@ def evaluate(
 
     if (path / MANIFEST_FILE).exists():
         bundle = read_bundle(path.resolve())
+        if not bundle.manifest.training.recipe:
+            raise RecipeError(
+                f"{path}/{MANIFEST_FILE}: no recipe, so nothing says what data judge it; expected a"
+                " bundle that `fit` wrote, and import-onnx wrote this one: measure it where it was"
+                " trained"
+            )
         recipe = parse_recipe(bundle.manifest.training.recipe, f"{path}/{MANIFEST_FILE}")
         task = make_task(recipe, data, f"{path}/{MANIFEST_FILE}")
     else:
@@ -144,7 +165,7 @@ def evaluate(
         network.load_state_dict(run.load_weights())
         bundle = draft_bundle(task, network.eval(), run)
     evaluation = task.evaluate(ServedModel.from_bundle(bundle))
-    _show(evaluation)
+    show(console, evaluation)
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         for plot in evaluation.plots:
@@ -231,39 +252,36 @@ def main() -> None:
     """Entry of the `carry-train` script. Mistakes of the user end in one line, not a traceback."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        sys.exit(missing_package(error))
     except (TrainingError, ContractError) as error:
         Console(stderr=True).print(f"[bold red]{error.code}[/]: ", end="")
         print(error, file=sys.stderr)  # noqa: T201 - as it is: rich would read [task] as a style
         sys.exit(2)
 
 
-def _export(path: Path, models: Path, data: str | None) -> None:
-    from training.export.bundle_writer import export_run
+def _export(path: Path, models: Path, data: str | None, *, overwrite: bool) -> None:
+    from training.errors import VersionTakenError
+    from training.export.bundle_writer import export_run, next_version
     from training.fit.run_folder import RunFolder
     from training.tasks.registry import make_task
 
+    def tell(what: str) -> None:
+        console.print(f"… {what}")
+
     run = RunFolder.open(path)
-    task = make_task(run.recipe, data or run.data_path, f"{path}/run.json")
-    manifest, evaluation = export_run(task, run, models, lambda what: console.print(f"… {what}"))
-    _show(evaluation)
+    while True:  # until the version is this run's own, or free
+        task = make_task(run.recipe, data or run.data_path, f"{path}/run.json")
+        try:
+            manifest, evaluation = export_run(task, run, models, tell, overwrite=overwrite)
+            break
+        except VersionTakenError:
+            run = run.with_version(next_version(models, run.recipe))
+            tell(f"another bundle has this version: exporting as version {run.recipe.version}")
+    show(console, evaluation)
     folder = models / manifest.name / manifest.version
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     console.print(f"[bold green]written[/] {folder} ({num_bytes / 1024:,.0f} KiB)")
-
-
-def _show(evaluation: Evaluation) -> None:
-    for table in evaluation.tables:
-        console.print(_rich_table(table))
-    console.print(evaluation.summary, soft_wrap=False)
-
-
-def _rich_table(table: Table) -> RichTable:
-    shown = RichTable(title=table.title, caption=table.note or None, title_justify="left")
-    for index, name in enumerate(table.header):
-        shown.add_column(name, justify="left" if index == 0 else "right")
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown
 
 
 def _command(recipe: Path, data: str | None) -> str:

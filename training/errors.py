@@ -16,6 +16,12 @@ class RecipeError(TrainingError):
     code = "recipe-invalid"
 
 
+class OptionError(TrainingError):
+    """An option of the command line that this machine cannot follow."""
+
+    code = "option-invalid"
+
+
 class DataError(TrainingError):
     """A data file that is missing or does not look like what the recipe needs."""
 
@@ -32,3 +38,20 @@ class VerificationError(TrainingError):
     """An exported graph that does not compute what the trained network computes."""
 
     code = "export-unfaithful"
+
+
+class VersionTakenError(TrainingError):
+    """Another bundle has the name and version that one would be written under."""
+
+    code = "version-taken"
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """What to install, for the command line; a module of this project that is missing is a bug."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "service", "training"):
+        raise error
+    return (
+        f"carry-train: the package {package!r} is not installed: expected what trains models"
+        ' beside this one; run pip install "carry-serving[training]"'
+    )

@@ -4,7 +4,7 @@ Held as arrays: `in.<input>` `[B, T, …]` padded, `length` `[B]` (one row has l
 `out.<output>` `[B, T, …]` (steps past a row's length are not compared) and `state.<output>`, the
 packed-per-row final states `[B, …row shape]`.
 
-Properties checked, each within the manifest's tolerance:
+Properties checked, each within the manifest's tolerance, in the scale of each output:
   whole      the padded batch gives the recorded answers and final states
   untouched  a row of length 0 keeps its state to the last bit
   stepwise   one step at a time gives the same as the whole sequence
@@ -25,6 +25,7 @@ from service.contract.bundle import Bundle
 from service.contract.calls import Arrays, Calls, Run
 from service.contract.errors import GoldenMismatchError
 from service.contract.graph import GraphSpec
+from service.contract.manifest import GoldenSpec
 from service.contract.state import StateLayout, rows_from_axis
 
 
@@ -54,6 +55,16 @@ class GoldenRun:
             raise GoldenMismatchError("golden run: no array 'length'; export the bundle again")
         return cls(part("in."), arrays["length"], part("out."), part("state."))
 
+    def spreads(self) -> dict[str, float]:
+        """Standard deviation of the recorded answers and states by name, where it is above 1."""
+        known = np.arange(int(self.length.max()))[None, :] < self.length[:, None]
+        values = {name: value[:, : known.shape[1]][known] for name, value in self.outputs.items()}
+        spreads = {
+            name: float(np.std(value, dtype=np.float64))
+            for name, value in (values | self.states).items()
+        }
+        return {name: spread for name, spread in spreads.items() if 1 < spread < np.inf}
+
 
 def record_golden(
     graph: GraphSpec, layout: StateLayout, inputs: Arrays, length: np.ndarray, run: Run
@@ -73,7 +84,7 @@ def check_golden(bundle: Bundle, run: Run) -> None:
     _require_finite(manifest.graph, golden)
     if manifest.graph.input_with("length") and not (golden.length == 0).any():
         raise GoldenMismatchError("golden run: no row of length 0; export the bundle again")
-    compare = _Comparison(f"{manifest.name}/{manifest.version}", golden, manifest.golden.tolerance)
+    compare = _Comparison(f"{manifest.name}/{manifest.version}", golden, manifest.golden)
     feeds = _Feeds(manifest.graph, layout, golden.inputs, golden.length, run)
 
     outputs, rows = feeds.run_whole()
@@ -87,6 +98,12 @@ def check_golden(bundle: Bundle, run: Run) -> None:
         compare(name, outputs, _states_by_row(layout, rows))
     outputs, rows = feeds.run_alone()
     compare("alone", outputs, _states_by_row(layout, rows))
+
+
+def worst_difference(got: np.ndarray, expected: np.ndarray, scale: float = 1.0) -> float:
+    """The largest difference in parts of `max(scale, |expected|)`; NaN where one of them is."""
+    size = np.maximum(scale, np.abs(expected, dtype=np.float64))
+    return float(np.max(np.abs(got.astype(np.float64) - expected) / size, initial=0.0))
 
 
 def call_once(
@@ -180,10 +197,10 @@ class _Feeds:
 class _Comparison:
     """Compares a run with the golden one and says where they part."""
 
-    def __init__(self, where: str, golden: GoldenRun, tolerance: float) -> None:
+    def __init__(self, where: str, golden: GoldenRun, spec: GoldenSpec) -> None:
         self._where = where
         self._golden = golden
-        self._tolerance = tolerance
+        self._spec = spec
         steps = np.arange(int(golden.length.max()))
         self._valid = steps[None, :] < golden.length[:, None]
 
@@ -197,10 +214,14 @@ class _Comparison:
             self._compare(way, name, states[name], expected)
 
     def _compare(self, way: str, name: str, got: np.ndarray, expected: np.ndarray) -> None:
-        error = np.abs(got.astype(np.float64) - expected) / np.maximum(1.0, np.abs(expected))
-        worst = float(np.max(error, initial=0.0))
-        if not worst <= self._tolerance:
-            self.fail(way, f"{name!r} differs by {worst:.3g} (allowed {self._tolerance:g})")
+        scale, tolerance = self._spec.scales.get(name, 1.0), self._spec.tolerance
+        worst = worst_difference(got, expected, scale)
+        if not worst <= tolerance:
+            self.fail(
+                way,
+                f"{name!r} differs by {worst:.3g} of max({scale:g}, |recorded|), allowed are"
+                f" {tolerance:g} of it",
+            )
 
     def fail(self, way: str, what: str) -> None:
         raise GoldenMismatchError(

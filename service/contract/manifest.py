@@ -23,6 +23,7 @@ MANIFEST_FILE = "manifest.json"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 ModelVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
+COLUMN_NAME = r"^[^\s\x00-\x1f]{1,64}$"
 Task = Literal["forecast", "classify", "generate", "tag", "tensor"]
 
 _UNIT_S = {"W": 604_800, "D": 86_400, "H": 3600, "M": 60, "S": 1}
@@ -35,7 +36,7 @@ class _Part(BaseModel):
 class ColumnSpec(_Part):
     """One column of an observation row, in the order of the `x` input's last axis."""
 
-    name: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,64}$")]
+    name: Annotated[str, Field(pattern=COLUMN_NAME)]
     role: Literal["target", "past"]
     unit: str = ""
     description: str = ""
@@ -97,10 +98,17 @@ class TextSpec(_Part):
 
 
 class GoldenSpec(_Part):
-    """The recorded run. A value may differ from it by `tolerance × max(1, |recorded|)`."""
+    """The recorded run. A value may differ from it by `tolerance × max(scale, |recorded|)`.
+
+    `scales` has the outputs, and carried states, whose scale is not 1: that of a forecast is the
+    spread of its series, whatever unit that is in.
+    """
 
     file: FileName
     tolerance: float = Field(gt=0, le=1e-2)
+    scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
 
 
 class DataSource(_Part):

@@ -5,7 +5,7 @@ import pytest
 
 from service.contract.bundle import Bundle, read_bundle, write_arrays
 from service.contract.errors import BundleError, GoldenMismatchError
-from service.contract.golden import check_golden
+from service.contract.golden import GoldenRun, check_golden
 from service.engine.registry import load_model
 from tests.fakes.bundles import write_forecaster
 
@@ -109,6 +109,58 @@ def test_a_recorded_value_that_the_graph_does_not_give_is_refused(bundle, call, 
 
     with pytest.raises(GoldenMismatchError, match=f"'{name.partition('.')[2]}' differs"):
         check_golden(altered(bundle, add), call)
+
+
+def scaled(bundle, by, scales):
+    """The bundle with all answers in another unit, and the scales that its manifest says."""
+
+    def change(arrays):
+        for name in arrays:
+            if name.startswith("out."):
+                arrays[name] *= np.float32(by)
+
+    golden = bundle.manifest.golden.model_copy(update={"scales": scales})
+    manifest = bundle.manifest.model_copy(update={"golden": golden})
+    return Bundle(manifest, altered(bundle, change).files)
+
+
+def in_unit(call, by, error=0.0):
+    def run(feeds):
+        answers = call(feeds)
+        return {
+            k: v if k == "state_out" else v * np.float32(by) + error for k, v in answers.items()
+        }
+
+    return run
+
+
+@pytest.mark.parametrize("by", [1e-5, 1, 1e4])
+def test_a_difference_is_measured_in_the_scale_of_its_output(bundle, call, by):
+    """Within a ten thousandth of the scale is rounding, a hundredth of it is another graph."""
+    spread = float(bundle.golden_arrays()["out.mean"].std()) * by
+    of_series = scaled(bundle, by, {"mean": spread, "quantiles": spread})
+    check_golden(of_series, in_unit(call, by, error=0.5e-4 * spread))
+    size = max(spread, float(abs(of_series.golden_arrays()["out.mean"]).max()))
+    with pytest.raises(GoldenMismatchError, match=r"'mean' differs by .* of max\("):
+        check_golden(of_series, in_unit(call, by, error=1e-2 * size))
+
+
+def test_spreads_are_told_of_what_is_larger_than_1(bundle):
+    """What a graph from elsewhere answers in may be any unit: its recorded run tells its size."""
+    golden = GoldenRun.from_arrays(scaled(bundle, 1e6, {}).golden_arrays())
+    spreads = golden.spreads()
+    known = golden.outputs["mean"][:, : golden.length.max()]
+    rows = [row[:length] for row, length in zip(known, golden.length, strict=True)]
+    assert spreads["mean"] == pytest.approx(np.concatenate(rows).astype(float).std())
+    assert "quantiles" in spreads
+    small = GoldenRun.from_arrays(scaled(bundle, 1e-6, {}).golden_arrays()).spreads()
+    assert not {"mean", "quantiles"} & set(small)
+
+
+def test_a_bundle_without_scales_is_verified_as_it_was_exported(bundle, call):
+    assert bundle.manifest.golden.scales == {}
+    in_thousands = scaled(bundle, 1e4, {})
+    check_golden(in_thousands, in_unit(call, 1e4, error=0.5e-4))
 
 
 @pytest.mark.parametrize(

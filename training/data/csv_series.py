@@ -8,7 +8,8 @@ DATASET = SeriesDataset(
     licence="yours to know",
     note="",
     looks_like=(
-        "a CSV file (.gz allowed) with a column 'time' (YYYY-MM-DD or YYYY-MM-DD HH:MM:SS, at a"
-        " fixed rate) and the numeric columns that the recipe names"
+        "a CSV file (columns apart by comma, semicolon or tab; .gz allowed) with a column 'time'"
+        " (YYYY-MM-DD or YYYY-MM-DD HH:MM:SS, perhaps with Z or an offset, at a fixed rate) and the"
+        " numeric columns that the recipe names"
     ),
 )

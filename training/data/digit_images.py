@@ -7,6 +7,7 @@ file in the form in which MNIST is usually passed on: an .npz with `x_train [N, 
 Axis legend: N images, P pixels a side.
 """
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -45,14 +46,23 @@ def read_mnist(path: Path) -> DigitImages:
     Raises:
         DataError: no such file, or it does not look like that.
     """
-    looks_like = f"an .npz file with the arrays {', '.join(_ARRAYS)}, images as [N, 28, 28]"
+    looks_like = (
+        f"an .npz file with the arrays {', '.join(_ARRAYS)}: images as [N, 28, 28] of grey levels"
+        " from 0 to 255, labels as [N] of digits"
+    )
     try:
         with np.load(path) as file:
             x, y, x_test, y_test = (file[name] for name in _ARRAYS)
-    except (OSError, KeyError, ValueError, BadZipFile, TypeError) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, TypeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); expected {looks_like}") from None
-    if x.shape[1:] != (28, 28) or x_test.shape[1:] != (28, 28) or len(x) != len(y):
-        raise DataError(f"{path}: x_train is {list(x.shape)}; expected {looks_like}")
+    for images, labels, ending in ((x, y, "train"), (x_test, y_test, "test")):
+        if images.shape != (*labels.shape, 28, 28) or not len(labels):
+            raise DataError(
+                f"{path}: x_{ending} is {list(images.shape)} and y_{ending} {list(labels.shape)};"
+                f" expected {looks_like}"
+            )
+        _refuse_beyond(images, 255, f"{path}: x_{ending}", looks_like)
+        _refuse_beyond(labels, 9, f"{path}: y_{ending}", looks_like, is_whole=True)
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(y))
     return DigitImages(
         (x[order] / 255).astype(np.float32),
@@ -60,6 +70,23 @@ def read_mnist(path: Path) -> DigitImages:
         (x_test / 255).astype(np.float32),
         y_test.astype(np.int64),
     )
+
+
+def _refuse_beyond(
+    values: np.ndarray, highest: int, what: str, looks_like: str, *, is_whole: bool = False
+) -> None:
+    """Name the first value that is not a (whole) number from 0 to `highest`; NaN is none."""
+    if values.dtype.kind not in "buif":
+        raise DataError(f"{what} holds {values.dtype}, not numbers; expected {looks_like}")
+    is_wrong = ~((values >= 0) & (values <= highest))
+    if is_whole:
+        is_wrong |= values != np.floor(values)
+    if is_wrong.any():
+        place = tuple(int(index) for index in np.argwhere(is_wrong)[0])
+        raise DataError(
+            f"{what}{list(place)} is {values[place]}, expected 0 to {highest}: correct that value;"
+            f" expected {looks_like}"
+        )
 
 
 def halve(images: np.ndarray) -> np.ndarray:

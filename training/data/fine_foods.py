@@ -1,11 +1,10 @@
 """Fine-food reviews: 5,000 English reviews of food products (McAuley & Leskovec, 2013)."""
 
 import csv
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.data.labelled_texts import LabelledTexts, TextDataset, collect
+from training.data.labelled_texts import LabelledTexts, TextDataset, collect, read_lines
 from training.errors import DataError
 
 LOOKS_LIKE = (
@@ -16,21 +15,16 @@ LOOKS_LIKE = (
 
 def read(path: Path) -> LabelledTexts:
     def rows() -> Iterator[tuple[int, str, str]]:
-        open_text = gzip.open if path.suffix == ".gz" else open
+        reader = csv.DictReader(line for _, line in read_lines(path, LOOKS_LIKE))
         try:
-            with open_text(path, "rt", encoding="utf-8", newline="") as lines:
-                reader = csv.DictReader(lines)
-                if reader.fieldnames != ["product", "review", "score"]:
-                    raise DataError(
-                        f"{path}: its columns are {reader.fieldnames}; expected {LOOKS_LIKE}"
-                    )
-                for row in reader:
-                    yield (
-                        reader.line_num,
-                        (row["review"] or "").replace("<br />", " "),
-                        row["score"],
-                    )
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            if reader.fieldnames != ["product", "review", "score"]:
+                raise DataError(
+                    f"{path}: its columns are {reader.fieldnames}; expected {LOOKS_LIKE}"
+                )
+            for row in reader:
+                review = (row["review"] or "").replace("<br />", " ")
+                yield reader.line_num, review, row["score"] or ""
+        except csv.Error as error:
             raise DataError(f"{path}: cannot be read ({error}); expected {LOOKS_LIKE}") from None
 
     return collect(rows(), ("other", "great"), path, LOOKS_LIKE)

@@ -11,6 +11,8 @@ LOOKS_LIKE = (
     " 0 (negative) or 1 (positive), nothing is quoted and a backslash escapes what follows it"
 )
 
+_OF_AN_APP = re.compile(r"\b(this app|app ?store|play ?store|google play)\b", re.IGNORECASE)
+"""Some copies of the data hold reviews of phone apps in place of those of films."""
 _BREAK = re.compile(r"<br\s*/?>")
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -20,7 +22,8 @@ def read(path: Path) -> LabelledTexts:
 
     def rows() -> Iterator[tuple[int, str, str]]:
         for number, (_, label, text) in table:
-            yield number, _BREAK.sub(" ", _ESCAPED.sub(r"\1", text)), label
+            if not _OF_AN_APP.search(text):
+                yield number, _BREAK.sub(" ", _ESCAPED.sub(r"\1", text)), label
 
     return collect(rows(), ("0", "1"), path, LOOKS_LIKE)
 
@@ -29,7 +32,10 @@ DATASET = TextDataset(
     name="imdb",
     title="Large movie review dataset (IMDB)",
     licence="research use, citing Maas et al. (2011)",
-    note="Reviews rated 1-4 are negative, 7-10 positive. The reviews belong to their authors.",
+    note=(
+        "Reviews rated 1-4 are negative, 7-10 positive. Rows that speak of phone apps are left out."
+        " The reviews belong to their authors."
+    ),
     looks_like=LOOKS_LIKE,
     labels=("negative", "positive"),
     language="en",

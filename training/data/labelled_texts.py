@@ -8,6 +8,7 @@ Rule 2: the held-out part is for the card. Tokenizers, training, stopping and ca
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,24 +60,37 @@ def divide(
 
 
 def read_lines(path: Path, looks_like: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a plain or gzipped UTF-8 file, without their ends.
+    """Numbered lines of a plain or gzipped UTF-8 file, with their ends.
 
     Only a line feed ends a line: texts may hold every other character that Unicode calls a break.
+    A byte order mark in front of the first line is no part of it.
     """
     try:
         open_bytes = gzip.open if path.suffix == ".gz" else open
         with open_bytes(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
-                yield number, line.decode("utf-8").rstrip("\r\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: not UTF-8 ({error.reason}): save the file as UTF-8; expected"
+            f" {looks_like}"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); expected {looks_like}") from None
+
+
+def read_filled_lines(path: Path, looks_like: str) -> Iterator[tuple[int, str]]:
+    """Lines without their ends; blank ones, such as the last of many files, are left out."""
+    for number, line in read_lines(path, looks_like):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
 
 
 def read_table(
     path: Path, columns: tuple[str, ...], looks_like: str
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Numbered rows of a tab-separated file with a header, where nothing is quoted."""
-    lines = read_lines(path, looks_like)
+    lines = read_filled_lines(path, looks_like)
     _, header = next(lines, (1, ""))
     if tuple(header.split("\t")) != columns:
         raise DataError(f"{path}: its first line is {header[:80]!r}; expected {looks_like}")

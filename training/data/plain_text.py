@@ -21,10 +21,16 @@ class PlainText(Dataset):
 
 
 def read_text(path: Path, looks_like: str) -> str:
-    """A UTF-8 file as it is."""
+    """A UTF-8 file as it is, without a byte order mark; every line end becomes a line feed."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {number}: not UTF-8 ({error.reason}): save the file as UTF-8; expected"
+            f" {looks_like}"
+        ) from None
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); expected {looks_like}") from None
     if len(set(text)) < _FEWEST:
         raise DataError(f"{path}: fewer than two different characters; expected {looks_like}")

@@ -4,18 +4,19 @@ Rule 1: a row that the file leaves out becomes a row of NaN, so that row n lies 
 Rule 2: an empty cell is missing (NaN), never zero.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
-import polars as pl
 
-from service.contract.manifest import ColumnSpec
+from service.contract.manifest import COLUMN_NAME, ColumnSpec
 from training.data.dataset import Dataset
-from training.errors import DataError
-
-_TIME_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M")
+from training.data.table import TextTable, read_table
+from training.data.times import DAY_S, read_times
+from training.errors import DataError, RecipeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +42,19 @@ class SeriesDataset(Dataset):
         """Read the wanted columns, target first.
 
         Raises:
-            DataError: not a CSV, a column is missing or not numeric, times that cannot be read, are
-                repeated, or do not lie `frequency_s` apart.
+            RecipeError: a name that cannot be one of a column of numbers, or is there twice.
+            DataError: not a table, a column is missing, a cell is not a finite number, times that
+                cannot be read, are repeated, or do not lie `frequency_s` apart.
         """
         names = [target, *covariates]
-        table = self._read(path, [self.time_column, *names])
-        time_s = self._times(table[self.time_column], path)
-        rows = self._grid_rows(time_s, frequency_s, path)
+        self._refuse_names(names)
+        table = read_table(path, [self.time_column, *names], self.looks_like)
+        time_s = read_times(table, self.time_column, frequency_s)
+        rows = self._grid_rows(table, time_s, frequency_s)
+        numbers = table.numbers(names)
         values = np.full((int(rows[-1]) + 1, len(names)), np.nan, dtype=np.float32)
         for index, name in enumerate(names):
-            values[rows, index] = self._numbers(table[name], path)
+            values[rows, index] = numbers[name]
         grid = time_s[0] + frequency_s * np.arange(len(values), dtype=np.int64)
         return Series(grid, values, self._specs(target, covariates))
 
@@ -65,64 +69,56 @@ class SeriesDataset(Dataset):
             for name in [target, *covariates]
         )
 
-    def _read(self, path: Path, names: list[str]) -> pl.DataFrame:
-        try:
-            table = pl.read_csv(path, infer_schema=False, null_values=["", "NA", "NaN", "nan"])
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(
-                f"{path}: cannot be read as CSV ({str(error).splitlines()[0]}); expected"
-                f" {self.looks_like}"
-            ) from None
-        missing = [name for name in names if name not in table.columns]
-        if missing:
-            raise DataError(
-                f"{path}: no column {', '.join(map(repr, missing))}; it has"
-                f" {', '.join(table.columns[:12])}{'…' if table.width > 12 else ''}. Expected"
-                f" {self.looks_like}"
+    def _refuse_names(self, names: Sequence[str]) -> None:
+        """Names that could not be columns of numbers, nor of a manifest."""
+        for name in names:
+            if name == self.time_column:
+                raise RecipeError(
+                    f"[task] names {name!r}, the column of times, as a column of numbers; expected"
+                    f" other columns: the times of data set {self.name!r} are read anyway"
+                )
+            if not re.fullmatch(COLUMN_NAME, name):
+                raise RecipeError(
+                    f"[task] names column {name!r}; expected 1 to 64 characters without spaces,"
+                    " since clients send them: rename the column, in the file too"
+                )
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
+            raise RecipeError(
+                f"[task] names column {', '.join(map(repr, twice))} more than once; expected each"
+                " column once: leave the repeated ones out"
             )
-        if table.height < 2:
-            raise DataError(f"{path}: {table.height} rows; expected {self.looks_like}")
-        return table.select(names)
 
-    def _times(self, column: pl.Series, path: Path) -> np.ndarray:
-        for written in _TIME_FORMATS:
-            times = column.str.strptime(pl.Datetime("us"), written, strict=False)
-            if times.null_count() == 0:
-                return times.dt.epoch("s").to_numpy().astype(np.int64)
-        raise DataError(
-            f"{path}: column {self.time_column!r} holds {column[0]!r}; expected one of the forms"
-            f" {', '.join(_TIME_FORMATS)} on every row"
-        )
-
-    def _grid_rows(self, time_s: np.ndarray, frequency_s: int, path: Path) -> np.ndarray:
+    def _grid_rows(self, table: TextTable, time_s: np.ndarray, frequency_s: int) -> np.ndarray:
         offsets = time_s - time_s[0]
         off_grid = np.flatnonzero(offsets % frequency_s)
         if len(off_grid):
-            raise DataError(
-                f"{path}: data row {off_grid[0] + 1} lies {offsets[off_grid[0]]} s after the first,"
-                f" expected a multiple of {frequency_s} s: mend the times or task.frequency"
+            table.refuse(
+                self.time_column,
+                int(off_grid[0]),
+                f"{offsets[off_grid[0]]} s after the first row, expected a multiple of"
+                f" {frequency_s} s: correct the times or task.frequency",
             )
         not_later = np.flatnonzero(np.diff(offsets) <= 0)
         if len(not_later):
-            raise DataError(
-                f"{path}: data row {not_later[0] + 2} is not later than the one before it; expected"
-                " times that rise from row to row, each once"
-            )
+            self._refuse_order(table, int(not_later[0]) + 1, frequency_s)
         rows: np.ndarray = offsets // frequency_s
         if rows[-1] + 1 > 10 * len(rows):
             raise DataError(
-                f"{path}: more than nine in ten rows are missing at a rate of {frequency_s} s:"
-                " task.frequency is wrong"
+                f"{table.path}: more than nine in ten rows are missing at a rate of {frequency_s}"
+                " s: task.frequency is wrong"
             )
         return rows
 
-    def _numbers(self, column: pl.Series, path: Path) -> np.ndarray:
-        numbers = column.str.strip_chars().cast(pl.Float64, strict=False)
-        broken = column.filter(numbers.is_null() & column.is_not_null())
-        if len(broken):
-            raise DataError(
-                f"{path}: column {column.name!r} holds {broken[0]!r}; expected numbers, and nothing"
-                " where a value is missing"
-            )
-        values: np.ndarray = numbers.fill_null(float("nan")).to_numpy()
-        return values
+    def _refuse_order(self, table: TextTable, place: int, frequency_s: int) -> NoReturn:
+        before, time = (table.column(self.time_column)[at] for at in (place - 1, place))
+        turned_back = (
+            "; where a clock was set back, write the times in UTC or with their offsets"
+            if frequency_s < DAY_S
+            else ""
+        )
+        raise DataError(
+            f"{table.path}: data row {table.row_number(place)} is not later than the one before it,"
+            f" {time!r} after {before!r}; expected times that rise from row to row, each once: sort"
+            f" the rows and keep one of each{turned_back}"
+        )

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from service.contract.manifest import ColumnSpec
 from training.data.series import Series, SeriesDataset
+from training.data.table import TextTable, read_table
+from training.data.times import read_times
 from training.errors import DataError
 
 _COLUMNS = ["ticker", "date", "adj_close", "index_close", "mentions"]
 _COVARIATES = ("index", "mentions")
+_FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,25 @@ class StockDataset(SeriesDataset):
                 f"task.covariates names {', '.join(map(repr, unknown))}; data set {self.name!r} has"
                 f" {' and '.join(map(repr, _COVARIATES))}"
             )
-        table = self._read(path, _COLUMNS)
-        mine = table.filter(pl.col("ticker") == target).sort("date")
-        if mine.height < 2:
-            tickers = ", ".join(table["ticker"].unique().sort().to_list()[:12])
-            raise DataError(f"{path}: no ticker {target!r}; it has {tickers} …; mend task.target")
-        time_s = self._times(mine["date"], path)
-        rows = self._grid_rows(time_s, frequency_s, path)
-        mentions = np.log1p(self._numbers(mine["mentions"], path))
+        self._refuse_names([target, *covariates])
+        table = read_table(path, _COLUMNS, self.looks_like)
+        mine = table.filter(table.column("ticker") == target)
+        if mine.num_rows < _FEWEST:
+            tickers = ", ".join(table.column("ticker").drop_nulls().unique().sort()[:12].to_list())
+            raise DataError(
+                f"{path}: no ticker {target!r}; it has {tickers} …; correct task.target"
+            )
+        mine = mine.take(np.argsort(read_times(mine, "date", frequency_s), kind="stable"))
+        time_s = read_times(mine, "date", frequency_s)
+        rows = self._grid_rows(mine, time_s, frequency_s)
+        numbers = mine.numbers(["adj_close", "index_close", "mentions"])
+        for price in ("adj_close", "index_close"):
+            _refuse_below(mine, price, numbers[price] <= 0, "a price above 0")
+        _refuse_below(mine, "mentions", numbers["mentions"] < 0, "a count of at least 0")
+        mentions = np.log1p(numbers["mentions"])
         known = {
-            target: _returns(self._numbers(mine["adj_close"], path)),
-            "index": _returns(self._numbers(mine["index_close"], path)),
+            target: _returns(numbers["adj_close"]),
+            "index": _returns(numbers["index_close"]),
             "mentions": np.concatenate([[np.nan], mentions[:-1]]),
         }
         names = [target, *covariates]
@@ -65,6 +75,13 @@ class StockDataset(SeriesDataset):
         mine, *others = super()._specs(target, covariates)
         meaning = {"unit": "%", "description": f"return of {target} on the day, logarithmic"}
         return (mine.model_copy(update=meaning), *others)
+
+
+def _refuse_below(table: TextTable, name: str, is_below: np.ndarray, expected: str) -> None:
+    """Logarithms of such values are not numbers."""
+    if is_below.any():
+        place = int(np.argmax(is_below))
+        table.refuse(name, place, f"expected {expected}: correct that cell, or empty it")
 
 
 def _returns(price: np.ndarray) -> np.ndarray:

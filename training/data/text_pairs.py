@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from service.contract.manifest import DataSource
 from training.data.dataset import Dataset, hash_files
+from training.data.labelled_texts import read_filled_lines
 from training.errors import DataError
 
 LOOKS_LIKE = "a UTF-8 file with a pair in each line: what is read, a tab, what is written of it"
@@ -60,12 +61,8 @@ def read_pairs(path: Path) -> list[Pair]:
     Raises:
         DataError: it cannot be read, or a line is no pair.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); expected {LOOKS_LIKE}") from None
     pairs = []
-    for number, line in enumerate(lines, 1):
+    for number, line in read_filled_lines(path, LOOKS_LIKE):
         source, _, target = line.partition("\t")
         if not source or not target:
             raise DataError(f"{path}, line {number}: not a pair; expected {LOOKS_LIKE}")

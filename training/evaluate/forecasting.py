@@ -165,7 +165,7 @@ def _overview(
                 f"{scores[name].mean():.3f}",
                 _gain(scores[name].mean(), naive),
                 f"{metrics.smape(test.truth, point).mean():.1f}",
-                f"{np.sqrt(np.nanmean(error**2)):.3f}",
+                f"{np.sqrt(np.nanmean(np.square(error, dtype=np.float64))):.3f}",
                 "–" if np.isnan(wql) else f"{wql:.4f}",
             )
         )

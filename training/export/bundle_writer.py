@@ -2,20 +2,22 @@
 
 Rule 1: verification comes before evaluation, and both before anything is written.
 Rule 2: the figures of the card and the manifest are measured on the exported graph.
+Rule 3: no bundle is replaced unless that was asked for: its sessions could not go on.
 """
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from service.contract.bundle import Bundle, read_bundle, write_arrays, write_bundle
 from service.contract.golden import check_golden, record_golden
-from service.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from service.contract.manifest import MANIFEST_FILE, Manifest
 from service.contract.state import StateLayout
-from training.config import Recipe, parse_recipe
-from training.errors import RecipeError, VerificationError
+from training.config import Recipe
+from training.errors import RecipeError, VerificationError, VersionTakenError
 from training.evaluate.card import write_card
 from training.evaluate.plots import plot_training_curves
 from training.evaluate.report import Evaluation, Plot
@@ -29,37 +31,47 @@ from training.tasks.base import StreamNetwork, Task
 
 MAX_BUNDLE_BYTES = 10 * 1024**2
 GOLDEN_LENGTHS = (48, 17, 0, 1, 33)
+_VERSION = r"[1-9][0-9]{0,8}"
 _NOT_SEALED = "0" * 64
 
 
-def refuse_other_bundle(models: Path, recipe: Recipe) -> None:
-    """Do not train for minutes, only to replace a model that another recipe made.
+def next_version(models: Path, recipe: Recipe) -> str:
+    """The recipe's own version, or the one behind the newest where a bundle has it.
 
     Raises:
-        RecipeError: `models` holds this name and version, made by a recipe that differs.
+        RecipeError: no version is left behind the newest.
     """
-    folder = models / recipe.name / recipe.version
-    if not (folder / MANIFEST_FILE).exists():
-        return
-    manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes(), str(folder))
-    # Parsed, not as text: an older manifest lacks options that have come since, and means their
-    # defaults.
-    if parse_recipe(manifest.training.recipe, str(folder / MANIFEST_FILE)) != recipe:
+    folder = models / recipe.name
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    taken = [int(name) for name in names if re.fullmatch(_VERSION, name)]
+    if int(recipe.version) not in taken:
+        return recipe.version
+    version = str(max(taken) + 1)
+    if not re.fullmatch(_VERSION, version):
         raise RecipeError(
-            f"{folder} was made by another recipe: open sessions of {recipe.name} version"
-            f" {recipe.version} could not go on with other weights; raise `version` in the recipe,"
-            " name other --models, or pass --overwrite"
+            f"{folder}: no version is free behind {max(taken)}; set `version` in the recipe to a"
+            " free one"
         )
+    return version
 
 
 def export_run(
-    task: Task, run: RunFolder, models: Path, tell: Callable[[str], None]
+    task: Task,
+    run: RunFolder,
+    models: Path,
+    tell: Callable[[str], None],
+    *,
+    overwrite: bool = False,
 ) -> tuple[Manifest, Evaluation]:
     """Export, verify, evaluate and write `models/<name>/<version>/`.
+
+    A bundle that is there already is left as it is if it is this very one, and replaced only with
+    `overwrite`: it may be served.
 
     Raises:
         RunError: the run is not finished.
         RecipeError: a version that it names in `compatible_with` is not there.
+        VersionTakenError: another bundle is there already.
         VerificationError: the graph is not the network, or the bundle is too large.
     """
     states = compatible_states(models, run.recipe)
@@ -85,6 +97,8 @@ def export_run(
             " make cell.hidden_size or the vocabulary smaller"
         )
     folder = models / manifest.name / manifest.version
+    if folder.exists() and not overwrite:
+        return _same_bundle(folder, manifest, files), evaluation
     sealed = write_bundle(folder, manifest, files)
     written = read_bundle(folder)
     check_golden(written, make_run(written.graph))
@@ -121,7 +135,11 @@ def draft_bundle(task: Task, network: StreamNetwork, run: RunFolder) -> Bundle:
             "tag": parts.tag,
             "labels": parts.labels,
             "initial_states": "initial.npz" if has_initial else None,
-            "golden": {"file": "golden.npz", "tolerance": TOLERANCE},
+            "golden": {
+                "file": "golden.npz",
+                "tolerance": TOLERANCE,
+                "scales": task.output_scales(),
+            },
             "training": {
                 "recipe": recipe.model_dump(mode="json"),
                 "command": run.command,
@@ -137,6 +155,19 @@ def draft_bundle(task: Task, network: StreamNetwork, run: RunFolder) -> Bundle:
         }
     )
     return Bundle(manifest, files)
+
+
+def _same_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """The manifest of the bundle in `folder`, if it is what would be written."""
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    sealed = manifest.model_copy(update={"files": hashes}).sealed()
+    file = folder / MANIFEST_FILE
+    if not file.exists() or file.read_text(encoding="utf-8") != sealed.to_json():
+        raise VersionTakenError(
+            f"{folder} is there already, with other contents: it may be served; pass --overwrite"
+            " to replace it, or name other --models"
+        )
+    return sealed
 
 
 def _curves(run: RunFolder) -> list[Plot]:

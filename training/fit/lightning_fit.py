@@ -74,15 +74,20 @@ class LightningFit(pl.LightningModule):
         self.log_dict(norms, on_step=True, on_epoch=False)
 
     def _note_loss(self, loss: Tensor) -> None:
+        self._refuse_infinite(loss, "the loss")
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
+
+    def _refuse_infinite(self, loss: Tensor, what: str) -> None:
         if not torch.isfinite(loss):
             raise RunError(
-                f"the loss became {loss.item()} at step {self.global_step}: lower"
+                f"{what} became {loss.item()} at step {self.global_step}: lower"
                 " fit.learning_rate or fit.gradient_clip, or look at the data"
             )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         loss = self._task.validation_loss(self.network, batch)
+        # Early stopping would end the training in silence, and the weights would be kept.
+        self._refuse_infinite(loss, "the loss of the validation rows")
         self.log("val_loss", loss, on_epoch=True, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union is not exported

@@ -33,9 +33,9 @@ class RunFolder:
         number = 1 + max((int(p.name) for p in _numbered(parent)), default=0)
         path = parent / f"{number:03d}"
         path.mkdir(parents=True)
-        fields = {"recipe": recipe.model_dump(mode="json"), "data": data_path, "command": command}
-        (path / "run.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        return cls(path, recipe, data_path, command)
+        run = cls(path, recipe, data_path, command)
+        run._write()
+        return run
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -52,7 +52,7 @@ class RunFolder:
 
     @classmethod
     def newest(cls, runs: Path, recipe: Recipe) -> "RunFolder":
-        """The run that `--resume` continues.
+        """The run that `--resume` continues; its version may be another, being that of its bundle.
 
         Raises:
             RunError: there is none, or it is of a recipe that has changed since.
@@ -61,12 +61,24 @@ class RunFolder:
         if not numbered:
             raise RunError(f"{runs / recipe.name}: no run to resume; start one without --resume")
         run = cls.open(numbered[-1])
-        if run.recipe != recipe:
+        if run.recipe.model_copy(update={"version": recipe.version}) != recipe:
             raise RunError(
                 f"{run.path}: was started with another recipe than the one given; resume it with"
                 " the recipe as it was, or start a new run without --resume"
             )
         return run
+
+    def with_version(self, version: str) -> "RunFolder":
+        """The same run, whose bundle shall have another version; that is kept in its folder."""
+        recipe = self.recipe.model_copy(update={"version": version})
+        run = RunFolder(self.path, recipe, self.data_path, self.command)
+        run._write()
+        return run
+
+    def _write(self) -> None:
+        recipe = self.recipe.model_dump(mode="json")
+        fields = {"recipe": recipe, "data": self.data_path, "command": self.command}
+        (self.path / "run.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
     @property
     def weights(self) -> Path:

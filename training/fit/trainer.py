@@ -27,6 +27,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
+from training.errors import RunError
 from training.fit.averaging import weight_averaging
 from training.fit.lightning_fit import LightningFit
 from training.fit.run_folder import RunFolder
@@ -57,7 +58,7 @@ def fit(task: Task, run: RunFolder, options: FitOptions) -> bool:
     """Train, and leave `weights.pt` in the run folder. True on the process that goes on to export.
 
     Raises:
-        RunError: the loss became infinite or NaN.
+        RunError: the loss or a weight became infinite or NaN.
     """
     quieten_lightning()
     config = run.recipe.fit
@@ -71,6 +72,7 @@ def fit(task: Task, run: RunFolder, options: FitOptions) -> bool:
     if is_first:
         network = _load_network(task, final)
         task.finish(network, _load_network(task, search))
+        _refuse_infinite(network)
         torch.save(network.state_dict(), run.weights)
     return is_first
 
@@ -88,6 +90,18 @@ def _load_network(task: Task, phase: _Phase) -> StreamNetwork:
         {k.removeprefix(_PREFIX): v for k, v in weights.items() if k.startswith(_PREFIX)}
     )
     return network.eval()
+
+
+def _refuse_infinite(network: StreamNetwork) -> None:
+    """The last update may break weights when no loss is taken after it."""
+    broken = [
+        name for name, value in network.state_dict().items() if not torch.isfinite(value).all()
+    ]
+    if broken:
+        raise RunError(
+            f"the weights {', '.join(broken[:3])} hold values that are not finite after the last"
+            " step: lower fit.learning_rate or fit.gradient_clip, or look at the data"
+        )
 
 
 def _run_phase(task: Task, run: RunFolder, phase: _Phase, options: FitOptions) -> bool:

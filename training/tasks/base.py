@@ -178,6 +178,13 @@ class Task(ABC):
     def graph_parts(self) -> GraphParts:
         """Inputs and outputs of the exported graph."""
 
+    def output_scales(self) -> dict[str, float]:
+        """Outputs whose values are not of the size of 1, and what size they are of.
+
+        What is verified of them, in export and in service, is verified in parts of that.
+        """
+        return {}
+
     @abstractmethod
     def example_inputs(self, num_rows: int, num_steps: int) -> Arrays:
         """Real-looking inputs `[B, T, …]` by name, the same on every call, for verification."""

@@ -19,7 +19,7 @@ from service.contract.tensors import InputSpec
 from training.config import Recipe
 from training.data.dataset import find_dataset
 from training.data.digits import NamedVectors, NamedVectorSet
-from training.errors import RecipeError
+from training.errors import DataError, RecipeError
 from training.evaluate.captioning import evaluate_captioner
 from training.evaluate.report import Evaluation
 from training.evaluate.served_model import ServedModel
@@ -112,7 +112,13 @@ class CaptionTask(Task):
 
     @cached_property
     def data(self) -> NamedVectors:
-        return self._dataset.load(self.data_path)
+        data = self._dataset.load(self.data_path)
+        if not 0 < round(len(data.names) * (1 - self.options.validation_share)) < len(data.names):
+            raise DataError(
+                f"{len(data.names)} vectors are too few to train on and to validate by; expected at"
+                " least some hundred"
+            )
+        return data
 
     @property
     def _num_trained(self) -> int:

@@ -21,7 +21,7 @@ from training.data.text_batches import (
     TokenRows,
 )
 from training.data.tokenizer import NONE_TOKEN, START_TOKEN, train_tokenizer
-from training.errors import RecipeError
+from training.errors import DataError, RecipeError
 from training.evaluate.classification import evaluate_classifier
 from training.evaluate.report import Evaluation
 from training.evaluate.served_model import ServedModel
@@ -151,7 +151,14 @@ class ClassifyTask(Task):
 
     @cached_property
     def _parts(self) -> dict[Part, LabelledTexts]:
-        return divide(self._texts, self._options.held_out_share, self._options.validation_share)
+        parts = divide(self._texts, self._options.held_out_share, self._options.validation_share)
+        empty = [name for name, part in parts.items() if not len(part)]
+        if empty:
+            raise DataError(
+                f"{len(self._texts)} texts are too few: none is left for the part"
+                f" {' and the part '.join(empty)}; expected at least some hundred"
+            )
+        return parts
 
     @cached_property
     def _tokenizer(self) -> str:

@@ -33,7 +33,7 @@ from training.tasks.base import (
     Task,
 )
 from training.tasks.calendar import FIRST_YEAR, LAST_YEAR
-from training.tasks.forecast_network import ForecastNetwork
+from training.tasks.forecast_network import LEAST_SCALE, ForecastNetwork
 from training.tasks.forecast_options import ForecastOptions
 from training.tasks.quantiles import fit_widening, forecast_loss
 
@@ -69,6 +69,7 @@ class ForecastTask(Task):
         ]
         if empty:
             raise DataError(f"columns {empty} hold no value in the training rows: leave them out")
+        rows = rows.astype(np.float64)  # in float32 the squares of large values overflow
         center = np.nanmean(rows, axis=0)
         spread = np.maximum(np.nanstd(rows, axis=0), 1e-6)
         return ForecastNetwork(
@@ -140,6 +141,12 @@ class ForecastTask(Task):
             # Hidden values mean something only to the weights that made them.
             state_schema=f"forecast/1 {self.recipe.name}/{self.recipe.version}",
         )
+
+    def output_scales(self) -> dict[str, float]:
+        """The spread of the series before its test rows: forecasts are in its unit."""
+        spread = np.nanstd(self.series.values[: self.split.test_start, 0].astype(np.float64))
+        scale = float(f"{max(float(spread), LEAST_SCALE):.4g}")
+        return {"mean": scale, "quantiles": scale}
 
     def example_inputs(self, num_rows: int, num_steps: int) -> Arrays:
         """Stretches of the series from random rows on, a tenth of the cells missing.
@@ -216,7 +223,9 @@ class ForecastLoss(SequenceLoss):
         levels = self._levels.to(x.device)
         scaled_truth = (truth - location) / scale
         loss = forecast_loss(scaled_truth, mean, quantiles, levels, self._mean_weight)
-        return loss, state
+        # A truth whose scaled value is not finite counts, where a missing one does not.
+        is_lost = (torch.isfinite(truth) & ~torch.isfinite(scaled_truth)).any()
+        return torch.where(is_lost, torch.full_like(loss, float("nan")), loss), state
 
 
 def _split(series: Series, options: ForecastOptions) -> Split:

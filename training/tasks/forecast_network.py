@@ -27,6 +27,8 @@ from training.tasks.quantiles import QuantileHead
 _HORIZON_SIZE = 4
 _SCALE_FLOOR = 0.02
 """Of the mean absolute value of the window: a flat series is not divided by zero."""
+LEAST_SCALE = 1e-6
+"""Of any window: one of zeros is not divided by zero."""
 
 
 class ForecastNetwork(StreamNetwork):
@@ -111,7 +113,7 @@ class ForecastNetwork(StreamNetwork):
         location = (values_BTW * known_BTW).sum(dim=-1, keepdim=True) / count
         size = (values_BTW.abs() * known_BTW).sum(dim=-1, keepdim=True) / count
         deviation = ((values_BTW - location).abs() * known_BTW).sum(dim=-1, keepdim=True) / count
-        scale = torch.maximum(deviation, _SCALE_FLOOR * size + 1e-6)
+        scale = torch.maximum(deviation, _SCALE_FLOOR * size + LEAST_SCALE)
         z_BTW = (values_BTW - location) / scale * known_BTW
 
         ages = self.window - 1 - self.window_index

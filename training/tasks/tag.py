@@ -70,7 +70,7 @@ class TagTask(Task):
             )
 
     def network(self) -> TagNetwork:
-        values = self.rows.values[: self.validation_start]
+        values = self.rows.values[: self.validation_start].astype(np.float64)
         empty = [
             column.name
             for column, cells in zip(self._columns, values.T, strict=True)

@@ -56,3 +56,21 @@ def test_mentions_are_those_of_the_trading_day_before(path: Path) -> None:
 def test_what_the_table_does_not_hold_is_refused(path: Path, target, covariates, says) -> None:
     with pytest.raises(DataError, match=says):
         DATASET.load(path, target, covariates, DAY_S)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("110,1980", "0,1980", r"data row 3: column 'adj_close' holds '0'; expected a price above"),
+        ("110,1980", "-5,1980", r"data row 3: .*'adj_close' holds '-5'; expected a price above 0"),
+        ("110,1980", "inf,1980", r"data row 3: .*'adj_close' holds 'inf'; expected finite"),
+        ("110,1980", "110,0", r"data row 3: column 'index_close' holds '0'; expected a price"),
+        ("1980,12", "1980,-1", r"data row 4: column 'mentions' holds '-1'; expected a count"),
+        ("1980,12", "1980,1e39", r"data row 4: column 'mentions' holds '1e39'; expected finite"),
+        ("2015-01-06", "sixth", r"data row 4: column 'date' holds 'sixth'; expected one of"),
+    ],
+)
+def test_a_cell_without_a_logarithm_is_named(path: Path, old: str, new: str, says: str) -> None:
+    path.write_text(TABLE.replace(old, new, 1))
+    with pytest.raises(DataError, match=says):
+        DATASET.load(path, "AAPL", ("index", "mentions"), DAY_S)

@@ -11,7 +11,9 @@ from service.contract.text import TextCodec, TextCursor
 from training.data import fine_foods, imdb, nsmc
 from training.data.dataset import find_dataset
 from training.data.labelled_texts import LabelledTexts, divide
+from training.data.plain_text import read_text
 from training.data.text_batches import LikeLengthBatches, ShuffledRows, TokenRows, batches_by_length
+from training.data.text_pairs import read_pairs
 from training.data.tokenizer import NONE_TOKEN, START_TOKEN, train_tokenizer
 from training.errors import DataError
 
@@ -50,6 +52,49 @@ def test_imdb_texts_come_without_breaks_and_escapes(tmp_path):
     read = imdb.read(path)
     assert read.texts == ['So "good"  See it', "Bad"]
     assert read.labels.tolist() == [1, 0]
+
+
+def test_imdb_rows_about_phone_apps_are_left_out(tmp_path):
+    rows = ["1\t1\tLove this App. It crashes", "2\t0\tOn the app store now", "3\t1\tA film"]
+    path = write(tmp_path / "i.tsv", ["id\tlabel\ttext", *rows, "4\t0\tHum App Ke Hai Kaun"])
+    assert imdb.read(path).texts == ["A film", "Hum App Ke Hai Kaun"]
+    assert "apps are left out" in imdb.DATASET.note
+
+
+def test_byte_order_marks_and_blank_lines_are_no_part_of_texts(tmp_path):
+    path = tmp_path / "n.tsv"
+    path.write_bytes("id\tdocument\tlabel\r\n1\t최고\t1\r\n2\t별로\t0\r\n\r\n".encode("utf-8-sig"))
+    assert nsmc.read(path).texts == ["최고", "별로"]
+    path = tmp_path / "f.csv"
+    path.write_bytes("product,review,score\na,good,great\nb,bad,other\n\n".encode("utf-8-sig"))
+    assert fine_foods.read(path).texts == ["good", "bad"]
+    path.write_bytes("one\teins\ntwo\tzwei\n\n".encode("utf-8-sig"))
+    assert [pair.source for pair in read_pairs(path)] == ["one", "two"]
+    path.write_bytes("hello\r\n".encode("utf-8-sig"))
+    assert read_text(path, "a text") == "hello\n"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        nsmc.read,
+        fine_foods.read,
+        read_pairs,
+        lambda path: read_text(path, "a text"),
+    ],
+)
+def test_a_line_that_is_not_utf8_is_named(tmp_path, read):
+    header = "product,review,score" if read is fine_foods.read else "id\tdocument\tlabel"
+    path = tmp_path / "t"
+    path.write_bytes(f"{header}\n1\tcafé\t1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"line 2: not UTF-8 .*save the file as UTF-8"):
+        read(path)
+
+
+def test_a_review_without_a_score_is_named(tmp_path):
+    path = write(tmp_path / "f.csv", ["product,review,score", "a,good,great", "b,bad"])
+    with pytest.raises(DataError, match="line 3: label '', not one of other, great"):
+        fine_foods.read(path)
 
 
 def test_nsmc_rows_without_text_are_left_out(tmp_path):

@@ -83,6 +83,39 @@ def test_a_loss_that_goes_astray_stops_the_run(
         fit(make_task(recipe, None), run, QUIET)
 
 
+def test_a_loss_of_the_validation_rows_that_goes_astray_stops_the_run(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ForecastTask, "validation_loss", lambda *_: torch.tensor(float("inf")))
+    run = RunFolder.create(tmp_path, recipe, None, "")
+    with pytest.raises(RunError, match=r"the loss of the validation rows became inf at step"):
+        fit(make_task(recipe, None), run, QUIET)
+    assert not run.weights.exists()
+
+
+def test_weights_that_the_last_update_broke_are_not_kept(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_a_weight(task, network, searched):
+        next(network.parameters()).data.view(-1)[0] = float("nan")
+
+    monkeypatch.setattr(ForecastTask, "finish", break_a_weight)
+    run = RunFolder.create(tmp_path, recipe, None, "")
+    with pytest.raises(RunError, match=r"weights .* hold values that are not finite"):
+        fit(make_task(recipe, None), run, QUIET)
+    assert not run.weights.exists()
+
+
+def test_a_known_truth_that_cannot_be_scaled_makes_the_loss_no_number(recipe: Recipe) -> None:
+    """A missing truth does not count; one beside an infinite value is not missing."""
+    task = make_task(recipe, None)
+    network = task.network()
+    [(x, time, truth)] = task.validation_batches()
+    assert task.validation_loss(network, (x, time, truth)).isfinite()
+    x[0, 100:, 0] = 3e38  # finite, as the file says, but no sum over a window is
+    assert task.validation_loss(network, (x, time, truth)).isnan()
+
+
 def cut_power_at_call(number: int):
     true_loss = ForecastTask.validation_loss
     calls = 0

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from service.contract.bundle import Bundle, read_bundle
+from service.contract.bundle import Bundle, read_bundle, write_bundle
 from service.contract.errors import GoldenMismatchError
 from service.contract.golden import check_golden
 from training.__main__ import app, main
-from training.config import load_recipe
 from training.errors import RecipeError, VerificationError
 from training.evaluate.served_model import ServedModel, make_run
-from training.export.bundle_writer import draft_bundle, refuse_other_bundle
+from training.export.bundle_writer import draft_bundle, next_version
 from training.export.verify import check_parity, verify
 from training.fit.run_folder import RunFolder
 from training.tasks.forecast import ForecastTask
@@ -167,10 +166,34 @@ def test_mistakes_end_in_one_line_not_in_a_traceback(
     assert "Traceback" not in said
 
 
-def test_a_bundle_of_another_recipe_is_not_replaced_unasked(tmp_path: Path) -> None:
-    recipe = load_recipe(ROOT / "training" / "recipes" / "transit-ridership.toml")
-    models = ROOT / "models"
-    refuse_other_bundle(models, recipe)
-    refuse_other_bundle(tmp_path, recipe)
-    with pytest.raises(RecipeError, match=r"raise `version`.*--overwrite"):
-        refuse_other_bundle(models, recipe.model_copy(update={"seed": recipe.seed + 1}))
+def test_a_fit_takes_the_next_free_version(tmp_path: Path, tiny_recipe) -> None:
+    assert next_version(tmp_path, tiny_recipe) == "1"
+    name = tmp_path / tiny_recipe.name
+    for version in ("1", "3", "9", ".2-staging", "latest"):
+        (name / version).mkdir(parents=True)
+    assert next_version(tmp_path, tiny_recipe) == "10"
+    assert next_version(tmp_path, tiny_recipe.model_copy(update={"version": "2"})) == "2"
+    assert next_version(tmp_path, tiny_recipe.model_copy(update={"version": "9"})) == "10"
+    (name / "999999999").mkdir()
+    with pytest.raises(RecipeError, match="no version is free behind 999999999"):
+        next_version(tmp_path, tiny_recipe)
+
+
+def test_a_run_whose_version_was_taken_meanwhile_is_resumed_as_it_was(
+    tmp_path: Path, tiny_recipe
+) -> None:
+    run = RunFolder.create(tmp_path, tiny_recipe, None, "").with_version("4")
+    resumed = RunFolder.newest(tmp_path, tiny_recipe)
+    assert resumed == run
+    assert resumed.recipe.version == "4"
+
+
+def test_an_imported_bundle_has_nothing_to_be_judged_by(
+    place: Path, tmp_path: Path, bundle: Bundle
+) -> None:
+    training = bundle.manifest.training.model_copy(update={"recipe": {}})
+    manifest = bundle.manifest.model_copy(update={"training": training})
+    folder = tmp_path / "transit-ridership" / "1"
+    write_bundle(folder, manifest, dict(bundle.files))
+    with pytest.raises(RecipeError, match=r"no recipe, so nothing says what data judge it"):
+        call(place, "evaluate", str(folder))
