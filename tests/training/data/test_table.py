@@ -32,7 +32,7 @@ def load(path: Path, table: str | bytes, frequency_s: int = DAY_S, *covariates: 
     [
         PLAIN.encode("utf-8-sig"),
         PLAIN.encode("utf-16"),
-        gzip.compress(PLAIN.encode()),
+        gzip.compress(PLAIN.encode(), mtime=0),
         PLAIN.replace("\n", "\r\n").encode(),
         PLAIN.replace("\n", "\r").encode(),
         PLAIN.replace(",", ";").encode(),
@@ -113,7 +113,7 @@ def rows(*cells: str) -> str:
         ),
         ("time,y,y\n2020-01-01,1,2\n2020-01-02,1,2\n", r"names column 'y' more than once"),
         (b"PK\x03\x04\x00\x00 a workbook", r"not a text file.*save it as CSV"),
-        (gzip.compress(rows("2020-01-01,1").encode())[:20], r"cannot be read"),
+        (gzip.compress(rows("2020-01-01,1").encode(), mtime=0)[:20], r"cannot be read"),
     ],
 )
 def test_what_can_be_mistaken_is_named_by_row_and_value(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.training.test_end_to_end import ROOT, to_toml
+from tests.training.slow.test_end_to_end import ROOT, to_toml
 from training.__main__ import main
 from training.config import load_recipe
 

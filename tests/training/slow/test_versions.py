@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.contract.bundle import read_bundle
-from tests.training.test_end_to_end import ROOT, call, to_toml
+from tests.training.slow.test_end_to_end import ROOT, call, to_toml
 from training.evaluate.report import Evaluation
 from training.export import bundle_writer
 from training.tasks.forecast import ForecastTask
