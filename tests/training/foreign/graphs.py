@@ -1,4 +1,4 @@
-"""ONNX graphs for `import-onnx`: single recurrent nodes, and a sum that anyone would name freely."""
+"""ONNX graphs for `import-onnx`: single recurrent nodes, and a sum with any names."""
 
 from collections.abc import Sequence
 
@@ -121,7 +121,7 @@ def inspected(graph: onnx.ModelProto, *options: str) -> Inspection:
     def run_as_child(feeds):
         try:
             return run(feeds)
-        except Exception as error:  # noqa: BLE001 -- many classes of ONNX Runtime
+        except Exception as error:
             raise GraphCallError(f"a call failed: {reason(error, '')}") from None
 
     return Inspection(signature_of(graph), run_as_child, choices)

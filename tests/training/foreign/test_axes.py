@@ -203,7 +203,7 @@ def test_a_trial_that_fails_is_refused_with_the_sizes_and_what_to_say():
 @pytest.mark.parametrize("name", ["a b", "a\nb", "[red]s[/x]", "\x1b[31ms", "состояние", "a=b"])
 def test_a_name_that_no_client_can_send_is_refused_with_how_to_rename(name):
     with pytest.raises(
-        ImportGraphError, match="expected up to 128 letters.*export it with another"
+        ImportGraphError, match=r"expected up to 128 letters.*export it with another"
     ):
         inspected(summed({name: "s_out"}))
 
