@@ -152,7 +152,7 @@ def _whole_number(text: str, what: str, tensor: str) -> int:
 
 
 def _num_bytes(tensor: onnx.TensorProto) -> int:
-    size = math.prod(tensor.dims)
+    size: int = math.prod(tensor.dims)
     name = onnx.TensorProto.DataType.Name(tensor.data_type)
     if name in _PACKED_BITS:
         return -(-size * _PACKED_BITS[name] // 8)
