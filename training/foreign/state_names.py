@@ -25,7 +25,7 @@ _WEAK: Final = _set("in input inputs i x out output outputs o y n t 0 1 start en
 
 _IN_OUT: Final = _set("in input inputs i out output outputs o")
 _HELD: Final = _set(
-    "h c s hc hx cx hidden cell state states mem memory cache caches carry past prev"
+    "h c s hc hx cx hidden cell state states mem memory cache caches buffer carry past prev"
 )
 """Words for what a layer keeps, not for the layer."""
 

@@ -85,8 +85,9 @@ def test_the_node_as_it_is_has_no_state_and_is_refused(name, tmp_path):
     assert "export" in told
 
 
-@pytest.mark.parametrize("prefix", ["", "onnx::LSTM_"])
-@pytest.mark.parametrize("has_length", [False, True])
+@pytest.mark.parametrize(
+    ("has_length", "prefix"), [(False, ""), (False, "onnx::LSTM_"), (True, "onnx::LSTM_")]
+)
 @pytest.mark.parametrize("are_weights_inside", [True, False])
 @pytest.mark.parametrize("are_free", [True, False])
 @pytest.mark.parametrize("name", CASES)
