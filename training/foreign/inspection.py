@@ -1,260 +1,250 @@
 """Looks at an ONNX graph from elsewhere and works out how it is to be fed.
 
-Rule 1: what is not certain is asked, never guessed: states are proposed only where exactly one
-        output fits by name, type and shape.
+Rule 1: what is not certain is asked, never guessed (see `state_pairs` and `axes`).
 Rule 2: which axes of the outputs are rows and steps is seen from trial calls of several sizes.
+Rule 3: a graph that the service could not feed is refused here, with the option that helps.
 """
 
-from typing import Any
+import math
+import re
+from typing import Any, Final
 
 import numpy as np
+from pydantic import ValidationError
 
+from service.contract.calls import Arrays, Run
 from service.contract.graph import GraphSpec
-from service.contract.tensors import ONNX_TYPES
-from training.foreign.choices import Choices, ImportGraphError, Question
-from training.ort import ort
+from training.foreign.axes import Axes, settle_axes
+from training.foreign.choices import Choices, GraphCallError, ImportGraphError, Question
+from training.foreign.roles import length_input, refuse_wrong_roles, role_of, role_questions
+from training.foreign.signature import Signature, Tensor
+from training.foreign.state_pairs import pair_states
 
-_DTYPES = {onnx: dtype for dtype, onnx in ONNX_TYPES.items()}
-_NEXT = ("n", "_n", "_out", "_next", "_new", "out", "_o")
-_BEFORE = ("_in", "_prev", "_old", "in", "0", "_0", "_i")
-_TRIALS = ((2, 2), (3, 2), (2, 3))
+_TRIALS: Final = ((2, 2), (3, 2), (2, 3))
 """Rows and steps."""
-
-Shape = tuple[Any, ...]
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_MAX_ROW_BYTES: Final = 16 * 2**20
+"""Of one observation, one answer, or one session's states: what checks can hold many times."""
 
 
 class Inspection:
     """One graph, with the choices that were made for it so far."""
 
-    def __init__(self, graph: bytes, choices: Choices) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises many classes of its own for a bad graph
-            raise ImportGraphError(
-                f"ONNX Runtime cannot load the graph: {str(error).strip().splitlines()[0]}"
-            ) from None
-        self._inputs = {arg.name: arg for arg in self._session.get_inputs()}
-        self._outputs = {arg.name: arg for arg in self._session.get_outputs()}
-        for arg in (*self._inputs.values(), *self._outputs.values()):
-            if arg.type not in _DTYPES:
-                raise ImportGraphError(
-                    f"{arg.name!r} is {arg.type}: expected one of {sorted(_DTYPES)}"
-                )
+    def __init__(self, signature: Signature, run: Run, choices: Choices) -> None:
+        """
+        Raises:
+            ImportGraphError: a choice that the graph contradicts, or a graph without state.
+        """
+        self._signature = signature
+        self._run = run
         self._choices = choices
-        self.states = {**self._proposed_states(), **choices.states}
-        self._refuse_unknown()
+        for tensor in (*signature.inputs.values(), *signature.outputs.values()):
+            _require_name(tensor)
+        pairing = pair_states(signature, choices)
+        self.states = pairing.states
+        refuse_wrong_roles(signature, self.states, choices)
+        self._axes = settle_axes(signature, self.states, choices)
+        self.length = length_input(signature, self.states, choices, self._axes)
+        self._questions = [
+            *pairing.questions,
+            *role_questions(signature, self.states, choices, self._axes),
+            *(self._axes.questions if self.states else ()),  # rows are known by the states
+        ]
 
     def questions(self) -> list[Question]:
         """What must be said before the graph can be fed."""
-        chosen, asked = self._choices, []
-        if not self.states:
-            asked.append(
-                Question(
-                    "--state", "",
-                    f"which input carries what which output gives? inputs {self._described(True)},"
-                    f" outputs {self._described(False)}",
-                )
-            )  # fmt: skip
-        for name, arg in self._inputs.items():
-            if name in self.states or name == chosen.length:
-                continue
-            if not arg.shape and name not in chosen.constants:
-                asked.append(
-                    Question("--constant", name, f"{name!r} is one {_DTYPES[arg.type]}: which?")
-                )
-        for name, axes in self._free_axes().items():
-            for place, axis in axes:
-                key = axis or f"{name}.{place}"
-                if all(question.key != key for question in asked):
-                    asked.append(
-                        Question("--size", key, f"axis {place} of {name!r} is free: how long?")
-                    )
-        return asked
+        return self._questions
+
+    @property
+    def proposed_time(self) -> str:
+        """The axis that was taken as the steps by its name; '' where it was chosen, or is none."""
+        return self._axes.time_key if self._axes.is_time_proposed else ""
+
+    @property
+    def step_hint(self) -> str:
+        """What to say where steps one by one give something else than all of them at once."""
+        key, backward = self._axes.time_key, self._signature.recurrence.backward
+        if key and backward:
+            return (
+                f"{backward[0]} reads the steps backwards too, so a step's answer depends on later"
+                f" ones; say --size {key}=N: N steps are then one observation"
+            )
+        return f"--size {key}=N if {key} is not the axis of steps" if key else ""
 
     def graph_spec(self, name: str) -> GraphSpec:
         """How the graph is fed. There must be no questions left.
 
         Raises:
-            ImportGraphError: trial calls failed, or do not tell rows and steps apart.
+            ImportGraphError: trial calls failed, or the service cannot feed such a graph.
         """
-        chosen = self._choices
-        inputs = [
-            {"name": arg.name, "dtype": _DTYPES[arg.type], "shape": self._shape(arg),
-             **self._role(arg)}
-            for arg in self._inputs.values() if arg.name not in self.states
+        signature, shapes = self._signature, self._axes.shapes
+        inputs: list[dict[str, Any]] = [
+            {"name": each.name, "dtype": each.dtype, "shape": shapes[each.name],
+             **role_of(each, self.length, self._choices, shapes[each.name])}
+            for each in signature.inputs.values() if each.name not in self.states
         ]  # fmt: skip
-        shapes = self._output_shapes()
+        _require_small("one observation", [each for each in inputs if each["role"] == "tensor"])
         states = [
-            {"input": before, "output": after, "dtype": _DTYPES[self._inputs[before].type],
-             "shape": self._shape(self._inputs[before])}
+            {"input": before, "output": after, "dtype": signature.inputs[before].dtype,
+             "shape": shapes[before]}
             for before, after in self.states.items()
         ]  # fmt: skip
+        _require_small("the state of one session", states)
+        seen = self._output_shapes(inputs)
         outputs = [
-            {"name": output, "dtype": _DTYPES[arg.type], "shape": shapes[output], "role": "value"}
-            for output, arg in self._outputs.items()
+            {"name": output, "dtype": each.dtype, "shape": seen[output], "role": "value"}
+            for output, each in signature.outputs.items()
             if output not in self.states.values()
         ]
+        _require_small("one answer", outputs)
         if not outputs:
-            raise ImportGraphError("every output is a state: nothing would be answered")
+            raise ImportGraphError(
+                "every output is a state, so nothing would be answered: export the graph with"
+                " what it answers as an output of its own"
+            )
+        self._require_axes_in_all(inputs, outputs)
         try:
-            return GraphSpec.model_validate(
+            spec = GraphSpec.model_validate(
                 {"file": "model.onnx", "inputs": inputs, "outputs": outputs, "states": states,
                  "state_schema": name}
             )  # fmt: skip
+            spec.require_foreign()
+        except ValidationError as error:
+            told = "; ".join(each["msg"] for each in error.errors()[:3])
+            raise ImportGraphError(f"the graph cannot be served: {told}") from None
         except ValueError as error:
-            raise ImportGraphError(f"the graph cannot be served: {error}; {chosen}") from None
+            raise ImportGraphError(f"the graph cannot be served: {error}") from None
+        return spec
 
-    def _proposed_states(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for before, arg in self._inputs.items():
-            fitting = [
-                after
-                for after, other in self._outputs.items()
-                if other.type == arg.type and arg.shape and _may_be_same(arg.shape, other.shape)
-                and _is_next(before, after)
-            ]  # fmt: skip
-            if len(fitting) == 1 and fitting[0] not in found.values():
-                found[before] = fitting[0]
-        return found
-
-    def _refuse_unknown(self) -> None:
-        chosen = self._choices
-        named: dict[str, set[str]] = {
-            "--state": {*self.states}, "--constant": {*chosen.constants},
-            "--overlap": {*chosen.overlaps} - {""},
-            "--length": {chosen.length} if chosen.length else set(),
-        }  # fmt: skip
-        for option, names in named.items():
-            if strange := sorted(names - set(self._inputs)):
-                raise ImportGraphError(
-                    f"{option} {strange}: the graph's inputs are {self._described(True)}"
-                )
-        if strange := sorted(set(self.states.values()) - set(self._outputs)):
-            raise ImportGraphError(
-                f"--state …:{strange}: the graph's outputs are {self._described(False)}"
-            )
-
-        for before, after in self.states.items():
-            first, second = self._inputs[before], self._outputs[after]
-            if first.type != second.type or not _may_be_same(first.shape, second.shape):
-                raise ImportGraphError(
-                    f"--state {before}:{after}: {first.type} {first.shape} cannot carry"
-                    f" {second.type} {second.shape}: pair states of one type and shape"
-                )
-
-    def _described(self, is_input: bool) -> dict[str, str]:
-        args = self._inputs if is_input else self._outputs
-        return {name: f"{_DTYPES[arg.type]} {arg.shape}" for name, arg in args.items()}
-
-    def _batch_axis(self, arg: ort.NodeArg) -> int | None:
-        """Where rows lie, in a state or an input; None: it takes one row."""
-        chosen, free = self._choices, [n for n, d in enumerate(arg.shape) if not _is_size(d)]
-        if chosen.one_row:
-            return None
-        if arg.name in self.states:
-            if chosen.batch_axis is not None:
-                return chosen.batch_axis
-            return free[0] if len(free) == 1 else None
-        batches = [self._batch_axis(self._inputs[state]) for state in self.states]
-        if None in batches or arg.name in chosen.constants:
-            return None
-        names = [
-            self._inputs[state].shape[axis]
-            for state, axis in zip(self.states, batches, strict=True)
-        ]
-        same = [n for n in free if isinstance(arg.shape[n], str) and arg.shape[n] in names]
-        return same[0] if same else (0 if 0 in free else None)
-
-    def _shape(self, arg: ort.NodeArg) -> list[Any]:
-        chosen, batch = self._choices, self._batch_axis(arg)
-        shape: list[Any] = []
-        for place, size in enumerate(arg.shape):
-            key = f"{arg.name}.{place}"
-            given = chosen.sizes.get(key, chosen.sizes.get(str(size)))
-            if place == batch:
-                shape.append("batch")
-            elif chosen.time is not None and chosen.time in (size, key):
-                shape.append("time")
-            elif given is not None or _is_size(size):
-                shape.append(given or size)
-            else:
-                shape.append(1 if chosen.one_row and place == 0 else None)
-        return shape
-
-    def _free_axes(self) -> dict[str, list[tuple[int, str | None]]]:
-        free = {}
-        for arg in self._inputs.values():
-            shape = self._shape(arg)
-            free[arg.name] = [
-                (place, arg.shape[place] if isinstance(arg.shape[place], str) else None)
-                for place, size in enumerate(shape)
-                if size is None
-            ]
-        return free
-
-    def _role(self, arg: ort.NodeArg) -> dict[str, Any]:
-        chosen = self._choices
-        if arg.name == chosen.length:
-            return {"role": "length"}
-        if arg.name in chosen.constants:
-            return {"role": "constant", "value": chosen.constants[arg.name]}
-        overlap = chosen.overlaps.get(arg.name, chosen.overlaps.get("", 0))
-        return {"role": "tensor", "overlap": overlap}
-
-    def _output_shapes(self) -> dict[str, list[Any]]:
+    def _output_shapes(self, inputs: list[dict[str, Any]]) -> dict[str, list[Any]]:
         """Each output's shape, seen from calls with several numbers of rows and of steps."""
-        seen = [self._trial(*sizes) for sizes in _TRIALS]
+        seen = [self._trial(inputs, *sizes) for sizes in _TRIALS]
         shapes = {}
-        for name in self._outputs:
-            base, rows, steps = (trial[name].shape for trial in seen)
-            shape: list[Any] = list(base)
-            for axis in range(len(base)):
-                if rows[axis] != base[axis]:
-                    shape[axis] = "batch"
-                elif steps[axis] != base[axis]:
-                    shape[axis] = "time"
+        for name in self._signature.outputs:
+            sizes = [list(trial[name].shape) for trial in seen]
+            shape: list[Any] = list(sizes[0])
+            if len({len(each) for each in sizes}) == 1:
+                for axis, (base, rows, steps) in enumerate(zip(*sizes, strict=True)):
+                    if rows != base:
+                        shape[axis] = "batch"
+                    elif steps != base:
+                        shape[axis] = "time"
+            expected = [_concrete(shape, *trial) for trial in _TRIALS]
+            if expected != sizes or 0 in shape:
+                self._refuse_output(name, sizes)
             shapes[name] = shape
+        self._require_states_keep_their_shape(shapes)
         return shapes
 
-    def _trial(self, num_rows: int, num_steps: int) -> dict[str, np.ndarray]:
-        sizes, chosen = {"batch": num_rows, "time": num_steps}, self._choices
-        feeds = {}
-        for arg in self._inputs.values():
-            dtype = _DTYPES[arg.type]
-            if arg.name in chosen.constants:
-                feeds[arg.name] = np.array(chosen.constants[arg.name], dtype)
-                continue
-            shape = [sizes.get(size, size) for size in self._shape(arg)]
-            fill = num_steps if arg.name == chosen.length else 0
-            feeds[arg.name] = np.full(shape, fill, dtype)
-        names = list(self._outputs)
-        try:
-            return dict(zip(names, self._session.run(names, feeds), strict=True))
-        except Exception as error:  # ONNX Runtime raises many classes of its own
-            fed = {name: list(value.shape) for name, value in feeds.items()}
+    def _refuse_output(self, name: str, sizes: list[list[int]]) -> None:
+        found = ", ".join(
+            f"{size} for {rows} rows of {steps} steps"
+            for size, (rows, steps) in zip(sizes, _TRIALS, strict=True)
+        )
+        raise ImportGraphError(
+            f"output {name!r} is {found}: expected one axis of rows and one of steps, and every"
+            f" other size fixed{self._other_axes()}; or export it with these axes apart"
+        )
+
+    def _require_states_keep_their_shape(self, shapes: dict[str, list[Any]]) -> None:
+        for before, after in self.states.items():
+            if shapes[after] != self._axes.shapes[before]:
+                raise ImportGraphError(
+                    f"the state {before!r} goes in as {_shown(self._axes.shapes[before])} and comes"
+                    f" out of {after!r} as {_shown(shapes[after])}: expected the same shape,"
+                    " since a session's state has one size (a cache that grows with each call"
+                    f" cannot be served); say --state {before}=OUTPUT with another output, or"
+                    " --batch-axis INPUT.NUMBER if another axis is the rows"
+                )
+
+    def _require_axes_in_all(
+        self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]
+    ) -> None:
+        """Rows and steps are in every tensor, or in none: the service feeds them together."""
+        moving = [*(each for each in inputs if each["role"] == "tensor"), *outputs]
+        states = [{"name": name, "shape": self._axes.shapes[name]} for name in self.states]
+        if not any(each["role"] == "tensor" for each in inputs):
             raise ImportGraphError(
-                f"a trial call with {fed} failed: {str(error).strip().splitlines()[0][:300]};"
-                " if the graph takes one row only, say --one-row"
-            ) from None
+                "no input is left for what clients send: say --state INPUT= for one that is not a"
+                " state, or export the graph with an input"
+            )
+        for axis, specs, remedy in (
+            ("batch", [*moving, *states], "--one-row: a call then takes one row"),
+            ("time", moving, f"--size {self._axes.time_key}=1: a call then takes one step"),
+        ):
+            without = [each for each in specs if axis not in each["shape"]]
+            if without and len(without) < len(specs):
+                each, what = without[0], {"batch": "rows", "time": "steps"}[axis]
+                if any(each is spec for spec in inputs) and _is_fixed(each["shape"]):
+                    remedy = (
+                        f"--constant {each['name']}=VALUE,… if it stays the same (weights belong"
+                        f" into the graph, as initializers), or {remedy}"
+                    )
+                raise ImportGraphError(
+                    f"{each['name']!r} {_shown(each['shape'])} has no axis of {what}, others have"
+                    f" one: expected it in every tensor, or in none; say {remedy}"
+                )
+
+    def _trial(self, inputs: list[dict[str, Any]], num_rows: int, num_steps: int) -> Arrays:
+        feeds = {}
+        for spec in inputs:
+            if spec["role"] == "constant":
+                feeds[spec["name"]] = np.array(spec["value"], spec["dtype"])
+                continue
+            fill = num_steps if spec["role"] == "length" else 0
+            size = _concrete(spec["shape"], num_rows, num_steps)
+            feeds[spec["name"]] = np.full(size, fill, spec["dtype"])
+        for name in self.states:
+            size = _concrete(self._axes.shapes[name], num_rows, num_steps)
+            feeds[name] = np.zeros(size, self._signature.inputs[name].dtype)
+        try:
+            return self._run(feeds)
+        except GraphCallError as error:
+            raise ImportGraphError(f"{error}{self._other_axes()}") from None
+
+    def _other_axes(self) -> str:
+        """What to say if rows and steps lie elsewhere than it was assumed."""
+        axes: Axes = self._axes
+        hints = []
+        if axes.time_key:
+            hints.append(f"--size {axes.time_key}=N if that axis is not the steps")
+        if any("batch" in shape for shape in axes.shapes.values()):
+            hints.append("--one-row if a call takes one row only")
+        hints += [f"another --size than {key}={n}" for key, n in self._choices.sizes.items()]
+        hints += ["--batch-axis INPUT.NUMBER if other axes are the rows"] if not hints else []
+        return f"; say {', '.join(hints[:4])}"
 
 
-def _is_size(axis: object) -> bool:
-    return isinstance(axis, int) and axis > 0
+def _concrete(shape: list[Any], num_rows: int, num_steps: int) -> list[int]:
+    sizes = {"batch": num_rows, "time": num_steps}
+    return [sizes.get(axis, axis) for axis in shape]
 
 
-def _may_be_same(first: Shape, second: Shape) -> bool:
-    return len(first) == len(second) and all(
-        a == b or not (_is_size(a) and _is_size(b)) for a, b in zip(first, second, strict=True)
+def _is_fixed(shape: list[Any]) -> bool:
+    return all(isinstance(axis, int) for axis in shape)
+
+
+def _shown(shape: list[Any]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _require_name(tensor: Tensor) -> None:
+    if not _NAME.fullmatch(tensor.name):
+        raise ImportGraphError(
+            f"{tensor.name[:200]!r} is the name of an input or output: expected up to 128 letters,"
+            " digits and _ . : / -, which clients can send; export it with another"
+            " one (input_names and output_names of torch.onnx.export)"
+        )
+
+
+def _require_small(what: str, specs: list[dict[str, Any]]) -> None:
+    num_bytes = sum(
+        math.prod(axis for axis in spec["shape"] if isinstance(axis, int))
+        * np.dtype(spec["dtype"]).itemsize
+        for spec in specs
     )
-
-
-def _is_next(before: str, after: str) -> bool:
-    """Whether an output's name says that it is what follows an input."""
-    before, after = before.lower(), after.lower()
-    stems = {before} | {before.removesuffix(end) for end in _BEFORE if before.endswith(end)}
-    fits = {stem + end for stem in stems for end in _NEXT}
-    fits |= {f"{start}{stem}" for stem in stems for start in ("next_", "new_", "out_", "output_")}
-    return after in fits
+    if num_bytes > _MAX_ROW_BYTES:
+        raise ImportGraphError(
+            f"{what} has {num_bytes:,} bytes: expected at most {_MAX_ROW_BYTES:,}; use a smaller"
+            " --size, or a smaller model"
+        )

@@ -38,7 +38,7 @@ def test_states_are_proposed_by_name_and_written_with_their_axes(graph, tmp_path
 def test_without_a_terminal_all_that_is_not_known_is_listed(graph, tmp_path, capsys):
     with pytest.raises(AssertionError, match="exit 2"):
         import_onnx(graph, "--name", "leaky", models=tmp_path)
-    assert "--constant gain…" in capsys.readouterr().err
+    assert "--constant gain=VALUE" in capsys.readouterr().err
     assert not (tmp_path / "leaky").exists()
 
 
@@ -66,9 +66,9 @@ def test_the_bundle_answers_as_the_graph_does(graph, tmp_path):
 @pytest.mark.parametrize(
     ("choices", "told"),
     [
-        ({"states": {"s": "nowhere"}}, "--state …:.'nowhere'"),
-        ({"constants": {"gain": 1, "other": 1}}, "--constant .'other'"),
-        ({"states": {"n": "y"}}, "cannot carry"),
+        ({"states": {"s": "nowhere"}}, "--state s=nowhere: the graph has no output"),
+        ({"constants": {"gain": 1, "other": 1}}, "--constant other: the graph has no input"),
+        ({"states": {"n": "y"}}, "outputs that fit: n_out"),
     ],
 )
 def test_choices_that_the_graph_contradicts_are_refused(graph, tmp_path, choices, told):
