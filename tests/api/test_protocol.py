@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from service.api import half_closed
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.hot_path import HotPath
 from service.api.protocol import MAX_HEAD_BYTES
@@ -200,6 +201,7 @@ class _Gate:
 
 
 async def test_a_step_that_waits_is_dropped_when_its_client_leaves(client, monkeypatch):
+    monkeypatch.setattr(half_closed, "_PROBE_S", 0.1)
     gate, begun = _Gate(client, monkeypatch), short_way_taken(monkeypatch)
     connections = client.server.server_state.connections
     async with connected(client) as (reader, writer):
@@ -216,6 +218,7 @@ async def test_a_step_that_waits_is_dropped_when_its_client_leaves(client, monke
 
 
 async def test_a_step_that_is_being_committed_stays_when_its_client_leaves(client, monkeypatch):
+    monkeypatch.setattr(half_closed, "_PROBE_S", 0.1)
     gate = _Gate(client, monkeypatch)
     connections = client.server.server_state.connections
     async with connected(client) as (_, writer):
