@@ -9,12 +9,12 @@ Rule 3: one body may take so much memory and so much of a processor's time; the 
 
 import os
 import pickle
-import resource
 import signal
 import sys
-from pathlib import Path
 
+import service.api.decode  # noqa: F401 -- before memory is bounded: what it stands on takes some
 from service.errors import CarryError, TooLargeError
+from service.process_bounds import bound_memory, resident_bytes
 
 _NICENESS = 10
 """Whoever sends a single step waits for the service, and not for somebody's big body."""
@@ -31,7 +31,7 @@ def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     os.nice(_NICENESS)
-    _bound_memory(int(sys.argv[1]))
+    bound_memory(ROOM_BYTES + BYTES_PER_BYTE * int(sys.argv[1]))
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a stray print must not become an answer
     while True:
@@ -49,7 +49,7 @@ def main() -> None:
         except MemoryError:
             error = too_much()
         del function, args
-        is_last = _resident_bytes() > _MOST_LEFT_BYTES
+        is_last = resident_bytes() > _MOST_LEFT_BYTES
         signal.setitimer(signal.ITIMER_PROF, 0)
         pickle.dump((error, result, is_last), answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
@@ -63,21 +63,6 @@ def too_much() -> TooLargeError:
         "the body takes more memory or time to be read than one request may: expected fewer"
         " values; nothing was applied, send it in parts"
     )
-
-
-def _bound_memory(max_body_bytes: int) -> None:
-    most = ROOM_BYTES + BYTES_PER_BYTE * max_body_bytes
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
-
-
-def _resident_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # no such system: the most that it ever had
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * resource.getpagesize()
 
 
 if __name__ == "__main__":

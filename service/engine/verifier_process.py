@@ -12,7 +12,6 @@ Rule 3: nothing that a bundle prints reaches the logs or the answers.
 import contextlib
 import json
 import os
-import resource
 import signal
 import sys
 import threading
@@ -24,6 +23,7 @@ from service.contract.bundle import read_bundle
 from service.contract.errors import BundleError
 from service.engine.model_loader import load_model, reason_of
 from service.engine.runner import resolve_provider
+from service.process_bounds import bound_cpu, bound_memory
 
 _ROOM_BYTES: Final = 2**30
 """Of memory, beside what grows with the bundle."""
@@ -45,7 +45,7 @@ def main() -> None:
         os.dup2(nowhere, stream)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
-        _bound_time(asked["limit_s"] * (asked["num_threads"] + 1))
+        bound_cpu(asked["limit_s"] * (asked["num_threads"] + 1))
         _say(answers, _verified(Path(asked["folder"]), provider, asked["num_threads"]))
 
 
@@ -53,7 +53,7 @@ def _verified(folder: Path, provider: str, num_threads: int) -> dict[str, str]:
     """The digest of a bundle that can be served, or why it cannot."""
     try:
         if provider == "cpu":  # others map more than they use
-            _bound_memory(folder)
+            bound_memory(_ROOM_BYTES + _BYTES_PER_BYTE * _bytes_of(folder))
         bundle = read_bundle(folder)
         load_model(bundle, provider, num_threads)
     except MemoryError:
@@ -68,20 +68,9 @@ def _refusal(error: BaseException) -> dict[str, str]:
     return {"refused": reason_of(known), "detail": f"{type(error).__name__}: {error}"[:2000]}
 
 
-def _bound_memory(folder: Path) -> None:
+def _bytes_of(folder: Path) -> int:
     with os.scandir(folder) as entries:
-        num_bytes = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
-    most = _ROOM_BYTES + _BYTES_PER_BYTE * num_bytes
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
-
-
-def _bound_time(seconds: float) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    most = int(time.process_time() + seconds) + 5
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
 
 
 def _end_with_parent(parent: int) -> None:
