@@ -123,8 +123,7 @@ class SqliteFile:
             self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # heeded by a new file only
             write_ahead(self._db)
             # The store syncs the log itself and starts checkpoints: see WriteAheadLog.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA wal_autocheckpoint = 0")
+            self._db.execute("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0")
             self._db.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
             # Looked at again under the lock: another process may be making the same file.
             with Transaction(self._db):

@@ -53,8 +53,8 @@ def settle_axes(signature: Signature, states: Mapping[str, str], choices: Choice
             batch = 0
         if name in states and "time" in shape:
             raise ImportGraphError(
-                f"--time {axes.time_key}: the state {name} {tensor} has that axis too, but keeps its"
-                " size from call to call: say --time with another axis, such as INPUT.NUMBER"
+                f"--time {axes.time_key}: the state {name} {tensor} has that axis too, but keeps"
+                " its size from call to call: say --time with another axis, such as INPUT.NUMBER"
             )
         if batch is not None and name not in choices.constants:
             if shape[batch] is not None:
