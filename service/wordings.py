@@ -123,6 +123,12 @@ SESSIONS: Final[Mapping[str, str]] = {
         "model {model!r} version {version} was unloaded; nothing was applied: see GET /v1/models"
         " for what is loaded"
     ),
+    "not-finite": (
+        "expected finite numbers from model {model!r} version {version}, got infinity or NaN in its"
+        " outputs or its new state; nothing was applied: look for a value that is far beyond those"
+        " of training; a session of which every input is refused has had such a state for longer:"
+        " rewind it, or begin it anew"
+    ),
     "session-queue-full": (
         "session {session!r} has {num_waiting} requests waiting; nothing was applied: send fewer at"
         " once"

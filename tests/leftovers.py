@@ -19,6 +19,7 @@ RUN = "TEST_RUN_ID"
 """A variable that every process inherits that a test starts."""
 
 _of_session: set[int] = set()
+_num_serving = 0
 
 
 def begin_run() -> None:
@@ -31,6 +32,17 @@ def keep_for_session(pid: int) -> None:
 
 
 @contextmanager
+def serving_on() -> Iterator[None]:
+    """An application is served, perhaps to many tests: until it ends, its processes may stay."""
+    global _num_serving
+    _num_serving += 1
+    try:
+        yield
+    finally:
+        _num_serving -= 1
+
+
+@contextmanager
 def nothing_left() -> Iterator[None]:
     """Fail if a process or a thread that would keep this process alive came and stayed."""
     processes_before = {process.pid for process in _children()}
@@ -39,7 +51,7 @@ def nothing_left() -> Iterator[None]:
     left = [
         process
         for process in _children()
-        if process.pid not in processes_before and _is_running(process)
+        if not _num_serving and process.pid not in processes_before and _is_running(process)
     ]
     names = [_name(process) for process in left]
     kill_all(left)

@@ -79,6 +79,12 @@ SEQUENCES: Final[Mapping[str, str]] = {
         "model {model!r} version {version} was unloaded; nothing was applied: see"
         " POST /v2/repository/index for what is loaded"
     ),
+    "not-finite": (
+        "expected finite numbers from model {model!r} version {version}, got infinity or NaN in its"
+        " outputs or its new state; nothing was applied: look for a value that is far beyond those"
+        " of training; a sequence of which every input is refused has had such a state for longer:"
+        " begin it anew with sequence_start"
+    ),
     "session-queue-full": (
         "{sequence} has {num_waiting} requests waiting; nothing was applied: send fewer at once"
     ),

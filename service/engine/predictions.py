@@ -54,7 +54,7 @@ class Predictions:
             outputs = await asyncio.gather(*futures)
         except NotFiniteError as error:
             index = next(i for i, each in enumerate(futures) if _failed_with(each, error))
-            raise NotFiniteError(f"instances[{index}]: {error.detail}") from None
+            raise NotFiniteError(case("instance-refused", index=index, why=error)) from None
         finally:
             for future in futures:
                 future.cancel()  # those behind a failed one; their jobs are dropped

@@ -18,6 +18,7 @@ from typing import Final
 from service.errors import CarryError, OutcomeUnknownError, StoreUnavailableError
 from service.stores.base import Store, Write, WritesFailedError
 from service.stores.record import Key, Record, revision_of
+from service.wordings import case
 
 Outcome = Record | CarryError | None
 
@@ -96,8 +97,7 @@ def _unknown_of(known: Sequence[Outcome]) -> list[int]:
 
 def _given_up(error: StoreUnavailableError) -> OutcomeUnknownError:
     given_up = OutcomeUnknownError(
-        "the session store's answer was lost, and it does not answer; whether this request is kept"
-        " is not known: repeat it with its step",
+        case("outcome-unknown", what="the session store's answer was lost, and it does not answer"),
         retry_after_s=error.retry_after_s,
     )
     given_up.is_silent = True

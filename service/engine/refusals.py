@@ -2,6 +2,7 @@
 
 from service.engine.loaded_model import LoadedModel
 from service.errors import DeadlineError, ModelFailedError, NotFiniteError
+from service.wordings import case
 
 
 def too_late() -> DeadlineError:
@@ -24,9 +25,4 @@ def model_failed(model: LoadedModel, error: Exception | None) -> ModelFailedErro
 
 def not_finite(model: LoadedModel) -> NotFiniteError:
     """To a row whose outputs or new state hold infinity or NaN."""
-    return NotFiniteError(
-        f"expected finite numbers from model {model.name!r} version {model.version}, got infinity"
-        " or NaN in its outputs or its new state; nothing was applied: look for a value that is far"
-        " beyond those of training; a session of which every input is refused has had such a state"
-        " for longer: rewind it, or begin it anew"
-    )
+    return NotFiniteError(case("not-finite", model=model.name, version=model.version))

@@ -22,6 +22,7 @@ from tests.fakes.bundles import (
     write_generator,
     write_tagger,
 )
+from tests.leftovers import serving_on
 from tests.system import in_thread
 
 
@@ -97,7 +98,7 @@ def listening_apart(headers=None, **settings):
             ready.set()
             await asyncio.to_thread(end.wait)
 
-    with in_thread(asyncio.run, serve(), stop=end.set):
+    with serving_on(), in_thread(asyncio.run, serve(), stop=end.set):
         assert ready.wait(60), "the application did not start"
         with httpx.Client(base_url=served[0], headers=headers, timeout=20) as client:
             yield client

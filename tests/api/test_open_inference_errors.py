@@ -77,7 +77,8 @@ def test_an_error_inside_an_error_is_worded_as_well():
 @pytest.mark.parametrize("path", SHARED, ids=lambda path: path.name)
 def test_what_both_transports_pass_through_words_no_error_for_one_of_them(path):
     for call in ast.walk(ast.parse(path.read_text())):
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "").endswith("Error"):
+        name = getattr(call.func, "id", "") if isinstance(call, ast.Call) else ""
+        if name.endswith("Error") and name != "ValueError":  # that one reaches no client
             said = "".join(
                 each.value
                 for argument in call.args
@@ -181,6 +182,7 @@ async def test_a_request_that_finds_the_queue_full_gets_its_id_back(client):
     engine = client.app.context.engine
     worker = engine.workers.of(engine.registry.get("phase"))
     worker._backlog._bounds = worker._backlog._bounds._replace(max_jobs=0)
+    worker._backlog.num_steps = 1  # an idle model lets anything in
     await refused(client, "phase", {"inputs": [x_of(1, 1, 2)]}, 429)
 
 
