@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 
+from service.engine.daemon_thread import in_daemon
 from service.engine.events import Observer
 from service.engine.loaded_model import LoadedModel
 from service.engine.registry import Registry
@@ -61,7 +62,7 @@ class Workers:
         await asyncio.gather(*leaving, return_exceptions=True)
         while self._workers:
             _, worker = self._workers.popitem()
-            worker.close()
+            worker.close(waits=not worker.is_running)  # a graph that hangs is left behind
 
     def __iter__(self) -> Iterator[Worker]:
         """Those that have work or may get some."""
@@ -126,8 +127,8 @@ class Workers:
             await self._answered()
         finally:
             worker.refuse_all(_unloaded(model))
-            if worker.is_running:  # a graph that hangs must not hold up the loop
-                await asyncio.to_thread(worker.close)
+            if worker.is_running:  # a graph that hangs must not hold up the loop, nor the end
+                await in_daemon(f"{model.name}-{model.version}-end", worker.close)
             else:
                 worker.close()
             self._registry.forget(model)
