@@ -37,6 +37,8 @@ class Workers:
     ) -> None:
         """`forget_worker` lets nobody give it work any more; `answered` returns when all is that is
         under way, or never will be."""
+        self.left_running = False
+        """Whether a graph still ran when all was closed: its thread cannot be ended."""
         self._registry = registry
         self._observer = observer
         self._new_worker = new_worker
@@ -54,6 +56,7 @@ class Workers:
 
     async def close(self) -> None:
         """Let go of every thread. Whatever waits must have been ended before."""
+        self.left_running = any(worker.is_running for worker in self)
         for handle in self._grace_ends.values():
             handle.cancel()
         leaving = list(self._leaving)
