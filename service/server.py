@@ -1,6 +1,7 @@
 """One process that serves: uvicorn around the application, on a socket that is bound already."""
 
 import math
+import os
 import signal
 import socket
 import sys
@@ -33,6 +34,12 @@ def serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], No
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(3)
+    if app.context.engine.workers.left_running:
+        # Everything is closed. ONNX Runtime aborts the process where the interpreter takes it down
+        # under a graph that runs.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def bind(settings: Settings) -> socket.socket:

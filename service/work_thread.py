@@ -45,11 +45,15 @@ class WorkThread(Generic[W]):
             work.run()
             loop.call_soon(self._on_done, work)
 
-    def close(self) -> None:
-        """Return when the last piece has run."""
+    def close(self, *, waits: bool = True) -> None:
+        """Return when the last piece has run; or at once, and let it run while there is a process.
+
+        What comes of it is then told to nobody: its loop may be closed.
+        """
         if self._thread is not None:
             self._put.put(None)
-            self._thread.join()
+            if waits:
+                self._thread.join()
 
     def _started(self) -> threading.Thread | None:
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -65,7 +69,8 @@ class WorkThread(Generic[W]):
         while (put := self._put.get()) is not None:
             loop, work = put
             work.run()
-            loop.call_soon_threadsafe(self._on_done, work)
+            with suppress(RuntimeError):  # the loop was closed while it ran
+                loop.call_soon_threadsafe(self._on_done, work)
 
 
 def _be_nice(niceness: int) -> None:

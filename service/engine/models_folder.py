@@ -8,20 +8,16 @@ The repository owns it, and closes it.
 """
 
 import asyncio
-import threading
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from service.contract.bundle import MAX_FILES, Bundle, read_bundle
 from service.contract.errors import BundleError
+from service.engine.daemon_thread import in_daemon
 from service.engine.loaded_model import LoadedModel
 from service.engine.model_loader import load_model
 from service.engine.registry import bundle_folders
 from service.engine.verifier import Verification, Verifier
-
-T = TypeVar("T")
 
 LOAD_TIMEOUT_S: Final = 60.0
 
@@ -57,7 +53,7 @@ class ModelsFolder:
 
     async def look(self) -> Look:
         """Raises OSError where it cannot be read."""
-        return await _in_thread("models-look", self._look)
+        return await in_daemon("models-look", self._look)
 
     async def read(self, name: str, version: str) -> Bundle:
         """The checked bytes of a bundle that was found, and that was tried out.
@@ -67,17 +63,17 @@ class ModelsFolder:
         """
         path, thread = self._path / name / version, f"models-{name}-{version}"
         if self._verifier is None:
-            return await _in_thread(thread, lambda: read_bundle(path))
+            return await in_daemon(thread, lambda: read_bundle(path))
         verification = Verification(self._verifier, path)
         try:
-            return await _in_thread(thread, lambda: read_bundle(path, verification.run()))
+            return await in_daemon(thread, lambda: read_bundle(path, verification.run()))
         finally:
             verification.cancel()  # where it is through, nothing happens
 
     async def load(self, bundle: Bundle) -> LoadedModel:
         """As `load_model`, of a bundle that was `read`."""
         is_checked, manifest = self._verifier is not None, bundle.manifest
-        opening = _in_thread(
+        opening = in_daemon(
             f"models-{manifest.name}-{manifest.version}",
             lambda: load_model(bundle, self._provider, self._num_threads, is_checked=is_checked),
         )
@@ -105,33 +101,6 @@ class ModelsFolder:
         for path in paths:
             found.setdefault(path.parent.name, {})[path.name] = _content_of(path)
         return Look(found, unreadable)
-
-
-async def _in_thread(name: str, work: Callable[[], T]) -> T:
-    """As `asyncio.to_thread`, in a daemon."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]  # T may be None itself
-        else:
-            future.set_exception(error)
-
-    def run() -> None:
-        result: T | None = None
-        error: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as raised:
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return await future
 
 
 def _content_of(path: Path) -> Content:

@@ -24,6 +24,7 @@ from service.engine.engine import Engine
 from service.engine.loaded_model import LoadedModel
 from service.engine.model_loader import reason_of
 from service.engine.models_folder import Content, Found, ModelsFolder
+from service.engine.repository_index import Shown, contents_of, index_of
 from service.engine.wanted import VALUE_NAME, Wanted
 from service.errors import (
     CarryError,
@@ -39,15 +40,6 @@ log = structlog.get_logger()
 _MAX_LOST_RACES: Final = 50
 _REST_AFTER_S: Final = 10.0
 """How long what loads bundles is kept for the next one."""
-
-
-class Shown(NamedTuple):
-    """A bundle: READY, LOADING, UNLOADING or UNAVAILABLE, and why it is not READY."""
-
-    name: str
-    version: str
-    state: str
-    reason: str
 
 
 class _Load(NamedTuple):
@@ -97,7 +89,7 @@ class Repository:
         late = self._registry.late
         try:
             await self._look()
-            tried = _contents(self._found)
+            tried = contents_of(self._found)
             self._tried = {place: each for place, each in tried.items() if place not in late}
             await self._hear()
         except CarryError as error:  # the watcher asks again
@@ -107,7 +99,7 @@ class Repository:
             self._carried_out = {name: word.revision for name, word in words.items()}
             for name in words:
                 self._converge(name, grace_s=0.0)
-        for place, content in _contents(self._found).items():
+        for place, content in contents_of(self._found).items():
             if place in late and self._wanted.of(place[0]).wants(place[1]):
                 self._begin(place, content)
         if self._poll_s:
@@ -207,32 +199,13 @@ class Repository:
             models = {model.name for model in self._registry.all()}
             for name in sorted({*self._found, *self._wanted.models, *models}):
                 self._converge(name, self._grace_s)
-            self._settled = _contents(self._found)
+            self._settled = contents_of(self._found)
 
     def index(self) -> list[Shown]:
         """Every bundle that is loaded or was last seen in the folder."""
-        refused, shown = self._registry.refused, dict[tuple[str, str], Shown]()
-        for name, version in _contents(self._found):
-            is_wanted = self._wanted.of(name).wants(version)
-            reason = "not loaded yet" if is_wanted else "unloaded"
-            shown[name, version] = Shown(name, version, "UNAVAILABLE", reason)
-        for where, reason in refused.items():
-            name, _, version = where.partition("/")
-            shown[name, version] = Shown(name, version, "UNAVAILABLE", reason)
-        for model in self._registry.leaving:
-            told = "what it has begun is being answered"
-            shown[model.name, model.version] = Shown(*_place(model), "UNLOADING", told)
-        for model in self._registry.retiring:
-            left_s = self._engine.workers.seconds_left(model)
-            reason = f"its sessions may be stepped for {left_s:.0f} s more"
-            shown[model.name, model.version] = Shown(*_place(model), "UNLOADING", reason)
-        for place in self._loads:
-            shown[place] = Shown(*place, "LOADING", "")
-        for model in self._registry.all():
-            reason = refused.get(f"{model.name}/{model.version}", "")
-            told = f"what lies in the folder now is another one: {reason}" if reason else ""
-            shown[model.name, model.version] = Shown(*_place(model), "READY", told)
-        return [shown[place] for place in sorted(shown, key=_by_number)]
+        return index_of(
+            self._engine.workers, self._registry, self._wanted, self._found, self._loads
+        )
 
     async def _watch(self) -> None:
         trouble = ""
@@ -375,22 +348,5 @@ class Repository:
         )
 
 
-def _contents(found: Found) -> dict[tuple[str, str], Content]:
-    return {
-        (name, version): content
-        for name, versions in found.items()
-        for version, content in versions.items()
-    }
-
-
-def _place(model: LoadedModel) -> tuple[str, str]:
-    return model.name, model.version
-
-
 def _of(version: str | None) -> str:
     return "" if version is None else f" version {version!r}"
-
-
-def _by_number(place: tuple[str, str]) -> tuple[str, int, str]:
-    name, version = place
-    return name, int(version) if version.isdecimal() else 0, version

@@ -95,11 +95,11 @@ class Worker:
         self._thread = WorkThread(name, self._on_ran)
         self._long_thread = WorkThread(f"{name}-long", self._on_ran, _LONG_NICENESS)
 
-    def close(self) -> None:
+    def close(self, *, waits: bool = True) -> None:
         """Let go of the threads. Whatever waits must have been ended before."""
         self._has_stopped = True
-        self._thread.close()
-        self._long_thread.close()
+        self._thread.close(waits=waits)
+        self._long_thread.close(waits=waits)
         # They know the worker, which is freed now, not when the collector comes by.
         del self._thread, self._long_thread
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 
+from service.engine.daemon_thread import in_daemon
 from service.engine.events import Observer
 from service.engine.loaded_model import LoadedModel
 from service.engine.registry import Registry
@@ -37,6 +38,8 @@ class Workers:
     ) -> None:
         """`forget_worker` lets nobody give it work any more; `answered` returns when all is that is
         under way, or never will be."""
+        self.left_running = False
+        """Whether a graph still ran when all was closed: its thread cannot be ended."""
         self._registry = registry
         self._observer = observer
         self._new_worker = new_worker
@@ -54,6 +57,7 @@ class Workers:
 
     async def close(self) -> None:
         """Let go of every thread. Whatever waits must have been ended before."""
+        self.left_running = any(worker.is_running for worker in self)
         for handle in self._grace_ends.values():
             handle.cancel()
         leaving = list(self._leaving)
@@ -62,7 +66,7 @@ class Workers:
         await asyncio.gather(*leaving, return_exceptions=True)
         while self._workers:
             _, worker = self._workers.popitem()
-            worker.close()
+            worker.close(waits=not worker.is_running)  # a graph that hangs is left behind
 
     def __iter__(self) -> Iterator[Worker]:
         """Those that have work or may get some."""
@@ -127,8 +131,8 @@ class Workers:
             await self._answered()
         finally:
             worker.refuse_all(_unloaded(model))
-            if worker.is_running:  # a graph that hangs must not hold up the loop
-                await asyncio.to_thread(worker.close)
+            if worker.is_running:  # a graph that hangs must not hold up the loop, nor the end
+                await in_daemon(f"{model.name}-{model.version}-end", worker.close)
             else:
                 worker.close()
             self._registry.forget(model)

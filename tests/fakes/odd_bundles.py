@@ -22,8 +22,13 @@ def reseal(path: Path, change_manifest=None, **files: bytes) -> None:
     write_bundle(path, Manifest.model_validate(fields), dict(bundle.files) | files)
 
 
-def write_looping_classifier(folder: Path, num_turns: int, version: str = "1") -> Path:
-    """`<folder>/mood/<version>/`, whose graph turns as often in a loop before it answers."""
+def write_looping_classifier(
+    folder: Path, num_turns: int, version: str = "1", *, after_steps: int = 0
+) -> Path:
+    """`<folder>/mood/<version>/`, whose graph turns as often in a loop before it answers.
+
+    With `after_steps` only where a row has more steps than that.
+    """
     write_classifier(folder, version)
     path = folder / "mood" / version
     model = onnx.load_model_from_string(read_bundle(path).graph)
@@ -48,6 +53,8 @@ def write_looping_classifier(folder: Path, num_turns: int, version: str = "1") -
     graph.initializer.extend(
         [
             helper.make_tensor("num_turns", TensorProto.INT64, [], [num_turns]),
+            helper.make_tensor("few_steps", TensorProto.INT64, [], [after_steps]),
+            helper.make_tensor("no_turn", TensorProto.INT64, [], [0]),
             helper.make_tensor("goes_on", TensorProto.BOOL, [], [True]),
             helper.make_tensor("nothing", TensorProto.FLOAT, [1], [0.0]),
         ]
@@ -58,7 +65,11 @@ def write_looping_classifier(folder: Path, num_turns: int, version: str = "1") -
             helper.make_node("ReduceSum", ["without_loop"], ["all"], keepdims=0),
             helper.make_node("Mul", ["all", "nothing"], ["zeros"]),
             helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0),
-            helper.make_node("Loop", ["num_turns", "goes_on", "zero"], ["looped"], body=body),
+            helper.make_node("ReduceMax", ["length"], ["longest"], keepdims=0),
+            helper.make_node("Cast", ["longest"], ["num_steps"], to=TensorProto.INT64),
+            helper.make_node("Greater", ["num_steps", "few_steps"], ["has_many"]),
+            helper.make_node("Where", ["has_many", "num_turns", "no_turn"], ["turns"]),
+            helper.make_node("Loop", ["turns", "goes_on", "zero"], ["looped"], body=body),
             helper.make_node("Add", ["without_loop", "looped"], [answer]),
         ]
     )
