@@ -97,7 +97,7 @@ def fit(
     if not is_helper:
         console.print(f"[bold]{loaded.name}[/] version {run.recipe.version} → {run.path}")
     if run_fit(task, run, options):
-        _export(run.path, models, data, overwrite=overwrite)
+        _export(run.path, models, data, overwrite)
 
 
 @app.command()
@@ -133,7 +133,7 @@ def export(
 
     Where its version is there already with other contents, the bundle gets the next one.
     """
-    _export(run, models, data, overwrite=overwrite)
+    _export(run, models, data, overwrite)
 
 
 @app.command()
@@ -260,7 +260,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _export(path: Path, models: Path, data: str | None, *, overwrite: bool) -> None:
+def _export(path: Path, models: Path, data: str | None, overwrite: bool) -> None:
     from training.errors import VersionTakenError
     from training.export.bundle_writer import export_run, next_version
     from training.fit.run_folder import RunFolder
