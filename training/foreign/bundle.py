@@ -82,9 +82,9 @@ def write_foreign(
     except GraphCallError as error:
         raise ImportGraphError(f"{error}; {step_hint}" if step_hint else str(error)) from None
     files["golden.npz"] = write_arrays(golden.to_arrays())
-    manifest = _manifest(files, spec, described)
+    manifest = _manifest(files, spec, described, golden.spreads())
     files["CARD.md"] = _card(manifest).encode()
-    manifest = _manifest(files, spec, described)
+    manifest = _manifest(files, spec, described, golden.spreads())
     try:
         check_golden(Bundle(manifest, files), run)
     except GoldenMismatchError as error:
@@ -168,7 +168,9 @@ def _noise(rng: np.random.Generator, spec: InputSpec, shape: tuple[int, int]) ->
     return rng.integers(0, 2, size).astype(spec.dtype)
 
 
-def _manifest(files: dict[str, bytes], spec: GraphSpec, described: Described) -> Manifest:
+def _manifest(
+    files: dict[str, bytes], spec: GraphSpec, described: Described, scales: dict[str, float]
+) -> Manifest:
     return Manifest.model_validate(
         {
             "format": "carry-bundle/1",
@@ -178,7 +180,11 @@ def _manifest(files: dict[str, bytes], spec: GraphSpec, described: Described) ->
             "description": f"Imported from {described.source}.",
             "task": "tensor",
             "graph": spec,
-            "golden": {"file": "golden.npz", "tolerance": described.tolerance},
+            "golden": {
+                "file": "golden.npz",
+                "tolerance": described.tolerance,
+                "scales": scales,
+            },
             "training": {
                 "recipe": {},
                 "command": described.command,
