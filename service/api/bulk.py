@@ -35,7 +35,7 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaTypeError,
 )
-from service.stores.record import Key
+from service.stores.record.record import Key
 
 BULK_PATH = "/v1/steps"
 ARROW = "application/vnd.apache.arrow.stream"

@@ -10,7 +10,7 @@ import re
 from service.engine.engine import Engine
 from service.engine.loaded_model import LoadedModel
 from service.errors import CarryError, InvalidInputError
-from service.stores.record import Key
+from service.stores.record.record import Key
 
 _NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 

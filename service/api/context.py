@@ -19,7 +19,7 @@ from service.engine.loaded_model import LoadedModel
 from service.engine.repository import Repository
 from service.engine.snapshot import SnapshotKeys
 from service.settings import Settings
-from service.stores.record import Key
+from service.stores.record.record import Key
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:  # nothing of it is imported where there are no traces

@@ -18,7 +18,7 @@ from service.contract.outputs import OutputLayout
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
-from service.stores.kept import Keeps
+from service.stores.record.history import Keeps
 
 NANOSECOND_RANGE_S = 2**62 // 10**9
 """Times within about ±146 years of 1970: what every calendar in use here covers."""

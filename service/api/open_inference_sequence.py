@@ -25,7 +25,7 @@ from service.errors import (
     UnknownSequenceError,
     VersionGoneError,
 )
-from service.stores.record import Key
+from service.stores.record.record import Key
 
 _UINT64 = 2**64
 _ENDED = (SessionNotFoundError, SessionExpiredError, SessionClosedError)

@@ -20,7 +20,7 @@ from service.engine.inputs import row_time_s
 from service.engine.loaded_model import LoadedModel
 from service.engine.session import Reply
 from service.errors import InvalidInputError
-from service.stores.record import PackedOutputs, Record
+from service.stores.record.record import PackedOutputs, Record
 
 Json = dict[str, Any]
 

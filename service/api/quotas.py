@@ -22,7 +22,7 @@ from service.engine.engine import Engine
 from service.engine.requests import SessionRequest
 from service.engine.session import Reply
 from service.errors import QuotaExceededError
-from service.stores.record import Key
+from service.stores.record.record import Key
 from service.wordings import case
 
 _COUNT_KEPT_S = 5.0

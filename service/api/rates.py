@@ -27,8 +27,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service.api.keys import Caller
 from service.errors import RateLimitedError
 from service.stores.base import StoreOptions
-from service.stores.redis_node import connection_of
-from service.stores.redis_url import read_redis_url
+from service.stores.redis.node import connection_of
+from service.stores.redis.url import read_redis_url
 
 log = structlog.get_logger()
 

@@ -27,7 +27,7 @@ from service.api.schemas import (
 from service.api.steps import BigBody, answer_step, replay_header, step_answer
 from service.engine.requests import CreateRequest, DeleteRequest
 from service.errors import DigestMismatchError, SessionExistsError
-from service.stores.record import Record
+from service.stores.record.record import Record
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=BigBodyRoute)
 

@@ -16,8 +16,8 @@ from service.api.sessions import InPath
 from service.engine.requests import RestoreRequest
 from service.errors import SnapshotRefusedError, TooLargeError, UnsupportedMediaTypeError
 from service.settings import Settings
-from service.stores.kept import Keeps
-from service.stores.record import Record
+from service.stores.record.history import Keeps
+from service.stores.record.record import Record
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 

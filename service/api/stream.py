@@ -33,7 +33,7 @@ from service.api.stream_schemas import StreamStep, StreamStepOfAny, echo_of_any
 from service.engine.session import Reply
 from service.engine.trail import Trail, on
 from service.errors import CarryError
-from service.stores.record import Key, Record
+from service.stores.record.record import Key, Record
 
 _MAX_OPEN_BYTES = 1 << 20
 _AS_JSON = orjson.OPT_SERIALIZE_NUMPY

@@ -14,7 +14,7 @@ from service.errors import (
     TooManyStreamsError,
     UnauthenticatedError,
 )
-from service.stores.record import Record
+from service.stores.record.record import Record
 
 SUBPROTOCOL = "carry.v1"
 """Chosen where a client offers it; clients that offer none are served alike."""

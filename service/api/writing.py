@@ -12,7 +12,7 @@ from service.engine.requests import Observations, StepRequest
 from service.engine.writer import Listener, Sampling
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
-from service.stores.record import PackedOutputs
+from service.stores.record.record import PackedOutputs
 from service.wordings import case
 
 if TYPE_CHECKING:  # the process that reads big bodies imports no runtime for models

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from service.stores.sqlite_backup import back_up
-from service.stores.sqlite_check import path_of
+from service.stores.sqlite.backup import back_up
+from service.stores.sqlite.check import path_of
 
 HELP = "copy the file of a session store while it is served, and check the copy"
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from service.stores.sqlite_check import check_file, path_of
+from service.stores.sqlite.check import check_file, path_of
 
 HELP = "read every page and record of a session store and say what is damaged; exits 1 if any is"
 

@@ -21,7 +21,7 @@ from service.engine.session import Reply
 from service.engine.trail import CURRENT
 from service.engine.turn import Turn
 from service.errors import CarryError, SkippedError
-from service.stores.record import Key, PackedOutputs, Record
+from service.stores.record.record import Key, PackedOutputs, Record
 
 if TYPE_CHECKING:  # they know each other
     from service.engine.lanes import Lanes

@@ -16,7 +16,7 @@ from service.engine.session import Reply
 from service.engine.trail import Trail
 from service.engine.worker import Worker
 from service.errors import CarryError, QueueFullError
-from service.stores.record import Key, Record
+from service.stores.record.record import Key, Record
 
 if TYPE_CHECKING:
     from service.engine.turns import Turns

@@ -22,7 +22,7 @@ from service.engine.bulk import Bulk, BulkTurn, Outcomes, skipped
 from service.engine.requests import Observations, StepRequest
 from service.engine.session import Reply
 from service.errors import CarryError, InvalidInputError, ModelFailedError, NotFiniteError
-from service.stores.record import Key
+from service.stores.record.record import Key
 
 if TYPE_CHECKING:  # they know each other
     from service.engine.lanes import Lanes

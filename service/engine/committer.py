@@ -21,7 +21,7 @@ from service.engine.events import Observer
 from service.engine.read_back import read_back
 from service.errors import CarryError, StoreUnavailableError
 from service.stores.base import Store, Write, WritesFailedError
-from service.stores.record import Record
+from service.stores.record.record import Record
 from service.wordings import case
 
 Answer = Callable[[Sequence[Record | CarryError | None]], None]

@@ -37,7 +37,7 @@ from service.engine.session import (
 from service.engine.starts import decide_start, opening_seen, started
 from service.engine.turn import Turn
 from service.stores.base import Store
-from service.stores.record import Opening, Record
+from service.stores.record.record import Opening, Record
 
 
 async def decide_turn(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from service.engine.loaded_model import LoadedModel
-from service.stores.record import PackedOutputs, Record
+from service.stores.record.record import PackedOutputs, Record
 
 
 def divergence(

@@ -42,7 +42,7 @@ from service.errors import (
     ModelFailedError,
 )
 from service.stores.base import Store, Swept
-from service.stores.record import Key, PackedOutputs, Record
+from service.stores.record.record import Key, PackedOutputs, Record
 from service.wordings import case
 
 log = structlog.get_logger()

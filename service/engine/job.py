@@ -18,7 +18,7 @@ from service.engine.runner import BatchResult
 from service.engine.trail import Trail
 from service.engine.writer import Writer
 from service.errors import CarryError
-from service.stores.record import PackedOutputs
+from service.stores.record.record import PackedOutputs
 
 Emit = Literal["none", "last", "all"]
 

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from service.engine.observation_bytes import pack_observations
 from service.engine.requests import Observations, StepRequest
-from service.stores.kept import Checkpoint, Keeps, Kept
-from service.stores.record import Record
+from service.stores.record.history import Checkpoint, Keeps, Kept
+from service.stores.record.record import Record
 
 T = TypeVar("T")
 

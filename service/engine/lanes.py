@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from service.errors import QueueFullError
-from service.stores.record import Key, Record
+from service.stores.record.record import Key, Record
 from service.wordings import case
 
 if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns

@@ -12,7 +12,7 @@ from service.contract.tensors import InputSpec
 from service.engine.batcher import BatchLimits
 from service.engine.runner import Runner
 from service.engine.vector_runner import steps_of_tokens
-from service.stores.record import Origin
+from service.stores.record.record import Origin
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)

@@ -32,8 +32,8 @@ from service.errors import (
     SnapshotRefusedError,
     UpgradeRefusedError,
 )
-from service.stores.kept import Kept, pack_kept
-from service.stores.record import Key, Opening, Record, pack_data
+from service.stores.record.history import Kept, pack_kept
+from service.stores.record.record import Key, Opening, Record, pack_data
 
 
 def decide_fork(

@@ -13,7 +13,7 @@ from service.engine.requests import Observations
 from service.engine.trail import CURRENT
 from service.engine.workers import Workers
 from service.errors import InvalidInputError, NotFiniteError
-from service.stores.record import PackedOutputs
+from service.stores.record.record import PackedOutputs
 from service.wordings import case
 
 _READ_AT_ONCE = 10_000

@@ -17,7 +17,7 @@ from typing import Final
 
 from service.errors import CarryError, OutcomeUnknownError, StoreUnavailableError
 from service.stores.base import Store, Write, WritesFailedError
-from service.stores.record import Key, Record, revision_of
+from service.stores.record.record import Key, Record, revision_of
 from service.wordings import case
 
 Outcome = Record | CarryError | None

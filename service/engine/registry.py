@@ -14,7 +14,7 @@ from service.engine.loaded_model import LoadedModel
 from service.engine.model_loader import load_model, reason_of
 from service.engine.runner import resolve_provider
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
-from service.stores.record import Opening
+from service.stores.record.record import Opening
 from service.wordings import case
 
 log = structlog.get_logger()

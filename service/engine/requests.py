@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 
 from service.engine.writer import Listener, Sampling
-from service.stores.kept import Keeps
-from service.stores.record import Key, Record
+from service.stores.record.history import Keeps
+from service.stores.record.record import Key, Record
 
 
 class Observations(NamedTuple):

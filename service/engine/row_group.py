@@ -27,7 +27,7 @@ from service.engine.trail import Trail
 from service.engine.worker import Worker
 from service.errors import CarryError, InvalidInputError
 from service.stores.base import Write
-from service.stores.record import STATE_AT, Record
+from service.stores.record.record import STATE_AT, Record
 
 if TYPE_CHECKING:
     from service.engine.turns import Turns

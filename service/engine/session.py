@@ -31,16 +31,16 @@ from service.errors import (
     SessionNotFoundError,
     StepConflictError,
 )
-from service.stores.alike import pack_alike
-from service.stores.kept import NOTHING_KEPT, Kept, pack_kept, unpack_kept
-from service.stores.record import (
+from service.stores.record.batch_pack import pack_alike
+from service.stores.record.history import NOTHING_KEPT, Kept, pack_kept, unpack_kept
+from service.stores.record.record import (
     Key,
     Opening,
     PackedOutputs,
     Record,
     pack_data,
 )
-from service.stores.replies import KeptReply, PackedReplies, first_reply_bytes, pack_reply
+from service.stores.record.replies import KeptReply, PackedReplies, first_reply_bytes, pack_reply
 from service.wordings import case
 
 Taken = Literal["session-exists", "session-exists-resume", "session-exists-replace"]

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from service.engine.sound_record import require_sound
 from service.errors import SnapshotRefusedError, SnapshotsOffError, StartUpError
-from service.stores.kept import pack_kept
-from service.stores.record import Record, RecordFormatError, pack_data
-from service.stores.sealed import checksum, decode_record, encode_opening
+from service.stores.record.checksummed import checksum, decode_record, encode_opening
+from service.stores.record.history import pack_kept
+from service.stores.record.record import Record, RecordFormatError, pack_data
 
 SNAPSHOT_FORMAT = 1
 _MAGIC = b"CARRYSNP"

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from service.engine.keeping import MAX_CHECKPOINT_BYTES, MAX_OBSERVATION_BYTES
 from service.engine.observation_bytes import require_sound_observations
-from service.stores.kept import Keeps, Kept
-from service.stores.record import Opening, Record
+from service.stores.record.history import Keeps, Kept
+from service.stores.record.record import Opening, Record
 
 _MOST_STEPS: Final = 2**53 - 1
 _MOST_METADATA_DEPTH: Final = 16

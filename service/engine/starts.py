@@ -25,8 +25,8 @@ from service.engine.session import (
     opened,
     wrong_step,
 )
-from service.stores.record import Opening, PackedOutputs, Record, pack_data
-from service.stores.replies import pack_reply
+from service.stores.record.record import Opening, PackedOutputs, Record, pack_data
+from service.stores.record.replies import pack_reply
 
 
 def decide_start(

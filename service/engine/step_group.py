@@ -22,7 +22,7 @@ from service.engine.trail import Trail
 from service.engine.turn import Turn
 from service.engine.worker import Worker
 from service.errors import CarryError, QueueFullError
-from service.stores.record import Record
+from service.stores.record.record import Record
 
 if TYPE_CHECKING:
     from service.engine.turns import Turns

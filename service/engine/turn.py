@@ -10,7 +10,7 @@ from service.engine.requests import SessionRequest
 from service.engine.session import Reply
 from service.engine.trail import Trail
 from service.errors import CarryError
-from service.stores.record import Record
+from service.stores.record.record import Record
 
 
 class Turn(Job):

@@ -41,7 +41,7 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.stores.base import Store, Write
-from service.stores.record import STATE_AT, Origin, Record
+from service.stores.record.record import STATE_AT, Origin, Record
 from service.wordings import case
 
 _MAX_LOST_RACES = 50

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 from service.engine.lanes import Lanes
 from service.engine.session import Reply
 from service.stores.base import Store
-from service.stores.record import Key, Record
+from service.stores.record.record import Key, Record
 
 _MAX_UNTOLD = 1024
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from service.errors import StartUpError, StoreUnavailableError
-from service.stores.record import Key, Opening, Record
+from service.stores.record.record import Key, Opening, Record
 
 TOMBSTONE_S = 600.0
 
@@ -139,11 +139,11 @@ def open_store(url: str, options: StoreOptions = _NO_OPTIONS) -> Store:
 
         return MemoryStore()
     if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
-        from service.stores.sqlite import SqliteStore
+        from service.stores.sqlite.store import SqliteStore
 
         return SqliteStore.open(parts.path[1:], options.durability)
     if parts.scheme.partition("+")[0] in ("redis", "rediss"):
-        from service.stores.redis import RedisStore
+        from service.stores.redis.store import RedisStore
 
         return RedisStore.open(url, options)
     raise StartUpError(f"CARRY_STORE is {parts.scheme}://…: expected {_EXPECTED}")

@@ -13,8 +13,16 @@ from typing import NamedTuple
 import orjson
 
 from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
-from service.stores.kept import Keeps
-from service.stores.record import Key, Opening, Origin, Record, is_closed, revision_of, ttl_s_of
+from service.stores.record.history import Keeps
+from service.stores.record.record import (
+    Key,
+    Opening,
+    Origin,
+    Record,
+    is_closed,
+    revision_of,
+    ttl_s_of,
+)
 
 _OPENING = struct.Struct("<II16s")  # number of the origin, bytes of JSON, digest of the request
 

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.api.support import listening, until
 
 NUM_REQUESTS = 10

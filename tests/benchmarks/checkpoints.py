@@ -16,10 +16,11 @@ from pathlib import Path
 
 import uvloop
 
-from service.stores import sqlite_log, sqlite_log_size
-from service.stores.record import Record
-from service.stores.sqlite import SqliteStore
-from service.stores.sqlite_log import WriteAheadLog
+from service.stores.record.record import Record
+from service.stores.sqlite import log as sqlite_log
+from service.stores.sqlite import log_size as sqlite_log_size
+from service.stores.sqlite.log import WriteAheadLog
+from service.stores.sqlite.store import SqliteStore
 from tests.benchmarks.figures import percentile_ms, write_answer
 from tests.stores.support import after, opened
 

@@ -13,7 +13,7 @@ from service.engine.loaded_model import LoadedModel
 from service.engine.registry import Registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.stores.base import StoreOptions, open_store
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F
 from tests.benchmarks.figures import Figure, median_figure, percentile_ms
 

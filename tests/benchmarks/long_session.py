@@ -16,7 +16,7 @@ from service.engine.engine import Engine
 from service.engine.registry import Registry
 from service.engine.requests import CreateRequest, DeleteRequest, Observations, StepRequest
 from service.stores.base import StoreOptions, open_store
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry
 from tests.benchmarks.engine_load import STORES
 from tests.benchmarks.figures import write_answer

@@ -21,7 +21,7 @@ from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.stores.base import StoreOptions, open_store
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry
 from tests.benchmarks.engine_load import STORES
 from tests.benchmarks.figures import percentile_ms, resident_bytes, write_answer

@@ -21,7 +21,7 @@ from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
 from service.engine.requests import CreateRequest
 from service.stores.base import open_store
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry
 from tests.benchmarks.figures import resident_bytes
 from tests.benchmarks.http_load import STEP_BODY, STEP_PATH, measure_http

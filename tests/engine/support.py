@@ -18,7 +18,7 @@ from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.engine.runner import Batch
 from service.errors import StoreUnavailableError
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.fakes.bundles import (
     write_classifier,
     write_forecaster,

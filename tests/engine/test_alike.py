@@ -11,8 +11,8 @@ from service.contract.text import UNREAD, TextCursor
 from service.engine import turns
 from service.engine.requests import Observations, StepRequest, digests_of_rows
 from service.engine.session import seed_record, stepped, stepped_alike
-from service.stores.record import Key, Record, check_data, pack_data, revision_of
-from service.stores.replies import pack_reply
+from service.stores.record.record import Key, Record, check_data, pack_data, revision_of
+from service.stores.record.replies import pack_reply
 from tests.engine.support import (
     A,
     create_load,

@@ -7,8 +7,8 @@ import pytest
 from service.engine import bulk
 from service.engine.requests import Observations
 from service.errors import CarryError, DeadlineError, DrainingError
-from service.stores.record import Key
-from service.stores.sqlite import SqliteStore
+from service.stores.record.record import Key
+from service.stores.sqlite.store import SqliteStore
 from tests.engine.fakes import settle
 from tests.engine.support import (
     A,

@@ -15,7 +15,7 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.stores.memory import MemoryStore
-from service.stores.record import Key, pack_data
+from service.stores.record.record import Key, pack_data
 from tests.engine.fakes import settle
 from tests.engine.support import (
     A,

@@ -20,7 +20,7 @@ from service.engine.registry import Registry, load_registry
 from service.engine.requests import Observations
 from service.errors import NotFiniteError
 from service.stores.memory import MemoryStore
-from service.stores.record import Key, Record, pack_data
+from service.stores.record.record import Key, Record, pack_data
 from tests.engine.fakes import settle
 from tests.engine.support import (
     A,

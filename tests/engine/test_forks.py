@@ -14,9 +14,9 @@ from service.errors import (
     SessionExpiredError,
     SessionNotFoundError,
 )
-from service.stores.kept import Keeps
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record.history import Keeps
+from service.stores.record.record import Key
 from tests.engine.support import (
     A,
     ScriptedStore,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.engine.requests import DeleteRequest
 from service.errors import DigestMismatchError, SessionClosedError
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import (
     A,
     ScriptedStore,

@@ -12,7 +12,7 @@ from service.engine.requests import DeleteRequest
 from service.engine.turn import Turn
 from service.errors import QueueFullError, SessionClosedError, SessionNotFoundError
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import (
     A,
     create_load,

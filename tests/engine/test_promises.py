@@ -24,7 +24,7 @@ from service.errors import (
     VersionGoneError,
 )
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import (
     A,
     ScriptedStore,

@@ -23,7 +23,7 @@ from service.errors import (
 )
 from service.stores.base import WritesFailedError
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.protocol_model import Answered, Model
 from tests.engine.support import outputs_of, rows, small_models
 

@@ -11,7 +11,7 @@ from service.contract.errors import BundleError
 from service.engine.registry import load_model, load_registry
 from service.engine.session import seed_record
 from service.errors import VersionGoneError
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import create_load
 from tests.fakes.bundles import write_classifier, write_forecaster
 

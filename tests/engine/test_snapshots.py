@@ -21,10 +21,10 @@ from service.errors import (
     SnapshotsOffError,
     StartUpError,
 )
-from service.stores.kept import Checkpoint, Keeps, Kept, pack_kept
-from service.stores.record import Key, Origin, pack_data
-from service.stores.sealed import encode_opening
-from service.stores.sqlite import SqliteStore
+from service.stores.record.checksummed import encode_opening
+from service.stores.record.history import Checkpoint, Keeps, Kept, pack_kept
+from service.stores.record.record import Key, Origin, pack_data
+from service.stores.sqlite.store import SqliteStore
 from tests.engine.support import (
     A,
     create_load,

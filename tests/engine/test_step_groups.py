@@ -10,7 +10,7 @@ from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
 from service.engine.requests import Observations, StepRequest
 from service.errors import DeadlineError, InvalidInputError, QueueFullError, SessionClosedError
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import (
     ScriptedStore,
     Witness,

@@ -14,7 +14,7 @@ from service.engine.loaded_model import LoadedModel
 from service.engine.registry import Registry
 from service.engine.requests import Observations
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import (
     A,
     create_load,

@@ -6,7 +6,7 @@ import pytest
 
 from service.engine.session import Reply
 from service.errors import StepConflictError
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import A, Witness, create_load, rows, running_engine, step_rows
 
 B = Key("t", "b")

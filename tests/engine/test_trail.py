@@ -13,7 +13,7 @@ from service.engine.engine import EngineLimits
 from service.engine.requests import DeleteRequest, Observations
 from service.engine.trail import Trail, on
 from service.errors import StoreUnavailableError
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import (
     A,
     ScriptedStore,

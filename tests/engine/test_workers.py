@@ -18,7 +18,7 @@ from service.engine.registry import Registry, load_model
 from service.engine.requests import ForkRequest, Observations, UpgradeRequest
 from service.errors import ModelNotFoundError, VersionGoneError
 from service.stores.memory import MemoryStore
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import (
     A,
     ScriptedStore,

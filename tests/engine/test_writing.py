@@ -21,7 +21,7 @@ from service.errors import (
     ModelFailedError,
     StepConflictError,
 )
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import A, ScriptedStore, outputs_of, running_engine, small_models
 from tests.fakes.bundles import CHARACTERS, write_generator
 
@@ -177,7 +177,7 @@ async def test_work_that_ends_early_leaves_nothing_counted_behind():
 
 
 async def test_what_was_written_is_kept_among_the_observations():
-    from service.stores.kept import Keeps
+    from service.stores.record.history import Keeps
 
     async with running_engine() as engine:
         await engine.submit(A, create(keeps=Keeps(0, 1, 5)))

@@ -15,7 +15,7 @@ from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
 from service.engine.registry import Registry, load_registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import running_engine
 
 MODELS = Path(__file__).parents[2] / "models"

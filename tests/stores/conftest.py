@@ -3,9 +3,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.stores.memory import MemoryStore
-from service.stores.redis import RedisStore
-from service.stores.redis_url import read_redis_url
-from service.stores.sqlite import SqliteStore
+from service.stores.redis.store import RedisStore
+from service.stores.redis.url import read_redis_url
+from service.stores.sqlite.store import SqliteStore
 from tests.leftovers import keep_for_session
 from tests.stores.support import Clock
 from tests.stores.valkey import running_cluster, running_valkey

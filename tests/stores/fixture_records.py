@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 
 from service.contract.text import UNREAD, TextCursor
-from service.stores.kept import Checkpoint, Keeps, Kept, pack_kept
-from service.stores.record import RECORD_FORMAT, Key, Opening, Origin, Record, pack_data
-from service.stores.replies import pack_reply
-from service.stores.sqlite import SqliteStore
+from service.stores.record.history import Checkpoint, Keeps, Kept, pack_kept
+from service.stores.record.record import RECORD_FORMAT, Key, Opening, Origin, Record, pack_data
+from service.stores.record.replies import pack_reply
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import NOW, Clock
 
 FOLDER = Path(__file__).parent / "fixtures"

@@ -1,8 +1,8 @@
 """Records to write, and a clock that stands still."""
 
 from service.contract.text import TextCursor
-from service.stores.record import Opening, Origin, Record, pack_data
-from service.stores.replies import pack_reply
+from service.stores.record.record import Opening, Origin, Record, pack_data
+from service.stores.record.replies import pack_reply
 
 NOW = 1_000_000.0
 STATE = b"\x00\x01state"

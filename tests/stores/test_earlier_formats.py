@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from service.stores.kept import pack_kept
-from service.stores.record import RECORD_FORMAT, Key, Record, pack_data
-from service.stores.sqlite import SqliteStore
+from service.stores.record.history import pack_kept
+from service.stores.record.record import RECORD_FORMAT, Key, Record, pack_data
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.fixture_records import described, described_in, file_of
 from tests.stores.support import NOW, commit
 

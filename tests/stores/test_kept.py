@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import NO_TEXT, TextCursor
-from service.stores.kept import Checkpoint, Keeps, Kept, pack_kept, unpack_kept
-from service.stores.record import Record, RecordFormatError, check_data, pack_data
-from service.stores.replies import KeptReply, pack_reply
-from service.stores.sealed import checksum, decode_record, encode_opening
+from service.stores.record.checksummed import checksum, decode_record, encode_opening
+from service.stores.record.history import Checkpoint, Keeps, Kept, pack_kept, unpack_kept
+from service.stores.record.record import Record, RecordFormatError, check_data, pack_data
+from service.stores.record.replies import KeptReply, pack_reply
 from tests.stores.support import record_named
 
 steps = st.integers(0, 2**62)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.stores.base import TOMBSTONE_S
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.stores.support import after, commit, opened, record_named
 
 

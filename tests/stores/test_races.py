@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from service.errors import DigestMismatchError
-from service.stores.redis import RedisStore
-from service.stores.redis_url import read_redis_url
-from service.stores.sqlite import SqliteStore
+from service.stores.redis.store import RedisStore
+from service.stores.redis.url import read_redis_url
+from service.stores.sqlite.store import SqliteStore
 from tests.engine.support import A, create_load, outputs_of, running_engine, step_rows
 
 NUM_RACES = int(os.environ.get("RACES", "2000"))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import UNREAD, TextCursor
-from service.stores.alike import pack_alike
-from service.stores.record import (
+from service.stores.record.batch_pack import pack_alike
+from service.stores.record.record import (
     RECORD_FORMAT,
     Key,
     Record,
@@ -20,8 +20,8 @@ from service.stores.record import (
     revision_of,
     ttl_s_of,
 )
-from service.stores.replies import KeptReply, pack_reply
-from service.stores.revision import new_revision
+from service.stores.record.replies import KeptReply, pack_reply
+from service.stores.record.revision import new_revision
 from tests.stores.support import record_named
 
 # As the format says; written out, so that a change is noticed.

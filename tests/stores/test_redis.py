@@ -8,12 +8,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.errors import OutcomeUnknownError, StartUpError, StoreUnavailableError
-from service.stores import redis_index, redis_node
 from service.stores.base import TOMBSTONE_S, StoreOptions, WritesFailedError, open_store
-from service.stores.record import Key
-from service.stores.redis import RedisStore
-from service.stores.redis_keys import index_keys, member_of, session_key, shard_of
-from service.stores.redis_url import read_redis_url
+from service.stores.record.record import Key
+from service.stores.redis import index as redis_index
+from service.stores.redis import node as redis_node
+from service.stores.redis.keys import index_keys, member_of, session_key, shard_of
+from service.stores.redis.store import RedisStore
+from service.stores.redis.url import read_redis_url
 from tests.stores.support import after, commit, opened, record_named
 from tests.stores.valkey import SAFE, running_cluster, running_valkey
 from tests.system import free_port

@@ -6,9 +6,9 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import MovedError
 
-from service.stores.redis_node import LostError, Node, NotSentError, has_timed_out
-from service.stores.redis_topology import Cluster, Command, Sentinels
-from service.stores.redis_url import read_redis_url
+from service.stores.redis.node import LostError, Node, NotSentError, has_timed_out
+from service.stores.redis.topology import Cluster, Command, Sentinels
+from service.stores.redis.url import read_redis_url
 
 ONE, TWO = ("one", 1), ("two", 2)
 LOW, HIGH = (

@@ -4,7 +4,7 @@ import pytest
 
 from service.errors import StartUpError
 from service.stores.base import open_store
-from service.stores.redis_url import read_redis_url
+from service.stores.redis.url import read_redis_url
 
 
 @pytest.mark.parametrize(

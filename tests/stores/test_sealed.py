@@ -5,8 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.stores.record import RECORD_FORMAT, Opening, Origin, RecordFormatError
-from service.stores.sealed import OPENING_FORMAT, checksum, decode_record, encode_opening
+from service.stores.record.checksummed import (
+    OPENING_FORMAT,
+    checksum,
+    decode_record,
+    encode_opening,
+)
+from service.stores.record.record import RECORD_FORMAT, Opening, Origin, RecordFormatError
 from tests.stores.support import record_named
 
 RECORD = record_named()

@@ -10,11 +10,12 @@ import apsw
 import pytest
 
 from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
-from service.stores import sqlite_connection, sqlite_file
 from service.stores.base import open_store
-from service.stores.record import Key
-from service.stores.revision import new_revision
-from service.stores.sqlite import SqliteStore
+from service.stores.record.record import Key
+from service.stores.record.revision import new_revision
+from service.stores.sqlite import connection as sqlite_connection
+from service.stores.sqlite import file as sqlite_file
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit, opened, record_named
 from tests.system import running_process
 
@@ -55,8 +56,8 @@ async def test_stores_that_race_on_one_file_win_once_each_round(tmp_path, durabi
 
 RACER = """
 import asyncio, sys
-from service.stores.record import Key
-from service.stores.sqlite import SqliteStore
+from service.stores.record.record import Key
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit
 
 async def race():
@@ -108,7 +109,7 @@ async def test_a_file_of_a_later_service_is_refused(tmp_path):
 
 def test_processes_that_make_the_file_together_all_get_it(tmp_path):
     code = (
-        "import asyncio, sys; from service.stores.sqlite import SqliteStore;"
+        "import asyncio, sys; from service.stores.sqlite.store import SqliteStore;"
         "asyncio.run(SqliteStore.open(sys.argv[1], 'power').close())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "s.db")]

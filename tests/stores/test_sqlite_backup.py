@@ -4,9 +4,9 @@ import apsw
 import pytest
 
 from service.errors import StartUpError
-from service.stores import sqlite_backup
-from service.stores.sqlite import SqliteStore
-from service.stores.sqlite_backup import back_up
+from service.stores.sqlite import backup as sqlite_backup
+from service.stores.sqlite.backup import back_up
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit, opened
 
 

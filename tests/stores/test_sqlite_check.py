@@ -4,9 +4,9 @@ import apsw
 import pytest
 
 from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
-from service.stores.record import Key
-from service.stores.sqlite import SqliteStore
-from service.stores.sqlite_check import check_file, path_of
+from service.stores.record.record import Key
+from service.stores.sqlite.check import check_file, path_of
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit, opened
 
 NUM_SESSIONS = 60

@@ -7,9 +7,10 @@ import apsw
 import pytest
 
 from service.errors import StoreUnavailableError
-from service.stores import sqlite, sqlite_log
-from service.stores.record import Key
-from service.stores.sqlite import SqliteStore
+from service.stores.record.record import Key
+from service.stores.sqlite import log as sqlite_log
+from service.stores.sqlite import store as sqlite
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit, opened, record_named
 
 AT_MOST_S = 5.0

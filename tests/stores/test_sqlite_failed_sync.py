@@ -7,9 +7,9 @@ import apsw
 import pytest
 
 from service.errors import StoreUnavailableError
-from service.stores import sqlite_log
-from service.stores.sqlite import SqliteStore
-from service.stores.sqlite_connection import Transaction
+from service.stores.sqlite import log as sqlite_log
+from service.stores.sqlite.connection import Transaction
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit, opened, statements_of
 
 

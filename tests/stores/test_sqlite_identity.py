@@ -8,9 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.errors import StartUpError, StoreUnavailableError
-from service.stores import sqlite
-from service.stores.record import Key
-from service.stores.sqlite import SqliteStore
+from service.stores.record.record import Key
+from service.stores.sqlite import store as sqlite
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit, opened
 
 A = Key("t", "a")

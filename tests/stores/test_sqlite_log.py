@@ -7,8 +7,9 @@ import threading
 import apsw
 import pytest
 
-from service.stores import sqlite_log, sqlite_log_size
-from service.stores.sqlite import SqliteStore
+from service.stores.sqlite import log as sqlite_log
+from service.stores.sqlite import log_size as sqlite_log_size
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit, opened, statements_of
 
 AT_MOST_S = 5.0

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from service.stores import sqlite_log, sqlite_log_size
-from service.stores.sqlite import SqliteStore
-from service.stores.sqlite_log_size import LogSize
+from service.stores.sqlite import log as sqlite_log
+from service.stores.sqlite import log_size as sqlite_log_size
+from service.stores.sqlite.log_size import LogSize
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import after, commit, opened
 
 AT_MOST_S = 60.0

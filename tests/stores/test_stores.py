@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.stores.base import TOMBSTONE_S
-from service.stores.kept import Keeps
-from service.stores.record import Key
+from service.stores.record.history import Keeps
+from service.stores.record.record import Key
 from tests.stores.support import NOW, after, commit, opened, record_named, unkept
 
 

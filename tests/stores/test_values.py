@@ -6,12 +6,12 @@ import os
 import pytest
 
 from service.errors import OutcomeUnknownError
-from service.stores import redis
 from service.stores.base import TOMBSTONE_S
-from service.stores.redis import RedisStore
-from service.stores.redis_node import LostError
-from service.stores.redis_url import read_redis_url
-from service.stores.sqlite import SqliteStore
+from service.stores.redis import store as redis
+from service.stores.redis.node import LostError
+from service.stores.redis.store import RedisStore
+from service.stores.redis.url import read_redis_url
+from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import opened
 
 

@@ -11,7 +11,7 @@ from service.contract.sampling import probabilities
 from service.engine.registry import load_registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.engine.writer import Sampling
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import running_engine
 from training.config import load_recipe, parse_recipe
 from training.evaluate.captioning import name_each

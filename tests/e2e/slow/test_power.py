@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from service.stores.sealed import decode_record
+from service.stores.record.checksummed import decode_record
 from tests.e2e.fault_run import new_seed, run_clients
 from tests.e2e.server import running_server
 from tests.e2e.system_calls import SENDS, SYNCS, WRITES, Disk, events_of, traced

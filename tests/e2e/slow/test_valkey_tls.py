@@ -9,8 +9,8 @@ from service.api.keys import KeyRing
 from service.api.rates import Rates
 from service.errors import StoreUnavailableError
 from service.stores.base import StoreOptions
-from service.stores.redis import RedisStore
-from service.stores.redis_url import read_redis_url
+from service.stores.redis.store import RedisStore
+from service.stores.redis.url import read_redis_url
 from tests.api.keys import bearer, keys_file
 from tests.e2e.wire import wire_to
 from tests.stores.support import after, commit, opened

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from service.errors import StoreUnavailableError
-from service.stores.record import Key
-from service.stores.redis import RedisStore
-from service.stores.redis_url import read_redis_url
+from service.stores.record.record import Key
+from service.stores.redis.store import RedisStore
+from service.stores.redis.url import read_redis_url
 from tests.stores.support import after, commit, opened, record_named
 from tests.stores.valkey import running_cluster, running_valkey, wait_until
 

@@ -10,7 +10,7 @@ from service.contract.bundle import read_bundle
 from service.engine.registry import load_registry
 from service.engine.requests import CreateRequest, Observations, StepRequest
 from service.engine.writer import Sampling
-from service.stores.record import Key
+from service.stores.record.record import Key
 from tests.engine.support import running_engine
 from training.config import parse_recipe
 from training.errors import DataError, RecipeError

@@ -28,7 +28,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.stores.redis_url import Place, RedisAddress
+from service.stores.redis.url import Place, RedisAddress
 
 log = structlog.get_logger()
 

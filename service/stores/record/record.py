@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 from service.contract.text import TextCursor
 from service.errors import RecordUnreadableError
-from service.stores.kept import NOTHING_KEPT, Keeps, Kept, unpack_kept
-from service.stores.replies import KeptReply, PackedReplies, size_of_replies, unpack_replies
-from service.stores.revision import REVISION_BYTES, new_revision
+from service.stores.record.history import NOTHING_KEPT, Keeps, Kept, unpack_kept
+from service.stores.record.replies import KeptReply, PackedReplies, size_of_replies, unpack_replies
+from service.stores.record.revision import REVISION_BYTES, new_revision
 
 RECORD_FORMAT = 2
 """The latest that this service reads."""

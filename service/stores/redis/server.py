@@ -11,8 +11,8 @@ import structlog
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError
 
 from service.errors import StartUpError
-from service.stores.redis_node import LostError, NotSentError
-from service.stores.redis_topology import Topology
+from service.stores.redis.node import LostError, NotSentError
+from service.stores.redis.topology import Topology
 
 log = structlog.get_logger()
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from service.stores.record import MAGIC, PLAIN_FORMAT
-from service.stores.revision import REVISION_BYTES
+from service.stores.record.record import MAGIC, PLAIN_FORMAT
+from service.stores.record.revision import REVISION_BYTES
 
 
 def pack_alike(

@@ -26,11 +26,11 @@ import structlog
 
 from service.errors import StartUpError, StoreUnavailableError
 from service.stores.base import Swept, Usage, Write
-from service.stores.record import Key, Record, RecordFormatError
-from service.stores.sqlite_errors import FAILURES, changed, unavailable
-from service.stores.sqlite_file import SqliteFile
-from service.stores.sqlite_identity import FileIdentity
-from service.stores.sqlite_log import WriteAheadLog
+from service.stores.record.record import Key, Record, RecordFormatError
+from service.stores.sqlite.errors import FAILURES, changed, unavailable
+from service.stores.sqlite.file import SqliteFile
+from service.stores.sqlite.identity import FileIdentity
+from service.stores.sqlite.log import WriteAheadLog
 from service.wordings import case
 
 log = structlog.get_logger()

@@ -31,18 +31,18 @@ from pathlib import Path
 import apsw
 import structlog
 
-from service.stores import sqlite_log_size
-from service.stores.record import Record
-from service.stores.sqlite_connection import (
+from service.stores.record.record import Record
+from service.stores.sqlite import log_size as sqlite_log_size
+from service.stores.sqlite.connection import (
     close,
     connected,
     num_log_frames_of,
     rows_of,
     wait_at_most,
 )
-from service.stores.sqlite_file import PAGE_BYTES, SqliteFile
-from service.stores.sqlite_identity import FileIdentity
-from service.stores.sqlite_log_size import FRAME_HEAD_BYTES, LogSize
+from service.stores.sqlite.file import PAGE_BYTES, SqliteFile
+from service.stores.sqlite.identity import FileIdentity
+from service.stores.sqlite.log_size import FRAME_HEAD_BYTES, LogSize
 from service.work_thread import WorkThread
 
 log = structlog.get_logger()

@@ -21,7 +21,7 @@ from typing import Final
 import apsw
 
 from service.errors import StartUpError
-from service.stores.sqlite_log_size import HEAD_BYTES
+from service.stores.sqlite.log_size import HEAD_BYTES
 
 # Each request asks for three: pathlib takes as long again as the system.
 _stat = os.stat

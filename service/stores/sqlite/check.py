@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import apsw
 
 from service.errors import RecordUnreadableError, StartUpError
-from service.stores.record import Key
-from service.stores.sealed import decode_record
-from service.stores.sqlite_connection import connected, rows_of
-from service.stores.sqlite_errors import FAILURES, UNUSABLE
-from service.stores.sqlite_file import refuse_strange_file
+from service.stores.record.checksummed import decode_record
+from service.stores.record.record import Key
+from service.stores.sqlite.connection import connected, rows_of
+from service.stores.sqlite.errors import FAILURES, UNUSABLE
+from service.stores.sqlite.file import refuse_strange_file
 
 _MAX_PROBLEMS = 100
 _AT_ONCE = 1000

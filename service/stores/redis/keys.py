@@ -7,7 +7,7 @@ these keys expires by the server: sessions end by the sweeper, which counts them
 from typing import Final
 from zlib import crc32
 
-from service.stores.record import Key
+from service.stores.record.record import Key
 
 _PREFIX: Final = b"carry:1:"
 NUM_SHARDS: Final = 16

@@ -18,9 +18,9 @@ from typing import Any, Final
 import structlog
 
 from service.errors import StartUpError, StoreUnavailableError
-from service.stores import redis_index
 from service.stores.base import TOMBSTONE_S, StoreOptions, Swept, Usage, Write, WritesFailedError
-from service.stores.record import (
+from service.stores.record.checksummed import checksum, decode_record, encode_opening
+from service.stores.record.record import (
     Key,
     Opening,
     Record,
@@ -28,8 +28,9 @@ from service.stores.record import (
     revision_of,
     ttl_s_of,
 )
-from service.stores.redis_answers import failure_of, unavailable_if_failed
-from service.stores.redis_keys import (
+from service.stores.redis import index as redis_index
+from service.stores.redis.answers import failure_of, unavailable_if_failed
+from service.stores.redis.keys import (
     NUM_SHARDS,
     check_key,
     index_keys,
@@ -38,11 +39,10 @@ from service.stores.redis_keys import (
     shard_of,
     value_key,
 )
-from service.stores.redis_scripts import ANNOUNCE, CREATE, STEP, SWAP, Call, run_scripts
-from service.stores.redis_server import NOT_ASKED, look_at_servers
-from service.stores.redis_topology import Command, topology_of
-from service.stores.redis_url import RedisAddress, read_redis_url
-from service.stores.sealed import checksum, decode_record, encode_opening
+from service.stores.redis.scripts import ANNOUNCE, CREATE, STEP, SWAP, Call, run_scripts
+from service.stores.redis.server import NOT_ASKED, look_at_servers
+from service.stores.redis.topology import Command, topology_of
+from service.stores.redis.url import RedisAddress, read_redis_url
 
 log = structlog.get_logger()
 

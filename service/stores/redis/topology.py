@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError
 
-from service.stores.redis_node import Command as Words
-from service.stores.redis_node import LostError, Node, NotSentError
-from service.stores.redis_url import Place, RedisAddress
+from service.stores.redis.node import Command as Words
+from service.stores.redis.node import LostError, Node, NotSentError
+from service.stores.redis.url import Place, RedisAddress
 
 T = TypeVar("T")
 

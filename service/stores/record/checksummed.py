@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from service.stores.kept import Keeps
-from service.stores.record import Opening, Origin, Record, RecordFormatError, check_data
+from service.stores.record.history import Keeps
+from service.stores.record.record import Opening, Origin, Record, RecordFormatError, check_data
 
 OPENING_FORMAT = 2
 """The latest that is read; 1 is written where nothing is kept but replies."""

@@ -12,11 +12,11 @@ from heapq import merge
 from typing import Any, Final, NamedTuple
 
 from service.stores.base import Swept, Usage
-from service.stores.redis_answers import unavailable_if_failed
-from service.stores.redis_keys import NUM_SHARDS, index_keys, key_of, session_key, shard_of
-from service.stores.redis_node import LostError
-from service.stores.redis_scripts import FORGET, PUT_OFF, REMOVE, USAGE, Call, run_scripts
-from service.stores.redis_topology import Command, Topology
+from service.stores.redis.answers import unavailable_if_failed
+from service.stores.redis.keys import NUM_SHARDS, index_keys, key_of, session_key, shard_of
+from service.stores.redis.node import LostError
+from service.stores.redis.scripts import FORGET, PUT_OFF, REMOVE, USAGE, Call, run_scripts
+from service.stores.redis.topology import Command, Topology
 
 _MAX_ROUNDS: Final = 1000
 _AT_ONCE: Final = 100

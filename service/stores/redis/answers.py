@@ -5,7 +5,7 @@ from typing import Any
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from service.errors import OutcomeUnknownError, StoreUnavailableError
-from service.stores.redis_node import LostError, NotSentError, has_timed_out
+from service.stores.redis.node import LostError, NotSentError, has_timed_out
 from service.wordings import case
 
 _REFUSALS = (

@@ -16,9 +16,9 @@ import apsw
 
 from service.errors import StartUpError
 from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
-from service.stores.record import Key, Opening, Record, revision_of, ttl_s_of
-from service.stores.sealed import checksum, decode_record, encode_opening
-from service.stores.sqlite_connection import (
+from service.stores.record.checksummed import checksum, decode_record, encode_opening
+from service.stores.record.record import Key, Opening, Record, revision_of, ttl_s_of
+from service.stores.sqlite.connection import (
     Transaction,
     close,
     connected,
@@ -28,8 +28,8 @@ from service.stores.sqlite_connection import (
     wait_at_most,
     write_ahead,
 )
-from service.stores.sqlite_errors import UNUSABLE
-from service.stores.sqlite_log_size import KEPT_BYTES
+from service.stores.sqlite.errors import UNUSABLE
+from service.stores.sqlite.log_size import KEPT_BYTES
 
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
 _SCHEMA_VERSION: Final = 1

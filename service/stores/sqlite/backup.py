@@ -12,10 +12,10 @@ from pathlib import Path
 import apsw
 
 from service.errors import StartUpError
-from service.stores.sqlite_check import Checked, check_file
-from service.stores.sqlite_connection import connected
-from service.stores.sqlite_errors import UNUSABLE
-from service.stores.sqlite_file import refuse_strange_file
+from service.stores.sqlite.check import Checked, check_file
+from service.stores.sqlite.connection import connected
+from service.stores.sqlite.errors import UNUSABLE
+from service.stores.sqlite.file import refuse_strange_file
 
 # A copy that fails has no words of its own.
 _WITHOUT_WORDS: dict[type[Exception], str] = {

@@ -20,7 +20,7 @@ from typing import Final
 
 from redis.exceptions import NoScriptError
 
-from service.stores.redis_topology import Command, Topology
+from service.stores.redis.topology import Command, Topology
 
 
 class Script:
