@@ -46,15 +46,15 @@ from service.api.problems import install_error_handlers, problem_schema
 from service.api.quotas import Quotas
 from service.api.rates import Rates
 from service.api.request_ids import document_ids
-from service.engine.batcher import BatchLimits
-from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
-from service.engine.first_load import load_folder
-from service.engine.models_folder import ModelsFolder
+from service.engine.gc_tuning import settle_collector
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.graph.runner import resolve_provider
+from service.engine.models.first_load import load_folder
+from service.engine.models.folder import ModelsFolder
+from service.engine.models.verifier import Verifier
 from service.engine.repository import Repository
-from service.engine.runner import resolve_provider
-from service.engine.snapshot import SnapshotKeys
-from service.engine.verifier import Verifier
+from service.engine.session.snapshots import SnapshotKeys
 from service.errors import StartUpError
 from service.settings import Settings
 from service.stores.base import StoreOptions, open_store

@@ -22,10 +22,10 @@ from typing import Literal, NamedTuple
 from service.api.connections import DESCRIPTORS_BESIDE
 from service.api.keys import read_keys_file
 from service.app import store_options
-from service.engine.first_load import load_folder
-from service.engine.runner import resolve_provider
-from service.engine.snapshot import SnapshotKeys
-from service.engine.verifier import Verifier
+from service.engine.graph.runner import resolve_provider
+from service.engine.models.first_load import load_folder
+from service.engine.models.verifier import Verifier
+from service.engine.session.snapshots import SnapshotKeys
 from service.errors import CarryError, StartUpError
 from service.server import bind
 from service.settings import Settings

@@ -20,7 +20,7 @@ from service.api.arrow_bounds import (
     refuse_unbounded,
     require_bounded,
 )
-from service.engine.loaded_model import LoadedModel
+from service.engine.models.loaded_model import LoadedModel
 from service.errors import InvalidInputError, MalformedError, TooLargeError
 
 

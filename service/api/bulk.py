@@ -26,10 +26,10 @@ from service.api.keys import Caller
 from service.api.present import Json, json_response
 from service.api.problems import error_responses, problem_of
 from service.api.steps import step_answer
-from service.engine.bulk import skipped
-from service.engine.loaded_model import LoadedModel
-from service.engine.requests import StepRequest
-from service.engine.session import MAX_RING_BYTES, Reply
+from service.engine.dispatch.bulk import skipped
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.requests import StepRequest
+from service.engine.session.rules import MAX_RING_BYTES, Reply
 from service.errors import (
     CarryError,
     TooLargeError,

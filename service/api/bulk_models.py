@@ -8,7 +8,7 @@ Rule 2: of each session the store is asked once more at most.
 import re
 
 from service.engine.engine import Engine
-from service.engine.loaded_model import LoadedModel
+from service.engine.models.loaded_model import LoadedModel
 from service.errors import CarryError, InvalidInputError
 from service.stores.record.record import Key
 

@@ -15,9 +15,9 @@ from service.api.present import ForecastOptions
 from service.api.quotas import Quotas
 from service.api.rates import Rates
 from service.engine.engine import Engine
-from service.engine.loaded_model import LoadedModel
+from service.engine.models.loaded_model import LoadedModel
 from service.engine.repository import Repository
-from service.engine.snapshot import SnapshotKeys
+from service.engine.session.snapshots import SnapshotKeys
 from service.settings import Settings
 from service.stores.record.record import Key
 from service.telemetry.metrics import Metrics

@@ -15,7 +15,7 @@ from service.api.writing import decode_prompt, refuse_writing
 from service.contract.calls import ObservationLayout
 from service.contract.manifest import Manifest
 from service.contract.outputs import OutputLayout
-from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
 from service.stores.record.history import Keeps

@@ -12,8 +12,8 @@ from service.api.problems import error_responses
 from service.api.sessions import InPath
 from service.api.sse import EventStream, event
 from service.api.steps import step_answer
-from service.engine.session import Reply
-from service.engine.watch import Gap, Watch
+from service.engine.dispatch.watch import Gap, Watch
+from service.engine.session.rules import Reply
 from service.errors import VersionGoneError
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.api.context import Context
-from service.engine.trail import Trail, rounded
+from service.engine.timing import Trail, rounded
 
 
 def begin_trail(

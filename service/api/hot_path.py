@@ -39,8 +39,8 @@ from service.api.steps import (
     submit_cached,
 )
 from service.api.whole_bodies import hand_over_whole_body
-from service.engine.session import Reply
-from service.engine.trail import on
+from service.engine.session.rules import Reply
+from service.engine.timing import on
 from service.errors import CarryError
 
 OnAnswer = Callable[[Response], None]

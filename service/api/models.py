@@ -7,7 +7,7 @@ from service.api.present import Json, json_response
 from service.api.problems import error_responses
 from service.api.schemas import ModelDetail, ModelList
 from service.contract.manifest import Manifest
-from service.engine.loaded_model import LoadedModel
+from service.engine.models.loaded_model import LoadedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

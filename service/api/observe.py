@@ -20,7 +20,7 @@ from service.api.request_ids import (
     named_in,
     request_id_of,
 )
-from service.engine.trail import Trail, on
+from service.engine.timing import Trail, on
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from service.api.health import why_not_ready
 from service.api.open_inference_figures import statistics_of
 from service.api.open_inference_model import config_of, metadata_of
 from service.api.present import json_response
-from service.engine.loaded_model import LoadedModel
+from service.engine.models.loaded_model import LoadedModel
 from service.errors import NotReadyError, UnsupportedError
 
 router = APIRouter(prefix="/v2", tags=["open inference"])

@@ -28,7 +28,7 @@ from service.api.present import json_response
 from service.api.sse import event
 from service.api.writing import split_written
 from service.api.written_events import Answer, Heard, stream
-from service.engine.loaded_model import LoadedModel
+from service.engine.models.loaded_model import LoadedModel
 from service.errors import CarryError, ContentionError
 from service.wordings import case
 

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from service.api.schemas import Written
 from service.api.tensors import array_of
 from service.api.writing import require_short, sampling_of
-from service.engine.requests import Observations
+from service.engine.session.requests import Observations
 from service.errors import InvalidInputError, MalformedError
 from service.settings import Settings
 from service.wordings import case
 
 if TYPE_CHECKING:  # the process that reads big bodies imports no runtime for models
-    from service.engine.loaded_model import LoadedModel
+    from service.engine.models.loaded_model import LoadedModel
 
 _SAMPLING: Final = tuple(Written.model_fields)
 _SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end", "sequence_step")

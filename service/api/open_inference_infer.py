@@ -21,8 +21,8 @@ from service.api.open_inference_errors import Asked
 from service.api.open_inference_model import Signature, observations_of, outputs_of
 from service.api.open_inference_receive import Body, expected_model, id_of, read, receive
 from service.api.open_inference_sequence import Sequence, model_of_sequence, step_sequence
-from service.engine.loaded_model import LoadedModel
-from service.engine.requests import Observations
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.requests import Observations
 from service.errors import (
     CarryError,
     InvalidInputError,

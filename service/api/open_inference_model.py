@@ -14,8 +14,8 @@ from service.api.decode import require_start
 from service.api.tensors import DATATYPE_OF
 from service.contract.calls import from_graph, into_graph
 from service.contract.tensors import Axis, InputSpec, OutputSpec
-from service.engine.loaded_model import LoadedModel
-from service.engine.requests import Observations
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.requests import Observations
 from service.errors import InvalidInputError
 
 TEXT: Final = "text"

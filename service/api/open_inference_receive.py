@@ -11,8 +11,8 @@ from service.api.compression import inflate
 from service.api.context import Context
 from service.api.middleware import announced_bytes
 from service.api.open_inference_body import HEADER, read_id
-from service.engine.loaded_model import LoadedModel
-from service.engine.registry import Registry
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.registry import Registry
 from service.errors import CarryError, MalformedError, ModelNotFoundError, QueueFullError
 
 _Result = TypeVar("_Result")

@@ -14,9 +14,9 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from service.engine.engine import Engine
-from service.engine.loaded_model import LoadedModel
-from service.engine.requests import CreateRequest, Observations, StartRequest, StepRequest
-from service.engine.session import Reply
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.requests import CreateRequest, Observations, StartRequest, StepRequest
+from service.engine.session.rules import Reply
 from service.errors import (
     InvalidInputError,
     SessionClosedError,

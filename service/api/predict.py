@@ -22,7 +22,7 @@ from service.api.schemas import PredictAnswer, PredictRequest
 from service.api.writing import split_written
 from service.api.written_events import MEDIA_TYPE, Heard, InAccept, stream
 from service.api.written_events import Answer as WrittenAnswer
-from service.engine.loaded_model import LoadedModel
+from service.engine.models.loaded_model import LoadedModel
 from service.stores.record.record import PackedOutputs
 
 router = APIRouter(prefix="/v1/models/{model}", tags=["predict"], route_class=BigBodyRoute)

@@ -16,9 +16,9 @@ from service.api.forecast_json import ForecastJson
 from service.api.tensors import tensor_json
 from service.api.writing import present_next, split_written
 from service.contract.manifest import ForecastSpec
-from service.engine.inputs import row_time_s
-from service.engine.loaded_model import LoadedModel
-from service.engine.session import Reply
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.inputs import row_time_s
+from service.engine.session.rules import Reply
 from service.errors import InvalidInputError
 from service.stores.record.record import PackedOutputs, Record
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 from service.api.keys import Caller, Quota
 from service.engine.engine import Engine
-from service.engine.requests import SessionRequest
-from service.engine.session import Reply
+from service.engine.session.requests import SessionRequest
+from service.engine.session.rules import Reply
 from service.errors import QuotaExceededError
 from service.stores.record.record import Key
 from service.wordings import case

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from structlog.contextvars import bound_contextvars
 
 from service.api.problems import carry_problem
-from service.engine.trail import Trail
+from service.engine.timing import Trail
 from service.errors import CarryError
 
 REQUEST_ID = b"x-request-id"

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from service.api.fields import Row
-from service.engine.requests import Observations
+from service.engine.session.requests import Observations
 from service.errors import InvalidInputError
 
 _LARGEST = float(np.finfo(np.float32).max)

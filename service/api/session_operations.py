@@ -14,9 +14,9 @@ from service.api.problems import error_responses
 from service.api.schemas import ForkBody, RewindBody, SessionAnswer, UpgradeAnswer, UpgradeBody
 from service.api.sessions import InPath
 from service.api.steps import replay_header
-from service.engine.divergence import divergence, last_prediction
-from service.engine.requests import ForkRequest, RewindRequest, UpgradeRequest
-from service.engine.session import Reply
+from service.engine.session.divergence import divergence, last_prediction
+from service.engine.session.requests import ForkRequest, RewindRequest, UpgradeRequest
+from service.engine.session.rules import Reply
 from service.errors import InvalidInputError
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])

@@ -25,7 +25,7 @@ from service.api.schemas import (
     StepBody,
 )
 from service.api.steps import BigBody, answer_step, replay_header, step_answer
-from service.engine.requests import CreateRequest, DeleteRequest
+from service.engine.session.requests import CreateRequest, DeleteRequest
 from service.errors import DigestMismatchError, SessionExistsError
 from service.stores.record.record import Record
 

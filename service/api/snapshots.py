@@ -13,7 +13,7 @@ from service.api.problems import error_responses
 from service.api.schemas import SessionAnswer
 from service.api.session_operations import opened_response
 from service.api.sessions import InPath
-from service.engine.requests import RestoreRequest
+from service.engine.session.requests import RestoreRequest
 from service.errors import SnapshotRefusedError, TooLargeError, UnsupportedMediaTypeError
 from service.settings import Settings
 from service.stores.record.history import Keeps

@@ -15,10 +15,10 @@ from service.api.keys import Caller
 from service.api.parse import is_crowded, parse_body
 from service.api.present import Json, json_response, present_reply, rfc3339
 from service.api.schemas import Observed, StepBody
-from service.engine.loaded_model import LoadedModel
-from service.engine.requests import StepRequest
-from service.engine.session import Reply
-from service.engine.trail import Trail
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.requests import StepRequest
+from service.engine.session.rules import Reply
+from service.engine.timing import Trail
 from service.errors import CarryError
 
 STEPS_PATH = "/v1/sessions/{session}/steps"

@@ -30,8 +30,8 @@ from service.api.schemas import StepBody
 from service.api.steps import reply_to_step, step_answer
 from service.api.stream_follow import StreamFollower
 from service.api.stream_schemas import StreamStep, StreamStepOfAny, echo_of_any
-from service.engine.session import Reply
-from service.engine.trail import Trail, on
+from service.engine.session.rules import Reply
+from service.engine.timing import Trail, on
 from service.errors import CarryError
 from service.stores.record.record import Key, Record
 

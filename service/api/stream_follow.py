@@ -12,7 +12,7 @@ from service.api.follow import begin_trail, where_time_went
 from service.api.keys import Caller
 from service.api.problems import ids_of_request, problem_of
 from service.api.request_ids import known_by
-from service.engine.trail import Trail
+from service.engine.timing import Trail
 
 log = structlog.get_logger()
 

@@ -29,8 +29,8 @@ from service.api.timeseries_schemas import (
     TimeSeriesRequest,
 )
 from service.contract.manifest import ForecastSpec
-from service.engine.loaded_model import LoadedModel
-from service.engine.requests import Observations
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.requests import Observations
 from service.errors import CarryError, InvalidInputError, TooLargeError
 from service.settings import Settings
 

@@ -8,15 +8,15 @@ from service.api.rows import read_vector
 from service.api.schemas import GenerateBody, Instance, Written
 from service.contract.characters import GenerateSpec
 from service.contract.sampling import probabilities
-from service.engine.requests import Observations, StepRequest
-from service.engine.writer import Listener, Sampling
+from service.engine.graph.sampler import Listener, Sampling
+from service.engine.session.requests import Observations, StepRequest
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
 from service.stores.record.record import PackedOutputs
 from service.wordings import case
 
 if TYPE_CHECKING:  # the process that reads big bodies imports no runtime for models
-    from service.engine.loaded_model import LoadedModel
+    from service.engine.models.loaded_model import LoadedModel
 
 DEFAULT_TOKENS = 100
 """Characters that are written where a client does not say how many."""

@@ -13,28 +13,28 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import structlog
 
-from service.engine.backlog import QueueBounds
-from service.engine.batcher import BatchLimits
-from service.engine.bulk import Bulk, BulkRequests, Outcomes
-from service.engine.bulk_rows import BulkRows, RowRequests
-from service.engine.bulk_runs import BulkRuns, RunRequests, by_session, joined
-from service.engine.events import NullObserver, Observer
-from service.engine.job import Job
-from service.engine.lanes import Lanes
-from service.engine.loaded_model import LoadedModel
-from service.engine.predictions import Predictions
-from service.engine.registry import Registry
-from service.engine.requests import Observations, SessionRequest
-from service.engine.runner import BatchResult
-from service.engine.session import Reply, require_live, session_not_found
-from service.engine.step_group import is_single
-from service.engine.told import OnEnd, Told
-from service.engine.trail import CURRENT, Trail
-from service.engine.turn import Turn
-from service.engine.turns import Turns
-from service.engine.watch import Watch
-from service.engine.worker import Worker
-from service.engine.workers import Workers
+from service.engine.dispatch.bulk import Bulk, BulkRequests, Outcomes
+from service.engine.dispatch.bulk_rows import BulkRows, RowRequests
+from service.engine.dispatch.bulk_runs import BulkRuns, RunRequests, by_session, joined
+from service.engine.dispatch.callback_future import OnEnd, Told
+from service.engine.dispatch.dispatcher import Turns
+from service.engine.dispatch.predictions import Predictions
+from service.engine.dispatch.request_task import Turn
+from service.engine.dispatch.session_queues import Lanes
+from service.engine.dispatch.step_group import is_single
+from service.engine.dispatch.watch import Watch
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.graph.runner import BatchResult
+from service.engine.inference.admission import QueueBounds
+from service.engine.inference.job import Job
+from service.engine.inference.worker import Worker
+from service.engine.inference.worker_pool import Workers
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.registry import Registry
+from service.engine.observer import NullObserver, Observer
+from service.engine.session.requests import Observations, SessionRequest
+from service.engine.session.rules import Reply, require_live, session_not_found
+from service.engine.timing import CURRENT, Trail
 from service.errors import (
     CarryError,
     DeadlineError,

@@ -21,11 +21,11 @@ import structlog
 
 from service.contract.manifest import Manifest
 from service.engine.engine import Engine
-from service.engine.loaded_model import LoadedModel
-from service.engine.model_loader import reason_of
-from service.engine.models_folder import Content, Found, ModelsFolder
+from service.engine.models.desired_state import VALUE_NAME, Wanted
+from service.engine.models.folder import Content, Found, ModelsFolder
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.loader import reason_of
 from service.engine.repository_index import Shown, contents_of, index_of
-from service.engine.wanted import VALUE_NAME, Wanted
 from service.errors import (
     CarryError,
     ContentionError,

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from service.engine.loaded_model import LoadedModel
-from service.engine.models_folder import Content, Found
-from service.engine.registry import Registry
-from service.engine.wanted import Wanted
-from service.engine.workers import Workers
+from service.engine.inference.worker_pool import Workers
+from service.engine.models.desired_state import Wanted
+from service.engine.models.folder import Content, Found
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.registry import Registry
 
 
 class Shown(NamedTuple):

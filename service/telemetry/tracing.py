@@ -46,9 +46,9 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes, AttributeValue
 
-from service.engine.loaded_model import LoadedModel
-from service.engine.runner import Batch
-from service.engine.trail import Trail
+from service.engine.graph.runner import Batch
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.timing import Trail
 
 log = structlog.get_logger()
 

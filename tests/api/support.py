@@ -13,7 +13,7 @@ import httpx
 import uvicorn
 
 from service.app import create_app
-from service.engine.verifier import Verifier
+from service.engine.models.verifier import Verifier
 from service.server import server_config
 from service.settings import Settings
 from tests.fakes.bundles import (

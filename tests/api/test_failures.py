@@ -7,7 +7,7 @@ import structlog
 
 from service.api.body_reader import BIG_BODY_BYTES
 from service.api.bulk import ARROW
-from service.engine import lanes
+from service.engine.dispatch import session_queues as lanes
 from service.errors import StoreUnavailableError
 from tests.api.support import listening, serving, until
 

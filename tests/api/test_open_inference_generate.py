@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from service.engine.requests import DeleteRequest
+from service.engine.session.requests import DeleteRequest
 from service.stores.record.record import Key
 from tests.api.support import listening, serving
 from tests.fakes.bundles import CHARACTERS, write_captioner

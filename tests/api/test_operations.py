@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from service.api import schemas
-from service.engine import first_load
+from service.engine.models import first_load
 from tests.api.support import serving, small_folder
 
 HISTORY = {"start": "2016-08-22", "observations": [[1, 2], [3, 4]]}

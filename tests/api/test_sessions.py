@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from service.engine import inputs
+from service.engine.session import inputs
 from tests.api.support import serving
 
 CREATE = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}

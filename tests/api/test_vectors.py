@@ -9,7 +9,7 @@ import pytest
 
 from service.contract.sampling import Draws, choose
 from service.contract.text import UNREAD
-from service.engine.registry import load_registry
+from service.engine.models.registry import load_registry
 from tests.api.support import listening, serving
 from tests.api.test_generate import EVENTS, events_of
 from tests.fakes.bundles import CHARACTERS, write_captioner, write_classifier, write_generator

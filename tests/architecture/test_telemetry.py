@@ -9,7 +9,7 @@ import pytest
 
 from tests.architecture.project_files import ROOT, project_files
 
-PLACES = ["service/engine/ort.py", "training/ort.py"]
+PLACES = ["service/engine/graph/ort.py", "training/ort.py"]
 
 
 def imports_onnxruntime(path) -> bool:
@@ -36,11 +36,11 @@ def files_left_by(module: str, home, **environment: str) -> list[str]:
     return [path.name for path in home.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("module", ["service.engine.ort", "training.ort"])
+@pytest.mark.parametrize("module", ["service.engine.graph.ort", "training.ort"])
 def test_importing_it_leaves_no_identifier_of_the_machine(module, tmp_path) -> None:
     assert files_left_by(module, tmp_path / "ours") == []
 
 
 def test_that_identifier_would_be_found(tmp_path) -> None:
-    left = files_left_by("service.engine.ort", tmp_path / "asked", ORT_DISABLE_TELEMETRY="0")
+    left = files_left_by("service.engine.graph.ort", tmp_path / "asked", ORT_DISABLE_TELEMETRY="0")
     assert "deviceid" in left

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from service.engine.registry import load_registry
+from service.engine.models.registry import load_registry
 from tests.benchmarks.bulk_client import NUM_CONNECTIONS
 from tests.benchmarks.bundle import NAME, write_bench_bundle
 from tests.benchmarks.chart import draw

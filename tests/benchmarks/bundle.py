@@ -11,8 +11,8 @@ from service.contract.bundle import write_arrays, write_bundle
 from service.contract.golden import record_golden
 from service.contract.manifest import Manifest
 from service.contract.state import StateLayout
-from service.engine.registry import Registry, load_registry
-from service.engine.runner import open_ort_session
+from service.engine.graph.runner import open_ort_session
+from service.engine.models.registry import Registry, load_registry
 
 F, H, LAYERS, K, Q = 8, 128, 2, 24, 9
 COLUMNS = tuple(f"c{index}" for index in range(F))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from service.engine.collector import settle_collector
 from service.engine.engine import Engine
-from service.engine.loaded_model import LoadedModel
-from service.engine.registry import Registry
-from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.engine.gc_tuning import settle_collector
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.registry import Registry
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.stores.base import StoreOptions, open_store
 from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F

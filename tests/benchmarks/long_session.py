@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from service.engine.engine import Engine
-from service.engine.registry import Registry
-from service.engine.requests import CreateRequest, DeleteRequest, Observations, StepRequest
+from service.engine.models.registry import Registry
+from service.engine.session.requests import CreateRequest, DeleteRequest, Observations, StepRequest
 from service.stores.base import StoreOptions, open_store
 from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from service.engine.collector import settle_collector
 from service.engine.engine import Engine, EngineLimits
-from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.engine.gc_tuning import settle_collector
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.stores.base import StoreOptions, open_store
 from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry

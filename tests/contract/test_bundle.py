@@ -11,8 +11,8 @@ from service.contract.errors import BundleError, GoldenMismatchError
 from service.contract.golden import GoldenRun, record_golden
 from service.contract.graph_scan import refuse_external_data
 from service.contract.manifest import Manifest
-from service.engine.registry import load_model, load_registry
-from service.engine.runner import open_ort_session
+from service.engine.graph.runner import open_ort_session
+from service.engine.models.registry import load_model, load_registry
 from tests.fakes.bundles import write_classifier, write_forecaster
 
 

@@ -6,7 +6,7 @@ import pytest
 from service.contract.bundle import Bundle, read_bundle, write_arrays
 from service.contract.errors import BundleError, GoldenMismatchError
 from service.contract.golden import GoldenRun, check_golden
-from service.engine.registry import load_model
+from service.engine.models.registry import load_model
 from tests.fakes.bundles import write_forecaster
 
 

@@ -8,7 +8,7 @@ import sys
 
 from service.__main__ import main
 from service.engine.engine import Engine
-from service.engine.runner import Batch
+from service.engine.graph.runner import Batch
 from service.stores.redis.store import RedisStore
 
 AT_SUBMIT, IN_GRAPH, AT_COMMIT = 11_111.0, 22_222.0, 33_333.0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.engine.ort import ort
+from service.engine.graph.ort import ort
 from tests.e2e.careful_client import CarefulClient, Steps
 from tests.fakes.bundles import COLUMNS, DAY_S, QUANTILES, H
 

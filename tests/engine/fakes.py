@@ -8,9 +8,9 @@ import numpy as np
 
 from service.contract.outputs import OutputLayout
 from service.contract.tensors import OutputSpec
-from service.engine.job import Job, Segment
-from service.engine.refusals import too_late
-from service.engine.runner import BatchResult
+from service.engine.graph.runner import BatchResult
+from service.engine.inference.job import Job, Segment
+from service.engine.inference.refusals import too_late
 
 AT_MOST_S = 5.0
 START = (0).to_bytes(8, "little")

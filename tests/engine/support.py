@@ -10,12 +10,12 @@ from tempfile import mkdtemp
 
 import numpy as np
 
-from service.engine import worker
 from service.engine.engine import Engine
-from service.engine.events import NullObserver
-from service.engine.registry import Registry, load_registry
-from service.engine.requests import CreateRequest, Observations, StepRequest
-from service.engine.runner import Batch
+from service.engine.graph.runner import Batch
+from service.engine.inference import worker
+from service.engine.models.registry import Registry, load_registry
+from service.engine.observer import NullObserver
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.errors import StoreUnavailableError
 from service.stores.memory import MemoryStore
 from service.stores.record.record import Key

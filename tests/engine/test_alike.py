@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import UNREAD, TextCursor
-from service.engine import turns
-from service.engine.requests import Observations, StepRequest, digests_of_rows
-from service.engine.session import seed_record, stepped, stepped_alike
+from service.engine.dispatch import dispatcher as turns
+from service.engine.session.requests import Observations, StepRequest, digests_of_rows
+from service.engine.session.rules import seed_record, stepped, stepped_alike
 from service.stores.record.record import Key, Record, check_data, pack_data, revision_of
 from service.stores.record.replies import pack_reply
 from tests.engine.support import (
@@ -151,7 +151,7 @@ def test_steps_that_are_sent_without_waiting_are_applied_in_order(order, in_thre
     async def check():
         with pytest.MonkeyPatch.context() as patched:
             if in_thread:
-                patched.setattr("service.engine.worker.INLINE_S", 0.0)
+                patched.setattr("service.engine.inference.worker.INLINE_S", 0.0)
             async with running_engine() as engine:
                 keys = [Key("t", str(place)) for place in range(6)]
                 values = rows(len(order))

@@ -17,9 +17,9 @@ from service.contract.bundle import read_arrays, read_bundle, write_arrays
 from service.contract.errors import BundleError, TokenizerError
 from service.contract.text import TextCodec, TextCursor
 from service.contract.tokenizer import PieceTokenizer
-from service.engine.first_load import load_folder
-from service.engine.registry import bundle_folders, load_registry
-from service.engine.verifier import Verification, Verifier
+from service.engine.models.first_load import load_folder
+from service.engine.models.registry import bundle_folders, load_registry
+from service.engine.models.verifier import Verification, Verifier
 from service.errors import ModelFailedError
 from tests.engine.support import A, create_load, create_mood, rows, running_engine, step_text
 from tests.fakes.bundles import write_classifier, write_forecaster

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.batcher import BatchLimits, Plan, plan
+from service.engine.graph.batch_planner import BatchLimits, Plan, plan
 
 limits_strategy = st.builds(
     BatchLimits,

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from service.engine import bulk
-from service.engine.requests import Observations
+from service.engine.dispatch import bulk
+from service.engine.session.requests import Observations
 from service.errors import CarryError, DeadlineError, DrainingError
 from service.stores.record.record import Key
 from service.stores.sqlite.store import SqliteStore

@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.engine import committer as committer_module
-from service.engine.committer import Committer
-from service.engine.events import NullObserver
+from service.engine.dispatch import group_commit as committer_module
+from service.engine.dispatch.group_commit import Committer
+from service.engine.observer import NullObserver
 from service.errors import StoreUnavailableError
 from tests.engine.fakes import settle
 

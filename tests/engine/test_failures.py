@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from service.engine import committer, lanes
 from service.engine import engine as engine_module
-from service.engine.requests import DeleteRequest, Observations
+from service.engine.dispatch import group_commit as committer
+from service.engine.dispatch import session_queues as lanes
+from service.engine.session.requests import DeleteRequest, Observations
 from service.errors import (
     DrainingError,
     ModelFailedError,

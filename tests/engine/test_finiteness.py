@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from service.contract.graph import GraphSpec
 from service.contract.outputs import OutputLayout
 from service.contract.state import StateLayout
-from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.finiteness import FiniteCheck
-from service.engine.registry import Registry, load_registry
-from service.engine.requests import Observations
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.graph.finiteness import FiniteCheck
+from service.engine.models.registry import Registry, load_registry
+from service.engine.session.requests import Observations
 from service.errors import NotFiniteError
 from service.stores.memory import MemoryStore
 from service.stores.record.record import Key, Record, pack_data

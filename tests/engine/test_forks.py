@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.requests import DeleteRequest, ForkRequest
+from service.engine.session.requests import DeleteRequest, ForkRequest
 from service.errors import (
     ReplayExpiredError,
     SessionClosedError,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.requests import DeleteRequest
+from service.engine.session.requests import DeleteRequest
 from service.errors import DigestMismatchError, SessionClosedError
 from service.stores.memory import MemoryStore
 from service.stores.record.record import Key

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.engine.dispatch.request_task import Turn
+from service.engine.dispatch.session_queues import Lanes
 from service.engine.engine import EngineLimits
-from service.engine.lanes import Lanes
-from service.engine.requests import DeleteRequest
-from service.engine.turn import Turn
+from service.engine.session.requests import DeleteRequest
 from service.errors import QueueFullError, SessionClosedError, SessionNotFoundError
 from service.stores.memory import MemoryStore
 from service.stores.record.record import Key

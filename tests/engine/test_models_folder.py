@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.contract.errors import BundleError
-from service.engine.models_folder import ModelsFolder
+from service.engine.models.folder import ModelsFolder
 from tests.fakes.bundles import write_classifier, write_forecaster
 
 

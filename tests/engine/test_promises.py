@@ -5,10 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.requests import DeleteRequest, Observations
-from service.engine.runner import Batch
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.graph.runner import Batch
+from service.engine.session.requests import DeleteRequest, Observations
 from service.errors import (
     ContentionError,
     DigestMismatchError,

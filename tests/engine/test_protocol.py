@@ -12,9 +12,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service.engine import committer
+from service.engine.dispatch import group_commit as committer
 from service.engine.engine import Engine
-from service.engine.requests import CreateRequest, DeleteRequest, Observations, StepRequest
+from service.engine.session.requests import CreateRequest, DeleteRequest, Observations, StepRequest
 from service.errors import (
     CarryError,
     DigestMismatchError,

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from service.engine import committer
-from service.engine.read_back import read_back
-from service.engine.requests import DeleteRequest
+from service.engine.dispatch import group_commit as committer
+from service.engine.dispatch.read_back import read_back
+from service.engine.session.requests import DeleteRequest
 from service.errors import OutcomeUnknownError, RecordUnreadableError, StoreUnavailableError
 from service.stores.base import WritesFailedError
 from service.stores.memory import MemoryStore

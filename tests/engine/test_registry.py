@@ -8,8 +8,8 @@ import pytest
 
 from service.contract.bundle import read_bundle, write_arrays, write_bundle
 from service.contract.errors import BundleError
-from service.engine.registry import load_model, load_registry
-from service.engine.session import seed_record
+from service.engine.models.registry import load_model, load_registry
+from service.engine.session.rules import seed_record
 from service.errors import VersionGoneError
 from service.stores.record.record import Key
 from tests.engine.support import create_load

@@ -11,11 +11,11 @@ import pytest
 
 from service.contract.bundle import read_bundle, write_bundle
 from service.engine import repository as repositories
-from service.engine.models_folder import ModelsFolder
-from service.engine.registry import load_registry
+from service.engine.models.desired_state import VALUE_NAME, Wanted
+from service.engine.models.folder import ModelsFolder
+from service.engine.models.registry import load_registry
 from service.engine.repository import Repository
-from service.engine.requests import UpgradeRequest
-from service.engine.wanted import VALUE_NAME, Wanted
+from service.engine.session.requests import UpgradeRequest
 from service.errors import (
     ContentionError,
     InvalidInputError,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.engine.requests import Observations
+from service.engine.session.requests import Observations
 from tests.engine.support import create_load, create_mood, rows, step_rows, step_text
 
 ROW = np.array([[1.0, 2.0]], np.float32)

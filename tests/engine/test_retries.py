@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.engine.requests import DeleteRequest
+from service.engine.session.requests import DeleteRequest
 from service.errors import (
     DigestMismatchError,
     ReplayExpiredError,

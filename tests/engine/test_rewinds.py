@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine import keeping
-from service.engine.requests import DeleteRequest, RewindRequest
+from service.engine.session import retention as keeping
+from service.engine.session.requests import DeleteRequest, RewindRequest
 from service.errors import (
     CheckpointGoneError,
     ReplayExpiredError,

@@ -3,10 +3,10 @@
 import pytest
 
 from service.contract.text import TextCursor
-from service.engine.loaded_model import LoadedModel
-from service.engine.registry import Registry
-from service.engine.requests import DeleteRequest, Observations
-from service.engine.session import (
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.registry import Registry
+from service.engine.session.requests import DeleteRequest, Observations
+from service.engine.session.rules import (
     MAX_RING_BYTES,
     Answer,
     Apply,

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import TextCursor
-from service.engine.loaded_model import LoadedModel
-from service.engine.registry import Registry
-from service.engine.requests import DeleteRequest, RestoreRequest
-from service.engine.snapshot import SnapshotKeys
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.registry import Registry
+from service.engine.session.requests import DeleteRequest, RestoreRequest
+from service.engine.session.snapshots import SnapshotKeys
 from service.errors import (
     SessionExistsError,
     SnapshotForeignError,

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.requests import Observations, StepRequest
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.session.requests import Observations, StepRequest
 from service.errors import DeadlineError, InvalidInputError, QueueFullError, SessionClosedError
 from service.stores.record.record import Key
 from tests.engine.support import (

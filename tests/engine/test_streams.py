@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from service.contract.text import TextCodec
-from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.loaded_model import LoadedModel
-from service.engine.registry import Registry
-from service.engine.requests import Observations
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.registry import Registry
+from service.engine.session.requests import Observations
 from service.stores.memory import MemoryStore
 from service.stores.record.record import Key
 from tests.engine.support import (

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.engine.session import Reply
+from service.engine.session.rules import Reply
 from service.errors import StepConflictError
 from service.stores.record.record import Key
 from tests.engine.support import A, Witness, create_load, rows, running_engine, step_rows

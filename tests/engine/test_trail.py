@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.requests import DeleteRequest, Observations
-from service.engine.trail import Trail, on
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.session.requests import DeleteRequest, Observations
+from service.engine.timing import Trail, on
 from service.errors import StoreUnavailableError
 from service.stores.record.record import Key
 from tests.engine.support import (

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.loaded_model import LoadedModel
-from service.engine.registry import Registry, load_registry
-from service.engine.requests import (
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.models.registry import Registry, load_registry
+from service.engine.session.requests import (
     CreateRequest,
     DeleteRequest,
     Observations,

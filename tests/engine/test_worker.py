@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.engine.backlog import QueueBounds
-from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.events import NullObserver
-from service.engine.requests import Observations
-from service.engine.worker import Worker
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.inference.admission import QueueBounds
+from service.engine.inference.worker import Worker
+from service.engine.observer import NullObserver
+from service.engine.session.requests import Observations
 from service.errors import DeadlineError, ModelFailedError, QueueFullError
 from tests.engine.fakes import AT_MOST_S, Asked, Desk, FakeGraph, group_of
 from tests.engine.support import (

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine import worker as worker_module
-from service.engine.batcher import BatchLimits
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.inference import worker as worker_module
 from service.errors import DrainingError, ModelFailedError
 from tests.engine.fakes import Asked, FakeGraph, group_of, settle
 from tests.engine.test_worker import submit, working

@@ -13,9 +13,9 @@ import pytest
 
 from service.contract.bundle import read_bundle
 from service.engine.engine import EngineLimits
-from service.engine.events import NullObserver
-from service.engine.registry import Registry, load_model
-from service.engine.requests import ForkRequest, Observations, UpgradeRequest
+from service.engine.models.registry import Registry, load_model
+from service.engine.observer import NullObserver
+from service.engine.session.requests import ForkRequest, Observations, UpgradeRequest
 from service.errors import ModelNotFoundError, VersionGoneError
 from service.stores.memory import MemoryStore
 from service.stores.record.record import Key

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from service.contract.sampling import Draws, choose
 from service.contract.text import UNREAD
-from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.registry import load_registry
-from service.engine.requests import CreateRequest, Observations, StepRequest
-from service.engine.writer import Sampling
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.graph.sampler import Sampling
+from service.engine.models.registry import load_registry
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.errors import (
     DigestMismatchError,
     InvalidInputError,
@@ -216,7 +216,7 @@ def test_where_the_graph_left_the_numbers_nothing_is_chosen(logits, temperature)
 
 async def test_one_whose_logits_are_no_numbers_fails_alone(monkeypatch):
     neighbour = Key("t", "neighbour")
-    monkeypatch.setattr("service.engine.writer.choose", choose_of_seed_5_alone)
+    monkeypatch.setattr("service.engine.graph.sampler.choose", choose_of_seed_5_alone)
     async with running_engine() as engine:
         for key in (A, neighbour):
             await engine.submit(key, create())

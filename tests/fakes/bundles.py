@@ -16,7 +16,7 @@ from service.contract.bundle import write_arrays, write_bundle
 from service.contract.golden import record_golden
 from service.contract.manifest import Manifest
 from service.contract.state import StateLayout
-from service.engine.runner import open_ort_session
+from service.engine.graph.runner import open_ort_session
 
 H = 4
 HORIZON = 3

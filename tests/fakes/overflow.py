@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from service.contract.bundle import Bundle, read_bundle, write_arrays, write_bundle
 from service.contract.golden import GoldenRun, record_golden
-from service.engine.runner import open_ort_session
+from service.engine.graph.runner import open_ort_session
 
 HUGE = 1e20
 """Its square is no float32."""

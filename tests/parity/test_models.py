@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.batcher import BatchLimits
 from service.engine.engine import EngineLimits
-from service.engine.registry import Registry, load_registry
-from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.engine.graph.batch_planner import BatchLimits
+from service.engine.models.registry import Registry, load_registry
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.stores.record.record import Key
 from tests.engine.support import running_engine
 

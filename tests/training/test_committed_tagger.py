@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from service.contract.bundle import Bundle, read_bundle
 from service.contract.golden import check_golden
-from service.engine.registry import load_registry
-from service.engine.requests import CreateRequest, Observations, StepRequest
+from service.engine.models.registry import load_registry
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.stores.record.record import Key
 from tests.engine.support import running_engine
 from training.config import load_recipe, parse_recipe

@@ -8,9 +8,9 @@ import pytest
 
 from service.contract.bundle import read_bundle
 from service.contract.sampling import probabilities
-from service.engine.registry import load_registry
-from service.engine.requests import CreateRequest, Observations, StepRequest
-from service.engine.writer import Sampling
+from service.engine.graph.sampler import Sampling
+from service.engine.models.registry import load_registry
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.stores.record.record import Key
 from tests.engine.support import running_engine
 from training.config import load_recipe, parse_recipe

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
-from service.engine.registry import load_registry
+from service.engine.models.registry import load_registry
 from tests.e2e.lean_websocket import open_socket
 from tests.e2e.server import running_server
 from tests.fakes.bundles import write_forecaster

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from service.contract.errors import BundleError
-from service.engine import first_load, repository
-from service.engine.first_load import load_folder
-from service.engine.models_folder import ModelsFolder
+from service.engine import repository
+from service.engine.models import first_load
+from service.engine.models.first_load import load_folder
+from service.engine.models.folder import ModelsFolder
+from service.engine.models.verifier import Cancelled, Verification, Verifier
 from service.engine.repository import Repository
-from service.engine.verifier import Cancelled, Verification, Verifier
 from service.errors import DeadlineError, InvalidInputError
 from tests.engine.support import A, create_load, rows, running_engine
 from tests.fakes.bundles import write_forecaster
@@ -152,7 +153,7 @@ def test_the_process_ends_with_the_one_that_started_it(folder):
     program = f"""
 import sys, threading, time
 from pathlib import Path
-from service.engine.verifier import Verification, Verifier
+from service.engine.models.verifier import Verification, Verifier
 verifier = Verifier("cpu", 1, 600.0)
 verification = Verification(verifier, Path({str(path)!r}))
 threading.Thread(target=verification.run, daemon=True).start()

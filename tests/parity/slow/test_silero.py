@@ -17,7 +17,7 @@ import pytest
 
 from service.api.open_inference_body import HEADER
 from service.contract.calls import Calls
-from service.engine.registry import load_registry
+from service.engine.models.registry import load_registry
 from tests.api.support import serving
 from tests.system import require_program
 from tests.training.foreign.importing import import_onnx

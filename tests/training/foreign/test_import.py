@@ -5,7 +5,7 @@ from service.contract.bundle import read_bundle
 from service.contract.calls import Calls
 from service.contract.errors import GoldenMismatchError
 from service.contract.golden import check_golden
-from service.engine.registry import load_model
+from service.engine.models.registry import load_model
 from tests.fakes.foreign import leaky, leaky_graph
 from tests.training.foreign.importing import import_onnx
 from training.foreign.choices import Choices, ImportGraphError

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.bundle import read_bundle
-from service.engine.registry import load_registry
-from service.engine.requests import CreateRequest, Observations, StepRequest
-from service.engine.writer import Sampling
+from service.engine.graph.sampler import Sampling
+from service.engine.models.registry import load_registry
+from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.stores.record.record import Key
 from tests.engine.support import running_engine
 from training.config import parse_recipe

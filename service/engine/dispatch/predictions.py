@@ -1,0 +1,84 @@
+"""Predictions: jobs without a session, each from a fresh state. Nothing of them is kept."""
+
+import asyncio
+import time
+from typing import Literal
+
+from service.contract.text import UNREAD
+from service.engine.inference.job import Job
+from service.engine.inference.worker_pool import Workers
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.observer import Observer
+from service.engine.session.inputs import feed
+from service.engine.session.requests import Observations
+from service.engine.timing import CURRENT
+from service.errors import InvalidInputError, NotFiniteError
+from service.stores.record.record import PackedOutputs
+from service.wordings import case
+
+_READ_AT_ONCE = 10_000
+"""Characters; then others have a turn, for to read them takes some 20 ms."""
+
+
+class Predictions:
+    """`under_way` holds a future for each job that was submitted, until it is done."""
+
+    def __init__(self, workers: Workers, observer: Observer, request_timeout_s: float) -> None:
+        self.under_way: set[asyncio.Future[PackedOutputs]] = set()
+        self._workers = workers
+        self._observer = observer
+        self._request_timeout_s = request_timeout_s
+
+    async def predict(
+        self,
+        model: LoadedModel,
+        instances: list[tuple[Observations, int | None]],
+        emit: Literal["last", "all"] | None,
+    ) -> list[PackedOutputs]:
+        """As `Engine.predict`."""
+        jobs: list[Job] = []
+        num_read = 0
+        for index, (observations, start_s) in enumerate(instances):
+            jobs.append(self._job(model, index, observations, start_s, emit))
+            num_read += len(observations.text or "")
+            if num_read >= _READ_AT_ONCE:
+                num_read = 0
+                await asyncio.sleep(0)
+                self._workers.of(model).refuse_if_full()
+        self._workers.of(model).submit_all(jobs)
+        futures: list[asyncio.Future[PackedOutputs]] = [job.future for job in jobs]
+        try:
+            for future in futures:
+                self.under_way.add(future)
+                future.add_done_callback(self.under_way.discard)
+            outputs = await asyncio.gather(*futures)
+        except NotFiniteError as error:
+            index = next(i for i, each in enumerate(futures) if _failed_with(each, error))
+            raise NotFiniteError(case("instance-refused", index=index, why=error)) from None
+        finally:
+            for future in futures:
+                future.cancel()  # those behind a failed one; their jobs are dropped
+        self._observer.predicted(model.name, model.version, len(instances))
+        return outputs
+
+    def _job(
+        self,
+        model: LoadedModel,
+        index: int,
+        observations: Observations,
+        start_s: int | None,
+        emit: Literal["last", "all"] | None,
+    ) -> Job:
+        future = asyncio.get_running_loop().create_future()
+        job = Job(future, time.monotonic() + self._request_timeout_s, CURRENT.get())
+        initial = model.layout.initial_row
+        try:
+            default: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"
+            feed(job, model, start_s, 0, UNREAD, initial, observations, emit or default)
+        except InvalidInputError as error:
+            raise InvalidInputError(case("instance-refused", index=index, why=error)) from None
+        return job
+
+
+def _failed_with(future: "asyncio.Future[PackedOutputs]", error: Exception) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is error

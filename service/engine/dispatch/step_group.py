@@ -1,0 +1,168 @@
+"""Single steps, each of a client of its own, that wait for one model together.
+
+Rule 1: a group is open until its batch begins, and takes up what comes meanwhile. There is no
+        timer: an idle worker begins it at once.
+Rule 2: each step has its own client and deadline. One whose client left, or whose deadline passed,
+        is dropped before the batch begins, and the others go on.
+"""
+
+import asyncio
+from collections.abc import Collection
+from typing import TYPE_CHECKING, TypeGuard
+
+import numpy as np
+
+from service.engine.dispatch.request_task import Turn
+from service.engine.dispatch.row_group import RowGroup
+from service.engine.dispatch.session_queues import Lane
+from service.engine.graph.runner import Batch
+from service.engine.inference.refusals import too_late
+from service.engine.inference.worker import Worker
+from service.engine.session.requests import StepRequest
+from service.engine.session.rules import Reply
+from service.engine.timing import Trail
+from service.errors import CarryError, QueueFullError
+from service.stores.record.record import Record
+
+if TYPE_CHECKING:
+    from service.engine.dispatch.dispatcher import Turns
+
+
+def is_single(request: object, lane: Lane) -> TypeGuard[StepRequest]:
+    """Whether a request is one row for a session that is idle, cached, plain, and where it says;
+    what says its time is compared with that of the session, alone."""
+    return (
+        lane.is_plain
+        and lane.head is None
+        and type(request) is StepRequest
+        and (request.step == lane.step or request.step is None)
+        and request.emit == "last"
+        and not request.is_preview
+        and request.key is None
+        and (rows := request.observations.rows) is not None
+        and len(rows) == 1
+        and not request.observations.final
+        and request.observations.time_s is None
+    )
+
+
+class StepGroup(RowGroup):
+    """Steps that wait for their batch, as many as make good use of the graph."""
+
+    __slots__ = ("_deadlines", "_requests", "_trails", "_values", "futures", "is_open")
+
+    def __init__(self, turns: "Turns", worker: Worker) -> None:
+        super().__init__(turns, worker)
+        self.is_open = True
+        self.futures: list[asyncio.Future[Reply]] = []
+        self._requests: list[StepRequest] = []
+        self._deadlines: list[float] = []
+        self._trails: dict[asyncio.Future[Reply], Trail] = {}
+        self._values: np.ndarray | None = None
+
+    def add(
+        self,
+        lane: Lane,
+        request: StepRequest,
+        future: "asyncio.Future[Reply]",
+        deadline: float,
+        trail: Trail | None = None,
+    ) -> bool:
+        """Take a step up; False, with nothing done, if it does not fit the model.
+
+        Raises:
+            QueueFullError: it does not fit the queue; nothing of it was done.
+        """
+        rows = request.observations.rows
+        if rows is None or not self.head(lane, rows.shape[1]):
+            return False
+        num_rows = len(self.lanes)
+        try:
+            self.worker.row_joined(self, is_first=num_rows == 1)
+        except QueueFullError:
+            RowGroup.forget(self, -1)
+            self.turns.next(lane)
+            raise
+        self.deadline = deadline  # the latest: clients all have the same time
+        self.futures.append(future)
+        self._requests.append(request)
+        self._deadlines.append(deadline)
+        if trail is not None:
+            self._trails[future] = trail
+            trail.queued(self.worker.model)
+        if num_rows == self.worker.full_rows:
+            self.is_open = False
+        return True
+
+    @property
+    def num_pieces(self) -> int:
+        return len(self.lanes)
+
+    @property
+    def admission(self) -> None:
+        return None  # each row was let in by itself
+
+    @property
+    def trails(self) -> Collection[Trail]:
+        return self._trails.values()
+
+    @property
+    def is_full(self) -> bool:
+        return not self.is_open
+
+    def drop_unwanted(self, now: float) -> int:
+        waiting = enumerate(zip(self.futures, self._deadlines, strict=True))
+        gone = [place for place, (future, until) in waiting if future.done() or now > until]
+        if gone:
+            self.refuse(gone, too_late())
+        return len(gone)
+
+    def stage(self) -> Batch:
+        self.is_open = False
+        return super().stage()
+
+    def values(self) -> np.ndarray:
+        if self._values is None:
+            rows = [request.observations.rows for request in self._requests]
+            self._values = np.concatenate(rows)  # type: ignore[arg-type]  # single steps have rows
+        return self._values
+
+    def fail(self, error: CarryError) -> None:
+        self.is_open = False
+        super().fail(error)
+
+    def answer(self, place: int, outcome: Reply | CarryError) -> None:
+        future = self.futures[place]
+        if future.done():
+            return
+        if isinstance(outcome, CarryError):
+            self.turns.observer.request_refused(outcome.code)
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    def answer_committed(self, places: list[int], records: list[Record], steps: list[int]) -> None:
+        num_bytes = self.worker.model.runner.outputs.step_bytes
+        for place, record, step in zip(places, records, steps, strict=True):
+            future = self.futures[place]
+            if self._trails and future in self._trails:
+                self._trails[future].committed()
+            if not future.done():  # else the client left; what was committed stays committed
+                future.set_result(Reply(record, step, record.data[-num_bytes:]))
+
+    def alone(self, place: int) -> None:
+        lane = self.lanes[place]
+        future = self.futures[place]
+        trail = self._trails.get(future)
+        turn = Turn(lane, self._requests[place], future, self._deadlines[place], trail)
+        turn.num_lost_races = 1
+        lane.head = turn
+        self.turns.observer.commit_conflicted()
+        self.turns.begin(turn)
+
+    def forget(self, place: int) -> None:
+        super().forget(place)
+        self._trails.pop(self.futures[place], None)
+        for column in (self.futures, self._requests, self._deadlines):
+            del column[place]
+        self._values = None

@@ -1,0 +1,274 @@
+"""What can become of a session besides a step: forked, rewound, restored, upgraded.
+
+Rule 1: as in `session`: nothing here awaits or reads a clock, and everything is decided again after
+        a lost compare-and-swap, from what the store holds.
+Rule 2: what is decided is the whole record to write: `Apply.base`, under a revision of its own.
+        Only a replay is run by a graph first.
+Rule 3: each of them clears the reply ring: its replies belong to another past.
+"""
+
+from dataclasses import replace
+
+from service.contract.text import UNREAD, TextCursor
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.observation_codec import unpack_observations
+from service.engine.session.requests import (
+    ForkRequest,
+    RestoreRequest,
+    RewindRequest,
+    UpgradeRequest,
+)
+from service.engine.session.retention import kept_at
+from service.engine.session.rules import (
+    Answer,
+    Apply,
+    Reply,
+    first_answer,
+    if_expired,
+    is_open,
+    require_live,
+    session_not_found,
+)
+from service.errors import (
+    CheckpointGoneError,
+    ModelNotFoundError,
+    SessionExistsError,
+    SnapshotForeignError,
+    SnapshotRefusedError,
+    UpgradeRefusedError,
+)
+from service.stores.record.history import Kept, pack_kept
+from service.stores.record.record import Key, Opening, Record, pack_data
+
+
+def decide_fork(
+    request: ForkRequest,
+    key: Key,
+    found: Record | None,
+    source: Record | None,
+    model: LoadedModel | None,
+    now: float,
+) -> Apply | Answer:
+    """What a fork of `source` means where `found` lies under the new name.
+
+    `model` is what is served here under the name and version of the source's.
+
+    Raises:
+        CarryError: the source cannot be stepped, nothing begins with its model any more, or the
+            name is taken by another request.
+    """
+    if is_open(found, now):
+        return first_answer(found, request.digest)
+    if source is None:
+        raise session_not_found(request.source)
+    require_live(source, now)
+    origin = source.opening.origin
+    if model is None or model.origin != origin:
+        raise ModelNotFoundError(
+            f"session {request.source.name!r} is of model {origin.model!r} version"
+            f" {origin.version}, which begins nothing more: it was unloaded, or has other weights"
+            " or states now; see GET /v1/models for what is loaded"
+        )
+    opening = replace(
+        source.opening,
+        name=key.name,
+        created_at=now,
+        metadata=source.opening.metadata if request.metadata is None else request.metadata,
+        history=source.step,
+        digest=request.digest,
+        outputs=b"",
+    )
+    ttl_s = source.ttl_s if request.ttl_s is None else request.ttl_s
+    return Apply(_as_it_is(source, opening, ttl_s, now), None, expired=if_expired(found))
+
+
+def decide_rewind(
+    request: RewindRequest, key: Key, found: Record | None, now: float
+) -> Apply | Answer:
+    """What going back to an earlier step means for the record that was `found`.
+
+    Raises:
+        CarryError: it cannot be stepped, or no state of that step is kept.
+    """
+    live = _require_found(found, key, now)
+    if request.step == live.step:
+        return Answer(Reply(live, live.step, b""))
+    kept = live.kept.checkpoints
+    for each in kept:
+        if each.step == request.step:
+            data = pack_data(
+                each.step, each.state, each.cursor, b"", 0, live.ttl_s, now,
+                kept=pack_kept(kept_at(live, each.step)),
+            )  # fmt: skip
+            return Apply(Record(live.opening, data), live)
+    steps = [each.step for each in kept]
+    keeps = live.opening.keeps
+    chosen = f"it keeps {keeps.checkpoints if keeps else 0} past states"
+    raise CheckpointGoneError(
+        f"session {key.name!r} is at step {live.step} and has no state of step {request.step}:"
+        f" expected one of {steps} ({chosen}, as chosen by checkpoints when it was opened)",
+        expected_step=live.step,
+        kept_steps=steps,
+    )
+
+
+def decide_restore(
+    request: RestoreRequest, key: Key, found: Record | None, model: LoadedModel | None, now: float
+) -> Apply | Answer:
+    """What restoring a snapshot means where `found` lies under the name.
+
+    `model` is what is loaded here under the name and version of the snapshot's.
+
+    Raises:
+        CarryError: it is of another tenant or graph, or the name is taken.
+    """
+    sealed = request.sealed
+    origin = sealed.opening.origin
+    if sealed.opening.tenant != key.tenant:
+        raise SnapshotForeignError(
+            "the snapshot belongs to another tenant: restore it with its key"
+        )
+    if model is None or model.origin != origin:
+        raise SnapshotRefusedError(
+            f"the snapshot is of model {origin.model!r} version {origin.version}, graph"
+            f" {origin.graph_sha256[:12]}, which is not loaded here: load that bundle first"
+        )
+    if sealed.state_bytes != model.layout.row_bytes:
+        raise SnapshotRefusedError(
+            f"expected a snapshot with a state of {model.layout.row_bytes} bytes, as model"
+            f" {origin.model!r} has, found {sealed.state_bytes}: take another one"
+        )
+    if model.time is not None and sealed.opening.start_s is None:
+        raise SnapshotRefusedError(
+            f"model {origin.model!r} uses the time of each row: expected a snapshot with a start,"
+            " found none; take another one"
+        )
+    opening = replace(
+        sealed.opening, name=key.name, created_at=now, history=sealed.step, digest=request.digest
+    )
+    base = _as_it_is(sealed, opening, sealed.ttl_s, now)
+    if not is_open(found, now):
+        return Apply(base, None, expired=if_expired(found))
+    if not request.replaces:
+        return first_answer(found, request.digest, "session-exists-replace")
+    if found.opening.model != origin.model:
+        raise SessionExistsError(
+            f"session {key.name!r} is open and of model {found.opening.model!r}, the snapshot is of"
+            f" {origin.model!r}: choose another name, or close it first",
+            expected_step=found.step,
+        )
+    return Apply(base, found)
+
+
+def decide_upgrade(
+    request: UpgradeRequest,
+    key: Key,
+    found: Record | None,
+    old: LoadedModel | None,
+    model: LoadedModel,
+    now: float,
+) -> Apply | Answer:
+    """What going on with `model`, another version of the session's, means for what was found.
+
+    `old` is what is loaded under the name and version that it has.
+
+    Raises:
+        CarryError: the session cannot be stepped, or not be handed to that version.
+    """
+    live = _require_found(found, key, now)
+    if live.opening.origin == model.origin:
+        return Answer(Reply(live, live.step, b""))
+    _require_same_inputs(live, old, model)
+    opening = replace(live.opening, origin=model.origin, outputs=b"")
+    if request.policy == "carry":
+        _require_same_layout(live, model)
+        if not (request.force or _means_the_same(live, old, model)):
+            raise _other_weights(live, model)
+        return Apply(_as_it_is(live, opening, live.ttl_s, now), live)
+    observations = live.kept.observations
+    if not observations:
+        raise UpgradeRefusedError(
+            f"session {key.name!r} has kept no observations to replay: expected it to have been"
+            ' opened with keep_observations; "carry" may do where the layouts of the states agree'
+        )
+    kept = pack_kept(Kept(observations=observations))
+    step = live.step - len(observations)
+    initial = model.layout.initial_row
+    data = pack_data(step, initial, UNREAD, b"", 0, live.ttl_s, now, kept=kept)
+    return Apply(Record(opening, data), live, fed=unpack_observations(observations))
+
+
+def replayed(base: Record, state: bytes, cursor: TextCursor, now: float) -> bytes:
+    """The data of a session whose kept observations were run by another version from its start."""
+    kept = base.kept
+    step = base.step + len(kept.observations)
+    return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, kept=pack_kept(kept))
+
+
+def _require_same_layout(live: Record, model: LoadedModel) -> None:
+    if live.opening.origin.state_schema != model.origin.state_schema:
+        raise UpgradeRefusedError(
+            f"version {live.opening.version} and version {model.version} of model {model.name!r}"
+            " lay their states out differently (state_schema), so it cannot be handed over:"
+            ' expected "policy": "replay", for sessions that keep_observations'
+        )
+
+
+def _means_the_same(live: Record, old: LoadedModel | None, model: LoadedModel) -> bool:
+    """Whether the same weights made the state, or either manifest says that it means the same."""
+    made_by, origin = live.opening.origin.graph_sha256, model.origin
+    if made_by == origin.graph_sha256 or made_by in model.manifest.compatible_states:
+        return True
+    if old is None or old.origin != live.opening.origin:
+        return False
+    return origin.graph_sha256 in old.manifest.compatible_states
+
+
+def _other_weights(live: Record, model: LoadedModel) -> UpgradeRefusedError:
+    kept = len(live.kept.observations)
+    return UpgradeRefusedError(
+        f"session {live.opening.name!r} has a state of version {live.opening.version}, which means"
+        f" something else to the weights of version {model.version} of model {model.name!r}:"
+        f' expected "policy": "replay", which makes a state of the kept observations (it keeps'
+        f" {kept}; keep_observations is said when a session is opened), a version whose manifest"
+        " names the other's graph in compatible_states, or"
+        ' "force": true to carry it on all the same'
+    )
+
+
+def _require_same_inputs(live: Record, old: LoadedModel | None, model: LoadedModel) -> None:
+    opening = live.opening
+    if model.time is not None and opening.start_s is None:
+        raise UpgradeRefusedError(
+            f"version {model.version} of model {model.name!r} uses the time of each row, and"
+            f" session {opening.name!r} was opened without a start: open a new one"
+        )
+    if old is not None and _inputs(old) != _inputs(model):
+        raise UpgradeRefusedError(
+            f"version {old.version} of model {model.name!r} reads {_inputs(old)}, version"
+            f" {model.version} {_inputs(model)}: expected the same columns for the same task;"
+            " open a new session"
+        )
+
+
+def _inputs(model: LoadedModel) -> str:
+    """What an observation of it is made of, and what for."""
+    manifest = model.manifest
+    tensors = [
+        f"{each.name} {each.dtype} {list(each.row_shape)}" for each in manifest.graph.tensors
+    ]
+    return f"{list(manifest.columns or tensors)} (to {manifest.task})"
+
+
+def _as_it_is(record: Record, opening: Opening, ttl_s: float, now: float) -> Record:
+    """A record at the same step under another opening, with all that it keeps but replies."""
+    kept = pack_kept(record.kept._replace(keys=()))
+    data = pack_data(record.step, record.state, record.cursor, b"", 0, ttl_s, now, kept=kept)
+    return Record(opening, data)
+
+
+def _require_found(found: Record | None, key: Key, now: float) -> Record:
+    if found is None:
+        raise session_not_found(key)
+    require_live(found, now)
+    return found

@@ -1,0 +1,67 @@
+"""What a session keeps of its past beside its replies, as its steps go by: pure, like `session`.
+
+Rule 1: each kind is bounded by the count that was chosen when the session was opened, and by bytes:
+        the oldest go first.
+Rule 2: a checkpoint is the state before a request, so a session can go back to where one began.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TypeVar
+
+from service.engine.session.observation_codec import pack_observations
+from service.engine.session.requests import Observations, StepRequest
+from service.stores.record.history import Checkpoint, Keeps, Kept
+from service.stores.record.record import Record
+
+T = TypeVar("T")
+
+MAX_CHECKPOINT_BYTES = 1_048_576
+"""Of the past states that one session keeps."""
+
+MAX_OBSERVATION_BYTES = 1_048_576
+"""Of the past observations that one session keeps."""
+
+_NOT_KEPT = Keeps()
+
+
+def kept_after_step(base: Record, request: StepRequest, num_replies: int) -> Kept:
+    """What is kept after a step, which leaves `num_replies` replies, its own the last."""
+    kept, keeps = base.kept, base.opening.keeps or _NOT_KEPT
+    before = kept.keys or (b"",) * base.num_replies
+    keys = (*before, request.key or b"")[-num_replies:]
+    checkpoints = kept.checkpoints
+    is_due = not checkpoints or base.step - checkpoints[-1].step >= keeps.checkpoint_every
+    if keeps.checkpoints and is_due:
+        here = Checkpoint(base.step, base.state, base.cursor)
+        checkpoints = _last_checkpoints((*checkpoints, here), keeps)
+    return Kept(keys, checkpoints, with_observations(kept, keeps, request.observations))
+
+
+def with_observations(kept: Kept, keeps: Keeps, observed: Observations) -> tuple[bytes, ...]:
+    """The last observations, these included."""
+    if not keeps.observations:
+        return ()
+    last = [*kept.observations, *pack_observations(observed)][-keeps.observations :]
+    return tuple(_last_within(last, [len(each) for each in last], MAX_OBSERVATION_BYTES))
+
+
+def kept_at(record: Record, step: int) -> Kept:
+    """What is kept of a session that goes back to an earlier step: no reply, nothing after it."""
+    kept = record.kept
+    num_left = max(0, len(kept.observations) - (record.step - step))
+    earlier = tuple([each for each in kept.checkpoints if each.step < step])
+    return Kept((), earlier, kept.observations[:num_left])
+
+
+def _last_checkpoints(checkpoints: Sequence[Checkpoint], keeps: Keeps) -> tuple[Checkpoint, ...]:
+    last = list(checkpoints[-keeps.checkpoints :])
+    sizes = [len(each.state) for each in last]
+    return tuple(_last_within(last, sizes, MAX_CHECKPOINT_BYTES))
+
+
+def _last_within(items: list[T], sizes: list[int], max_bytes: int) -> list[T]:
+    """As many of the last as fit."""
+    from_the_end = accumulate(reversed(sizes))
+    num_fit = sum(1 for total in from_the_end if total <= max_bytes)
+    return items[len(items) - num_fit :]

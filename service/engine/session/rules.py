@@ -1,0 +1,345 @@
+"""Session lifecycle: absent → open → stepping → open → closed (or expired).
+
+Rule 1: every transition of a record happens in this file, those beside steps in `operations`.
+Rule 2: nothing here awaits, reads a clock or knows a transport.
+Rule 3: `decide` is asked again, in full, after every lost compare-and-swap.
+Rule 4: a decision taken from a cached record counts only if it is `Apply`, because the commit
+        proves it; any other is taken again from the store (the caller's duty).
+"""
+
+from dataclasses import replace
+from typing import Literal, NamedTuple, TypeGuard
+
+import numpy as np
+
+from service.contract.text import NO_TEXT, UNREAD, TextCursor
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.requests import (
+    CreateRequest,
+    DeleteRequest,
+    Observations,
+    SessionRequest,
+    StepRequest,
+)
+from service.engine.session.retention import kept_after_step, with_observations
+from service.errors import (
+    DigestMismatchError,
+    ReplayExpiredError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    StepConflictError,
+)
+from service.stores.record.batch_pack import pack_alike
+from service.stores.record.history import NOTHING_KEPT, Kept, pack_kept, unpack_kept
+from service.stores.record.record import (
+    Key,
+    Opening,
+    PackedOutputs,
+    Record,
+    pack_data,
+)
+from service.stores.record.replies import KeptReply, PackedReplies, first_reply_bytes, pack_reply
+from service.wordings import case
+
+Taken = Literal["session-exists", "session-exists-resume", "session-exists-replace"]
+"""Why a name cannot be had: the case of a SessionExistsError."""
+
+_FEW = 8
+"""As many records are packed faster one by one than by columns."""
+MAX_RING_BYTES = 1_048_576
+"""Of the replies that one session keeps."""
+
+
+class Apply(NamedTuple):
+    """Run the request on `base` and write the outcome if `replaces` is still what is stored.
+
+    `replaces` is None for a new session, whose base is its seed. `expired` is the record in whose
+    place it will be, where nobody has said yet that it expired. `fed` is run in the place of the
+    request's own observations.
+    """
+
+    base: Record
+    replaces: Record | None
+    expired: Record | None = None
+    fed: Observations | None = None
+
+
+class Answer(NamedTuple):
+    """Nothing is to be run: this is the reply."""
+
+    reply: "Reply"
+
+
+class Reply(NamedTuple):
+    """What a request came to. `record` is the session after it; `outputs` is empty without one.
+
+    `before` is the record whose place it took, where it was more than a step.
+    """
+
+    record: Record
+    step: int
+    outputs: PackedOutputs
+    is_replay: bool = False
+    is_new: bool = False
+    before: Record | None = None
+
+
+def decide(
+    request: StepRequest | DeleteRequest, key: Key, found: Record | None, now: float
+) -> Apply | Answer:
+    """What a step, preview or delete means for the record that was `found`.
+
+    Raises:
+        CarryError: not found, expired, closed, or a step number that does not fit.
+    """
+    if found is None:
+        raise session_not_found(key)
+    if isinstance(request, DeleteRequest):
+        return _decide_delete(found, now)
+    is_elsewhere = request.step is not None and request.step != found.step
+    if (is_elsewhere or request.key is not None) and not request.is_preview:
+        replay = _kept_reply(found, request)
+        if replay is not None:
+            step = replay.from_step + replay.num_observed
+            return Answer(Reply(found, step, replay.outputs, is_replay=True))
+    require_live(found, now)
+    if request.step is not None and is_elsewhere:
+        raise wrong_step(found, request.step, is_preview=request.is_preview)
+    return Apply(found, found)
+
+
+def decide_create(
+    request: CreateRequest, found: Record | None, seed: Record, now: float
+) -> Apply | Answer:
+    """What opening a session means where `found` lies under its name.
+
+    Raises:
+        SessionExistsError: it is open, from another request.
+    """
+    if not is_open(found, now):
+        return Apply(seed, None, expired=if_expired(found))
+    if request.resumes and found.opening.model == request.model:
+        return Answer(Reply(found, found.step, b""))
+    is_resumable = found.opening.model == request.model and not request.resumes
+    refusal: Taken = "session-exists-resume" if is_resumable else "session-exists"
+    return first_answer(found, seed.opening.digest, refusal)
+
+
+def is_open(found: Record | None, now: float) -> TypeGuard[Record]:
+    """Whether a name is taken by what was found under it."""
+    return found is not None and not found.closed and found.expires_at > now
+
+
+def if_expired(found: Record | None) -> Record | None:
+    """The record in whose place another is opened, where nobody has said that it expired."""
+    return found if found is not None and not found.closed else None
+
+
+def first_answer(found: Record, digest: bytes, refusal: Taken = "session-exists") -> Answer:
+    """The stored reply to the request that opened a session, if it comes again.
+
+    Raises:
+        SessionExistsError: the session is open, from another request.
+    """
+    first = found.opening
+    if first.digest == digest:
+        return Answer(Reply(found, first.history, first.outputs, is_replay=True, is_new=True))
+    raise SessionExistsError(
+        case(refusal, session=first.name, model=first.model, step=found.step),
+        expected_step=found.step,
+    )
+
+
+def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float) -> Record:
+    """The record of a session that has not seen anything yet."""
+    opening = Opening(
+        tenant=key.tenant,
+        name=key.name,
+        origin=model.origin,
+        start_s=request.start_s,
+        ring_size=request.ring_size,
+        created_at=now,
+        metadata=request.metadata,
+        digest=request.digest,
+        keeps=request.keeps,
+    )
+    return Record(
+        opening, pack_data(0, model.layout.initial_row, UNREAD, b"", 0, request.ttl_s, now)
+    )
+
+
+def opened(
+    seed: Record,
+    history: Observations | None,
+    state: bytes,
+    cursor: TextCursor,
+    outputs: PackedOutputs,
+    now: float,
+) -> tuple[Opening, bytes]:
+    """The opening and the data of a session, after its history."""
+    opening, count, kept = seed.opening, 0, NOTHING_KEPT
+    if history is not None:
+        count = history.num_observed
+        opening = replace(opening, history=count, outputs=outputs)
+        if opening.keeps is not None:
+            kept = Kept(observations=with_observations(kept, opening.keeps, history))
+    packed = pack_kept(kept)
+    return opening, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, kept=packed)
+
+
+def stepped(
+    base: Record,
+    request: StepRequest,
+    state: bytes,
+    cursor: TextCursor,
+    outputs: PackedOutputs,
+    now: float,
+) -> bytes:
+    """The data after a step; a final one is a tombstone that keeps its reply."""
+    observations = request.observations
+    count, step = observations.num_observed, base.step
+    replies, num_replies = _with_reply(base, pack_reply(step, count, request.digest, outputs))
+    kept = b""
+    if request.key is not None or base.opening.keeps is not None or not base.is_plain:
+        kept = pack_kept(kept_after_step(base, request, num_replies))
+    if observations.final:
+        return _tombstone(step + count, replies, num_replies, kept, now, "final")
+    return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now, kept=kept)
+
+
+def stepped_alike(
+    bases: list[Record],
+    steps: list[int],
+    counts: list[int],
+    digests: list[bytes],
+    states: np.ndarray,
+    outputs: np.ndarray,
+    now: float,
+) -> list[bytes]:
+    """`stepped` of many sessions that keep one reply, at once.
+
+    `counts` and `digests` are those of the requests; states and outputs bytes `[B, …]`.
+    """
+    ttl_s = [base.ttl_s for base in bases]
+    if len(bases) > _FEW:
+        return pack_alike(np.array(steps), counts, ttl_s, states, digests, outputs, now)
+    rows = zip(steps, counts, ttl_s, states, digests, outputs, strict=True)
+    return [
+        pack_data(
+            step + count, bytes(state), NO_TEXT,
+            pack_reply(step, count, digest, bytes(last)), 1, each_ttl_s, now,
+        )
+        for step, count, each_ttl_s, state, digest, last in rows
+    ]  # fmt: skip
+
+
+def closed(base: Record, reason: str, now: float) -> bytes:
+    """A tombstone: no state and no pending text, only the last replies; see `TOMBSTONE_S`."""
+    kept = pack_kept(base.kept)
+    return _tombstone(base.step, base.replies, base.num_replies, kept, now, reason)
+
+
+def session_not_found(key: Key) -> SessionNotFoundError:
+    return SessionNotFoundError(case("session-not-found", session=key.name))
+
+
+def may_apply(request: SessionRequest, record: Record, step: int) -> bool:
+    """Whether a session believed to be this record, at `step`, lets the request be run.
+
+    Its commit proves that. Every other answer must come from what the store holds.
+    """
+    return (
+        isinstance(request, StepRequest)
+        and not request.is_preview
+        and request.step in (None, step)
+        and (request.key is None or request.key not in record.kept.keys)
+    )
+
+
+def _tombstone(
+    step: int, replies: PackedReplies, num_replies: int, kept: bytes, now: float, reason: str
+) -> bytes:
+    keys = pack_kept(Kept(keys=unpack_kept(kept).keys))
+    return pack_data(step, b"", UNREAD, replies, num_replies, 0.0, now, reason, keys)
+
+
+def _with_reply(base: Record, reply: PackedReplies) -> tuple[PackedReplies, int]:
+    """The last replies, bounded by count and by bytes, and their number; the newest is kept."""
+    before, num_before = base.replies, base.num_replies
+    most_before = base.opening.ring_size - 1
+    start = 0
+    while num_before and (
+        num_before > most_before or len(before) - start + len(reply) > MAX_RING_BYTES
+    ):
+        start += first_reply_bytes(before, start)
+        num_before -= 1
+    return before[start:] + reply, num_before + 1
+
+
+def _decide_delete(found: Record, now: float) -> Apply | Answer:
+    if found.closed:
+        return Answer(Reply(found, found.step, b"", is_replay=True))
+    require_live(found, now)
+    return Apply(found, found)
+
+
+def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
+    """The stored reply that this request repeats, if any."""
+    for reply in found.ring:
+        is_it = reply.from_step == request.step
+        if request.step is None:
+            is_it = reply.key == request.key
+        if is_it:
+            if reply.digest == request.digest:
+                return reply
+            raise DigestMismatchError(
+                case(
+                    "digest-mismatch-key" if request.step is None else "digest-mismatch",
+                    session=found.opening.name,
+                    from_step=reply.from_step,
+                    expected_step=found.step,
+                ),
+                expected_step=found.step,
+            )
+    return None
+
+
+def require_live(found: Record, now: float) -> None:
+    """Raise SessionClosedError or SessionExpiredError unless the record can be stepped."""
+    if found.closed:
+        raise SessionClosedError(
+            case(
+                "session-closed", session=found.opening.name, reason=found.closed, step=found.step
+            ),
+            expected_step=found.step,
+        )
+    if found.expires_at <= now:
+        raise SessionExpiredError(
+            case("session-expired", session=found.opening.name, ttl_s=found.ttl_s)
+        )
+
+
+def wrong_step(
+    found: Record, step: int, *, is_preview: bool = False
+) -> StepConflictError | ReplayExpiredError:
+    """Why a request that names `step` is neither applied nor answered again."""
+    name = found.opening.name
+    ring = found.ring
+    oldest_kept = ring[0].from_step if ring else found.step
+    if step < oldest_kept and not is_preview:
+        return ReplayExpiredError(
+            case(
+                "replay-expired",
+                session=name,
+                num_kept=found.opening.ring_size,
+                step=step,
+                expected_step=found.step,
+            ),
+            expected_step=found.step,
+        )
+    return StepConflictError(
+        case("step-conflict", session=name, step=step, expected_step=found.step),
+        expected_step=found.step,
+    )

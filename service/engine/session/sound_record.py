@@ -1,0 +1,98 @@
+"""Whether a record that came from elsewhere is a session that this service could have written.
+
+The checksums of a record prove that its bytes are whole. Those of a snapshot were sealed by whoever
+has the key, so its values are checked one by one, before anything lists, steps or replays them.
+"""
+
+import math
+import re
+from itertools import pairwise
+from typing import Any, Final
+
+from service.engine.session.observation_codec import require_sound_observations
+from service.engine.session.retention import MAX_CHECKPOINT_BYTES, MAX_OBSERVATION_BYTES
+from service.stores.record.history import Keeps, Kept
+from service.stores.record.record import Opening, Record
+
+_MOST_STEPS: Final = 2**53 - 1
+_MOST_METADATA_DEPTH: Final = 16
+_NAME: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+
+def require_sound(record: Record) -> None:
+    """Raise ValueError, with what is wrong, unless the record is an open session.
+
+    What the settings of a server bound (`ttl_s`, `replay`, what is kept) is bounded elsewhere.
+    """
+    opening = record.opening
+    if record.closed:
+        raise ValueError(f"the session is closed ({record.closed})")
+    _require_whole("step", record.step, 0)
+    if not (math.isfinite(record.ttl_s) and record.ttl_s > 0):
+        raise ValueError(f"ttl_s is {record.ttl_s:.15g}: expected a number above 0")
+    _require_opening(opening)
+    _require_whole("the number of tokens", record.cursor.num_tokens, 0)  # decodes the text, too
+    _require_kept(record.kept, opening.keeps or Keeps(), record.step, record.state_bytes)
+
+
+def _require_opening(opening: Opening) -> None:
+    texts = {"tenant": opening.tenant, "name": opening.name}
+    texts |= dict(zip(opening.origin._fields, opening.origin, strict=True))
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{name} is {text!r}: expected text")  # noqa: TRY004 -- as all others
+    if not _NAME.fullmatch(opening.name):
+        raise ValueError("its name is not the name of a session")
+    if opening.start_s is not None:
+        _require_whole("start_s", opening.start_s, -_MOST_STEPS)
+    _require_whole("replay", opening.ring_size, 1)
+    _require_whole("history", opening.history, 0)
+    if not isinstance(opening.created_at, int | float) or not math.isfinite(opening.created_at):
+        raise ValueError("created_at is not a time")
+    if opening.metadata is not None:
+        if not isinstance(opening.metadata, dict):
+            raise ValueError("metadata is not an object")
+        _require_shallow(opening.metadata, _MOST_METADATA_DEPTH)
+    keeps = opening.keeps
+    if keeps is not None:
+        _require_whole("checkpoints", keeps.checkpoints, 0)
+        _require_whole("checkpoint_every", keeps.checkpoint_every, 1)
+        _require_whole("keep_observations", keeps.observations, 0)
+
+
+def _require_kept(kept: Kept, keeps: Keeps, step: int, state_bytes: int) -> None:
+    checkpoints, observations = kept.checkpoints, kept.observations
+    for what, items, most in (
+        ("checkpoints", checkpoints, keeps.checkpoints),
+        ("observations", observations, keeps.observations),
+    ):
+        if len(items) > most:
+            raise ValueError(f"it keeps {len(items)} {what}, and was opened to keep {most}")
+    for what, num_bytes, most in (
+        ("checkpoints", sum(len(each.state) for each in checkpoints), MAX_CHECKPOINT_BYTES),
+        ("observations", sum(map(len, observations)), MAX_OBSERVATION_BYTES),
+    ):
+        if num_bytes > most:
+            raise ValueError(f"its {what} have {num_bytes} bytes: expected at most {most}")
+    steps = [each.step for each in checkpoints]
+    if any(later <= earlier for earlier, later in pairwise(steps)):
+        raise ValueError("its checkpoints are not in order")
+    if steps and not 0 <= steps[0] <= steps[-1] <= step:
+        raise ValueError("a checkpoint is of a step that it has not reached")
+    if any(len(each.state) != state_bytes for each in checkpoints):
+        raise ValueError("a checkpoint has a state of another size")
+    require_sound_observations(observations)
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not least <= value <= _MOST_STEPS:  # type: ignore[operator]  # it is an int
+        raise ValueError(f"{name} is {value!r}: expected a whole number from {least} on")
+
+
+def _require_shallow(value: Any, depth: int) -> None:  # noqa: ANN401 -- JSON
+    if depth == 0:
+        raise ValueError(f"metadata is nested deeper than {_MOST_METADATA_DEPTH}")
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _require_shallow(each, depth - 1)
