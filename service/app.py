@@ -11,41 +11,33 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api import (
-    asyncapi,
-    bulk,
-    events,
-    generate,
-    health,
-    models,
-    open_inference,
-    open_inference_generate,
-    open_inference_infer,
-    open_inference_repository,
-    predict,
-    session_operations,
-    sessions,
-    snapshots,
-    stream_urls,
-    timeseries,
-)
-from service.api.auth import RequireKey, document_keys, open_paths_of
-from service.api.body_reader import BodyReader
+from service.api.auth.key_watch import KeyWatch
+from service.api.auth.keys import KeyRing
+from service.api.auth.middleware import RequireKey, document_keys, open_paths_of
+from service.api.auth.quotas import Quotas
+from service.api.auth.rate_limits import Rates
+from service.api.body_reader.reader import BodyReader
 from service.api.context import Context
-from service.api.hot_path import HotPath
-from service.api.key_watch import KeyWatch
-from service.api.keys import KeyRing
-from service.api.middleware import AnswerHead, LimitBody, RequireJson, SecureHeaders
-from service.api.observe import Observe
-from service.api.open_inference_errors import (
+from service.api.http.access_log import Observe
+from service.api.http.fast_path import HotPath
+from service.api.http.middleware import AnswerHead, LimitBody, RequireJson, SecureHeaders
+from service.api.problems import install_error_handlers, problem_schema
+from service.api.request_ids import document_ids
+from service.api.routes import health, models, predict, timeseries
+from service.api.sessions import bulk, events, generate, snapshots
+from service.api.sessions import operations as session_operations
+from service.api.sessions import routes as sessions
+from service.api.v2 import generate as open_inference_generate
+from service.api.v2 import infer as open_inference_infer
+from service.api.v2 import metadata as open_inference
+from service.api.v2 import repository as open_inference_repository
+from service.api.v2.errors import (
     OpenInferenceErrors,
     install_open_inference_errors,
 )
-from service.api.open_inference_schemas import describe_open_inference
-from service.api.problems import install_error_handlers, problem_schema
-from service.api.quotas import Quotas
-from service.api.rates import Rates
-from service.api.request_ids import document_ids
+from service.api.v2.schemas import describe_open_inference
+from service.api.websocket import asyncapi
+from service.api.websocket import routes as stream_urls
 from service.engine.engine import Engine, EngineLimits
 from service.engine.gc_tuning import settle_collector
 from service.engine.graph.batch_planner import BatchLimits

@@ -19,8 +19,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from service.api.connections import DESCRIPTORS_BESIDE
-from service.api.keys import read_keys_file
+from service.api.auth.keys import read_keys_file
+from service.api.http.connection_limits import DESCRIPTORS_BESIDE
 from service.app import store_options
 from service.engine.graph.runner import resolve_provider
 from service.engine.models.first_load import load_folder

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from service.api.connections import allow_descriptors
-from service.api.hot_path import HotPath
-from service.api.protocol import StepProtocol
-from service.api.stream_protocol import StreamProtocol
+from service.api.http.connection_limits import allow_descriptors
+from service.api.http.fast_path import HotPath
+from service.api.http.protocol import StepProtocol
+from service.api.websocket.protocol import StreamProtocol
 from service.app import create_app
 from service.errors import StartUpError
 from service.settings import Settings

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from service.api.auth import get_caller
-from service.api.body_reader import BIG_BODY_BYTES
+from service.api.auth.middleware import get_caller
+from service.api.body_reader.reader import BIG_BODY_BYTES
+from service.api.codec.idempotency import IDEMPOTENCY_KEY
+from service.api.codec.validation import is_crowded
 from service.api.context import get_context
-from service.api.idempotency import IDEMPOTENCY_KEY
-from service.api.middleware import announced_bytes
-from service.api.parse import is_crowded
+from service.api.http.middleware import announced_bytes
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from fastapi import Depends, Request
 
-from service.api.body_reader import BodyReader
-from service.api.decode import Catalog, Reads
-from service.api.key_watch import KeyWatch
-from service.api.keys import Caller, KeyRing
-from service.api.present import ForecastOptions
-from service.api.quotas import Quotas
-from service.api.rates import Rates
+from service.api.auth.key_watch import KeyWatch
+from service.api.auth.keys import Caller, KeyRing
+from service.api.auth.quotas import Quotas
+from service.api.auth.rate_limits import Rates
+from service.api.body_reader.reader import BodyReader
+from service.api.codec.decode import Catalog, Reads
+from service.api.codec.encode import ForecastOptions
 from service.engine.engine import Engine
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.repository import Repository

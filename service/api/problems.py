@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
+from service.api.codec.schemas import Problem
+from service.api.codec.validation import invalid_request
 from service.api.methods import methods_at
-from service.api.parse import invalid_request
-from service.api.schemas import Problem
 from service.errors import (
     CarryError,
     EncodingRefusedError,

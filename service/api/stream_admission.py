@@ -5,9 +5,9 @@ from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
 
+from service.api.auth.keys import Caller
+from service.api.codec.idempotency import IDEMPOTENCY_KEY, refuse_key
 from service.api.context import Context
-from service.api.idempotency import IDEMPOTENCY_KEY, refuse_key
-from service.api.keys import Caller
 from service.errors import (
     DrainingError,
     OriginRefusedError,

@@ -5,7 +5,7 @@ import sys
 
 from pydantic import ValidationError
 
-from service.api.keys import new_key
+from service.api.auth.keys import new_key
 
 HELP = "make an API key and print the line for CARRY_API_KEYS_FILE"
 

@@ -2,7 +2,7 @@
 
 import re
 
-from service.api.keys import new_key
+from service.api.auth.keys import new_key
 
 
 def keys_file(folder, name="keys.toml", **roles):

@@ -6,8 +6,8 @@ import warnings
 import jsonschema
 import pytest
 
-from service.api.asyncapi import document
-from service.api.close_codes import CloseCode
+from service.api.websocket.asyncapi import document
+from service.api.websocket.close_codes import CloseCode
 from tests.api.keys import keys_file
 from tests.api.support import listening, serving
 from tests.api.test_generate import EVENTS, events_of

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from service.api.keys import KeyRing
+from service.api.auth.keys import KeyRing
 from tests.api.keys import headers, keys_file, line_of
 from tests.api.support import listening, serving
 from tests.api.test_protocol import answer, connected, short_way_taken

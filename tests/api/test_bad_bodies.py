@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.api.bulk import ARROW
+from service.api.sessions.bulk import ARROW
 from tests.api.support import listening_apart
 from tests.api.test_bulk import GOOD, OPEN, ROW, stream_of
 

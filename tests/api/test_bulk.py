@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import service.api
-from service.api.bulk import ARROW
+from service.api.sessions.bulk import ARROW
 from tests.api.support import serving
 
 OPEN = {"model": "load", "version": "1", "start": "2016-08-22"}
@@ -270,7 +270,7 @@ async def test_an_arrow_body_that_does_not_fit_is_refused_whole(client, data, st
 
 async def test_without_pyarrow_an_arrow_body_is_refused_with_a_remedy(client, monkeypatch):
     monkeypatch.delattr(service.api, "arrow", raising=False)
-    monkeypatch.delitem(sys.modules, "service.api.arrow", raising=False)
+    monkeypatch.delitem(sys.modules, "service.api.sessions.arrow", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     answer = await client.post("/v1/steps", content=GOOD, headers=ARROW_HEADER)
     assert answer.status_code == 415

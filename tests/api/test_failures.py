@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import structlog
 
-from service.api.body_reader import BIG_BODY_BYTES
-from service.api.bulk import ARROW
+from service.api.body_reader.reader import BIG_BODY_BYTES
+from service.api.sessions.bulk import ARROW
 from service.engine.dispatch import session_queues as lanes
 from service.errors import StoreUnavailableError
 from tests.api.support import listening, serving, until

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from websockets.asyncio.client import connect
 
-from service.api.bulk import ARROW
+from service.api.sessions.bulk import ARROW
 from tests.api.support import listening
 from tests.api.test_bulk import stream_of
 from tests.fakes.bundles import (

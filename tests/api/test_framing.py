@@ -8,8 +8,8 @@ from itertools import product
 import pytest
 import structlog
 
-from service.api import half_closed
-from service.api.http_connection import MAX_HEAD_BYTES
+from service.api.http import half_closed
+from service.api.http.connection import MAX_HEAD_BYTES
 from tests.api.support import listening, until
 from tests.api.test_protocol import JSON, OPEN, PATH, answer, body, connected, plain
 

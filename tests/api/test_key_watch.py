@@ -10,11 +10,11 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from service.api import key_watch
-from service.api.close_codes import CloseCode
-from service.api.key_watch import KeyWatch
-from service.api.keys import KeyRing
-from service.api.sse import EventStream, event
+from service.api.auth import key_watch
+from service.api.auth.key_watch import KeyWatch
+from service.api.auth.keys import KeyRing
+from service.api.events.sse import EventStream, event
+from service.api.websocket.close_codes import CloseCode
 from tests.api.keys import bearer, headers, keys_file, line_of
 from tests.api.support import listening, serving, until
 

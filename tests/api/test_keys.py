@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.api.keys import ANYBODY, KeyRing, new_key, read_keys_file
+from service.api.auth.keys import ANYBODY, KeyRing, new_key, read_keys_file
 from service.errors import StartUpError
 from service.settings import Settings
 from tests.api.keys import bearer, keys_file, line_of

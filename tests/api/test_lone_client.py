@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.api.bulk import ARROW
+from service.api.sessions.bulk import ARROW
 from tests.api.support import serving
 from tests.api.test_bulk import stream_of
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.open_inference_body import read_infer
-from service.api.open_inference_model import Signature, Tensor
+from service.api.v2.body import read_infer
+from service.api.v2.signature import Signature, Tensor
 from service.errors import CarryError, InvalidInputError, MalformedError
 
 KINDS = ["float32", "float16", "float64", "int64", "int8", "uint64", "bool"]

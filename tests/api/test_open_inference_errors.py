@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import service
-from service.api.open_inference_wordings import SEQUENCES
+from service.api.v2.wordings import SEQUENCES
 from service.errors import InvalidInputError
 from service.wordings import SESSIONS, case
 from tests.api.support import serving
@@ -190,7 +190,7 @@ async def test_a_defect_of_ours_carries_the_id(client, monkeypatch):
     def fail(*_):
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr("service.api.open_inference_infer.observations_of", fail)
+    monkeypatch.setattr("service.api.v2.infer.observations_of", fail)
     await refused(client, "phase", {"inputs": [x_of(1, 1, 2)]}, 500)
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from service.api import schemas
+from service.api.codec import schemas
 from service.engine.models import first_load
 from tests.api.support import serving, small_folder
 

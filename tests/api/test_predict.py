@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from service.api.body_reader import BIG_BODY_BYTES
+from service.api.body_reader.reader import BIG_BODY_BYTES
 from tests.api.support import serving
 
 ROWS = [{"load": 1.5, "temp": None}, [2, 3.5], {"temp": 4}]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.api.parse import parse_body
-from service.api.present import ForecastOptions, present_prediction, rfc3339
-from service.api.schemas import StepBody
+from service.api.codec.encode import ForecastOptions, present_prediction, rfc3339
+from service.api.codec.schemas import StepBody
+from service.api.codec.validation import parse_body
 from service.errors import CarryError
 from tests.engine.support import small_models
 

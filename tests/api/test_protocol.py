@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.api import half_closed
-from service.api.body_reader import BIG_BODY_BYTES
-from service.api.hot_path import HotPath
-from service.api.protocol import MAX_HEAD_BYTES
+from service.api.body_reader.reader import BIG_BODY_BYTES
+from service.api.http import half_closed
+from service.api.http.fast_path import HotPath
+from service.api.http.protocol import MAX_HEAD_BYTES
 from tests.api.support import listening, until
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22"}

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from service.api import quotas
-from service.api.keys import KeyRing
+from service.api.auth import quotas
+from service.api.auth.keys import KeyRing
 from service.errors import StartUpError
 from tests.api.keys import headers, keys_file, line_of
 from tests.api.support import serving

@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
-from service.api import rates
-from service.api.keys import KeyRing
-from service.api.rates import Rates
+from service.api.auth import rate_limits as rates
+from service.api.auth.keys import KeyRing
+from service.api.auth.rate_limits import Rates
 from service.errors import RateLimitedError, StartUpError
 from service.stores.base import StoreOptions
 from tests.api.keys import bearer, headers, keys_file, line_of

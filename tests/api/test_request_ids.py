@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from service.api.protocol import MAX_HEAD_BYTES
+from service.api.http.protocol import MAX_HEAD_BYTES
 from service.api.request_ids import MAX_ID_CHARS, request_id_of
 from service.engine.engine import Engine
 from tests.api.keys import keys_file

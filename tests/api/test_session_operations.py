@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from service.api import schemas
+from service.api.codec import schemas
 from service.stores.record.record import pack_data
 from tests.api.keys import headers, keys_file
 from tests.api.support import serving

@@ -7,7 +7,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from service.api.close_codes import CloseCode
+from service.api.websocket.close_codes import CloseCode
 from tests.api.support import listening, until
 from tests.api.test_generate import ASKED, EVENTS
 

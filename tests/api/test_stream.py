@@ -9,10 +9,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from service.api import stream_protocol
-from service.api.close_codes import CloseCode
-from service.api.keys import ANYBODY
-from service.api.stream_follow import StreamFollower
+from service.api.auth.keys import ANYBODY
+from service.api.websocket import protocol as stream_protocol
+from service.api.websocket.close_codes import CloseCode
+from service.api.websocket.timing import StreamFollower
 from service.errors import InvalidInputError
 from tests.api.keys import headers, keys_file, line_of
 from tests.api.support import listening, until

@@ -8,7 +8,7 @@ from struct import pack
 import pytest
 from websockets.frames import Close, Frame, Opcode
 
-from service.api.close_codes import CloseCode
+from service.api.websocket.close_codes import CloseCode
 from tests.api.support import listening, until
 from tests.api.test_protocol import _Gate as Gate
 

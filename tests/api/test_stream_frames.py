@@ -7,7 +7,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from service.api.stream_frames import Frames, text_head, text_of
+from service.api.websocket.frames import Frames, text_head, text_of
 
 MAX_BYTES = 70_000
 

@@ -10,8 +10,8 @@ import asyncio
 import pyarrow as pa
 import pytest
 
-from service.api.auth import OPEN_PATHS
-from service.api.bulk import ARROW
+from service.api.auth.middleware import OPEN_PATHS
+from service.api.sessions.bulk import ARROW
 from service.app import create_app
 from service.settings import Settings
 from tests.api.keys import headers, keys_file

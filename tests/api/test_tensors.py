@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.api.tensors import array_of, shaped
+from service.api.codec.tensors import array_of, shaped
 from service.errors import InvalidInputError
 from tests.api.support import serving
 from tests.fakes.foreign import leaky, leaky_graph

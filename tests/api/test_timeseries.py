@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.api.body_reader import BIG_BODY_BYTES
+from service.api.body_reader.reader import BIG_BODY_BYTES
 
 PATH = "/v1/timeseries/forecast"
 START = "2016-08-22T00:00:00Z"

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from service.api.bulk import ARROW, BULK_PATH
+from service.api.sessions.bulk import ARROW, BULK_PATH
 from tests.benchmarks.bundle import F
 from tests.benchmarks.figures import percentile_ms
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from service.api import body_reader
-from service.api.body_reader import BIG_BODY_BYTES
-from service.api.parse import refuse_crowded
+from service.api.body_reader import reader as body_reader
+from service.api.body_reader.reader import BIG_BODY_BYTES
+from service.api.codec.validation import refuse_crowded
 from service.errors import TooLargeError
 from service.settings import Settings
 from tests.api.support import listening, serving, until
@@ -242,7 +242,7 @@ def test_the_reader_brings_neither_a_web_framework_nor_a_runtime():
         [
             sys.executable,
             "-c",
-            "import sys, service.api.decode, service.api.body_reader_process;"
+            "import sys, service.api.codec.decode, service.api.body_reader.process;"
             "print({'fastapi', 'starlette', 'uvicorn', 'onnxruntime'} & set(sys.modules))",
         ],
         capture_output=True,

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.api.bulk import ARROW
+from service.api.sessions.bulk import ARROW
 from tests.e2e.framing import altered, watched_service
 
 NUM_ROUNDS = 120

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from service.api.close_codes import CloseCode
+from service.api.websocket.close_codes import CloseCode
 from tests.e2e.framing import DEADLINE_S, STEP, told_until_end, watched_service
 from tests.e2e.odd_frames import CLOSE, CUT, KINDS, OPEN, TEXT, altered_frames, frame, frames_of
 

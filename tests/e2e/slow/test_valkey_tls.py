@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from service.api.keys import KeyRing
-from service.api.rates import Rates
+from service.api.auth.keys import KeyRing
+from service.api.auth.rate_limits import Rates
 from service.errors import StoreUnavailableError
 from service.stores.base import StoreOptions
 from service.stores.redis.store import RedisStore

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.api.open_inference_body import HEADER
+from service.api.v2.body import HEADER
 from service.contract.calls import Calls
 from service.engine.models.registry import load_registry
 from tests.api.support import serving
