@@ -49,7 +49,8 @@ from service.engine.repository import Repository
 from service.engine.session.snapshots import SnapshotKeys
 from service.errors import StartUpError
 from service.settings import Settings
-from service.stores.base import StoreOptions, open_store
+from service.stores.base import StoreOptions
+from service.stores.factory import open_store
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from service.engine.session.snapshots import SnapshotKeys
 from service.errors import CarryError, StartUpError
 from service.server import bind
 from service.settings import Settings
-from service.stores.base import open_store
+from service.stores.factory import open_store
 
 _LEAST_FREE_BYTES = 100 * 2**20
 _LITTLE_FREE_BYTES = 2**30

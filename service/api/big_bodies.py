@@ -14,7 +14,7 @@ from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.codec.idempotency import IDEMPOTENCY_KEY
 from service.api.codec.validation import is_crowded
 from service.api.context import get_context
-from service.api.http.middleware import announced_bytes
+from service.api.methods import announced_bytes
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Response]])
 

@@ -3,6 +3,9 @@
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
+IS_HEAD = "carry.is_head"
+"""In the scope of a GET that was a HEAD."""
+
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
@@ -32,3 +35,9 @@ def route_of(scope: Scope) -> str:
 
 def _is_answered(routes: list[BaseRoute], scope: Scope) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+
+def announced_bytes(length: bytes) -> int:
+    """What a Content-Length says, which may begin with any number of zeros; 0 where it is none."""
+    # No body has 20 digits, and of more than 4,300 Python makes no number.
+    return int(length.lstrip(b"0")[:20] or b"0") if length.isdigit() else 0

@@ -12,7 +12,8 @@ from service.engine.gc_tuning import settle_collector
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry
 from service.engine.session.requests import CreateRequest, Observations, StepRequest
-from service.stores.base import StoreOptions, open_store
+from service.stores.base import StoreOptions
+from service.stores.factory import open_store
 from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F
 from tests.benchmarks.figures import Figure, median_figure, percentile_ms

@@ -15,7 +15,8 @@ import numpy as np
 from service.engine.engine import Engine
 from service.engine.models.registry import Registry
 from service.engine.session.requests import CreateRequest, DeleteRequest, Observations, StepRequest
-from service.stores.base import StoreOptions, open_store
+from service.stores.base import StoreOptions
+from service.stores.factory import open_store
 from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry
 from tests.benchmarks.engine_load import STORES

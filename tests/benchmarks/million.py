@@ -20,7 +20,8 @@ import uvloop
 from service.engine.engine import Engine, EngineLimits
 from service.engine.gc_tuning import settle_collector
 from service.engine.session.requests import CreateRequest, Observations, StepRequest
-from service.stores.base import StoreOptions, open_store
+from service.stores.base import StoreOptions
+from service.stores.factory import open_store
 from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F, bench_registry
 from tests.benchmarks.engine_load import STORES

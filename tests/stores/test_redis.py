@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.errors import OutcomeUnknownError, StartUpError, StoreUnavailableError
-from service.stores.base import TOMBSTONE_S, StoreOptions, WritesFailedError, open_store
+from service.stores.base import TOMBSTONE_S, StoreOptions, WritesFailedError
+from service.stores.factory import open_store
 from service.stores.record.record import Key
 from service.stores.redis import index as redis_index
 from service.stores.redis import node as redis_node

@@ -3,7 +3,7 @@
 import pytest
 
 from service.errors import StartUpError
-from service.stores.base import open_store
+from service.stores.factory import open_store
 from service.stores.redis.url import read_redis_url
 
 

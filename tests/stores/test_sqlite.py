@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from service.errors import RecordUnreadableError, StartUpError, StoreUnavailableError
-from service.stores.base import open_store
+from service.stores.factory import open_store
 from service.stores.record.record import Key
 from service.stores.record.revision import new_revision
 from service.stores.sqlite import connection as sqlite_connection

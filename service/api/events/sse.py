@@ -23,7 +23,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context
-from service.api.http.middleware import IS_HEAD
+from service.api.methods import IS_HEAD
 from service.api.problems import problem_of
 from service.api.stream_admission import require_room
 from service.errors import UnauthenticatedError

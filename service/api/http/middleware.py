@@ -5,15 +5,12 @@ import re
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.methods import methods_at
+from service.api.methods import IS_HEAD, announced_bytes, methods_at
 from service.api.problems import carry_problem
 from service.errors import EncodingRefusedError, TooLargeError, UnsupportedMediaTypeError
 
 _CHARSET = re.compile(rb""";\s*charset\s*=\s*["']?([^\s;"']*)""", re.IGNORECASE)
 _CHARSETS = frozenset({b"", b"utf-8", b"utf8", b"us-ascii", b"ascii"})  # ASCII is UTF-8
-IS_HEAD = "carry.is_head"
-"""In the scope of a GET that was a HEAD."""
-
 _OTHER_BODIES = frozenset({("/v1/steps", b"application/vnd.apache.arrow.stream")})
 
 
@@ -49,12 +46,6 @@ class LimitBody:
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"the body is larger than {self._max_bytes} bytes: send it in parts")
-
-
-def announced_bytes(length: bytes) -> int:
-    """What a Content-Length says, which may begin with any number of zeros; 0 where it is none."""
-    # No body has 20 digits, and of more than 4,300 Python makes no number.
-    return int(length.lstrip(b"0")[:20] or b"0") if length.isdigit() else 0
 
 
 class RequireJson:

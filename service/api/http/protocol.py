@@ -25,7 +25,7 @@ from service.api.auth.keys import ANYBODY
 from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.http.connection import MAX_HEAD_BYTES, HttpConnection
 from service.api.http.heads import is_host
-from service.api.http.middleware import announced_bytes
+from service.api.methods import announced_bytes
 
 __all__ = ["MAX_HEAD_BYTES", "StepProtocol"]
 

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.compression import inflate
 from service.api.context import Context
-from service.api.http.middleware import announced_bytes
+from service.api.methods import announced_bytes
 from service.api.v2.body import HEADER, read_id
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry

@@ -148,7 +148,8 @@ def wait_until_served(server):
 def test_no_more_connections_are_taken_than_files_may_be_open(limits, fits):
     ask = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limits});"
-        "from service.api.http.connection_limits import allow_descriptors; print(allow_descriptors(900))"
+        "from service.api.http.connection_limits import allow_descriptors;"
+        "print(allow_descriptors(900))"
     )
     command = [sys.executable, "-c", ask]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
