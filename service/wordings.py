@@ -2,7 +2,7 @@
 
 Rule 1: where an error is raised it names its case and carries the data of it. A transport puts that
         into the words that its clients use: `SESSIONS` here, for everything under `/v1`;
-        `api/open_inference_wordings.py` for `/v2`.
+        `api/v2/wordings.py` for `/v2`.
 Rule 2: an error that says the same in every transport needs no case.
 """
 

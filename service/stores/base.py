@@ -6,7 +6,7 @@ Rule 2: `expires_at` is set and judged by the store's own clock, at commit.
 Rule 3: a call either did all it says or raises StoreUnavailableError; one lost write of a group
         does not touch the others. Where only some of a group could be written, or what became of
         some is not known, WritesFailedError says which. A store never repeats a write whose answer
-        was lost: the engine reads back (`engine/read_back.py`).
+        was lost: the engine reads back (`engine/dispatch/read_back.py`).
 Rule 4: records that expired or were closed stay readable for `TOMBSTONE_S`, then `sweep` takes
         them away.
 Rule 5: beside the sessions lie a few small named values, for what all processes on a store must

@@ -1,4 +1,4 @@
-"""The process behind `body_reader.py`: reads calls from standard input, writes what comes of them.
+"""The process behind `reader.py`: reads calls from standard input, writes what comes of them.
 
 Rule 1: it ends at the end of its input and not by a signal to its group: the service asks it for
         the bodies of requests that it accepted before it was told to stop.

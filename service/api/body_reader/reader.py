@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 
 class BodyReader:
-    """Calls functions of `decode.py` in the process that reads."""
+    """Calls functions of `codec/decode.py` in the process that reads."""
 
     def __init__(self, max_body_bytes: int = 16 * 2**20) -> None:
         """`max_body_bytes` says how much memory a body may take."""

@@ -1,6 +1,6 @@
 """A forecast as JSON, from packed outputs at once: one gather of its numbers, one call of orjson.
 
-`present.py` says the same by a dictionary of arrays, each of which costs as much as ten of its
+`encode.py` says the same by a dictionary of arrays, each of which costs as much as ten of its
 numbers; a test holds the two to the same bytes. This is for the answer that every step gets.
 """
 

@@ -63,7 +63,7 @@ class EventStream(StreamingResponse):
         context.open_streams.add(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["is_event_stream"] = True  # for `connection_end.py`: comments mean nothing in it
+        scope["is_event_stream"] = True  # for `http/connection_end.py`: comments mean nothing in it
         if IS_HEAD in scope:
             self._context.open_streams.discard(self)
             headers = self.raw_headers

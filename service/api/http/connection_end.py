@@ -7,7 +7,8 @@ Rule 2: a client that ended its side still gets its answers; one that left is fo
 Rule 3: a connection that is closed while its client may still send is half-closed first, and read
         for `LINGER_S` or `LINGER_BYTES`: bytes that nobody read would make the kernel take back the
         last answers (RFC 9112 §9.6).
-Rule 4: whoever is waited for too long is closed by `connections.py`, which asks for `progress`.
+Rule 4: a client that is waited for too long is closed by `connection_limits.py`, which asks for
+        `progress`.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ _COMMENT = b"3\r\n:\n\n\r\n"  # of a stream of events, as one chunk
 
 
 class EndingConnection(HttpToolsProtocol):
-    """Everything but the reading of requests, which `http_connection.py` adds."""
+    """Everything but the reading of requests, which `connection.py` adds."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class EndingConnection(HttpToolsProtocol):
             self.transport.close()
 
     def _end_if_due(self) -> None:
-        # A client that does not read what it has got is cut off by `connections.py`.
+        # A client that does not read what it has got is cut off by `connection_limits.py`.
         action = self._at_end
         if action is None or self._num_unanswered or self.flow.write_paused:
             return

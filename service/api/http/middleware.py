@@ -116,7 +116,7 @@ def _not_json(said: bytes) -> UnsupportedMediaTypeError:
 
 
 class AnswerHead:
-    """Answers HEAD as GET, without the body; a stream of events is not begun (`sse.py`).
+    """Answers HEAD as GET, without the body; a stream of events is not begun (`events/sse.py`).
 
     The routes see a GET, so that each has HEAD without saying so.
     """

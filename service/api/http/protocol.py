@@ -8,7 +8,7 @@ Rule 2: to uvicorn, a step is one more request-response cycle (`self.cycle`): pi
         wait for it, a shutdown lets it finish, and it ends in `on_response_complete`.
 Rule 3: a step ends with its answer or with its connection, whichever comes first; work for a client
         that left is dropped by the engine if it has not begun.
-Rule 4: where a request ends is `http_connection.py`'s to say, and how a connection ends
+Rule 4: where a request ends is `connection.py`'s to say, and how a connection ends
         `connection_end.py`'s.
 """
 

@@ -3,7 +3,7 @@
 In: `session` (string), `step` (integer, may be absent or null), and the observation as one column
 for each of the model's, or as `observations`, a fixed-size list in the manifest's order. A null is
 a missing value. Out: `session`, `step`, `status`, `error`, and a fixed-size list for each output.
-What is bounded, and how, is in `arrow_bounds.py`.
+What is bounded, and how, is in `arrow_limits.py`.
 
 pyarrow comes with the extra `bulk`; this module is imported by its first request.
 """

@@ -22,7 +22,7 @@ from service.engine.timing import Trail
 from service.errors import CarryError
 
 STEPS_PATH = "/v1/sessions/{session}/steps"
-"""Answered by `hot_path.py`, which calls `answer_step`."""
+"""Answered by `http/fast_path.py`, which calls `answer_step`."""
 
 
 class BigBody(NamedTuple):

@@ -1,7 +1,7 @@
 """Errors under `/v2` in the protocol's own form, whoever answers them: `{"error": "…", "id": "…"}`.
 
 Rule 1: what fails the schema is 400 there, because the protocol knows no 422.
-Rule 2: an error is worded for clients of `/v2` (`open_inference_wordings.py`), from its case.
+Rule 2: an error is worded for clients of `/v2` (`wordings.py`), from its case.
 Rule 3: it carries the `id` of its request, where one was read (`Asked`). What is refused before its
         body is read (401, 403, 404 of no route, 405, 413, 415) has none.
 """

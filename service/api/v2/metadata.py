@@ -1,7 +1,7 @@
 """`/v2`: the Open Inference Protocol as its clients use it: health, what is served, how it does.
 
-Inference is in `open_inference_infer.py`, loading in `open_inference_repository.py`; what OpenAPI
-says of them all is in `open_inference_schemas.py`. Tracing, logging and shared memory are answered
+Inference is in `infer.py`, loading in `repository.py`; what OpenAPI
+says of them all is in `schemas.py`. Tracing, logging and shared memory are answered
 501.
 """
 

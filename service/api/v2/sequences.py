@@ -2,8 +2,8 @@
 
 Rule 1: a sequence is keyed by tenant, model and id; the number 5 is not the string "5".
 Rule 2: a start on a sequence that goes on begins it anew (Triton's way), or is refused, according
-        to `CARRY_V2_START`. It is one write (`engine/starts.py`): of several at once each is
-        answered as if it were alone, and the latest owns the sequence.
+        to `CARRY_V2_START`. It is one write (`engine/session/starts.py`): of several at once each
+        is answered as if it were alone, and the latest owns the sequence.
 Rule 3: with `sequence_step` a request is applied exactly once; without, as often as it comes.
 Rule 4: a sequence stays with the version that it was started with, whatever is loaded later.
 """

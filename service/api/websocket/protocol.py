@@ -10,7 +10,7 @@ Rule 4: after our close frame, reading goes on until the client's or `close_time
         nobody read would make the kernel take back answers that are still on their way. After a
         refusal, it goes on for `LINGER_S`.
 Rule 5: whatever ends the messages of a client, it is closed behind the answers to those before
-        (`stream_end.py`).
+        (`ending.py`).
 """
 
 import asyncio

@@ -10,7 +10,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/v1/stream")
 @router.get("/v1/sessions/{session}/stream")
 async def need_handshake() -> None:
-    """Handshakes never come here: they are answered by `stream_protocol.py`."""
+    """Handshakes never come here: they are answered by `protocol.py`."""
     raise UpgradeRequiredError(
         "a stream is opened by a WebSocket handshake, and this GET is none: expected the headers"
         " Upgrade: websocket and Connection: Upgrade, which a proxy must let through"

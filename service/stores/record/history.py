@@ -8,7 +8,7 @@ It stands at the end of a record's `data`, little-endian, and makes it one of fo
     observations   oldest first: 4 bytes of length and the bytes, each
 
 Rule 1: to keep nothing takes no bytes at all, so that such a record stays one of format 1.
-Rule 2: an observation is opaque here: `engine/observation_bytes.py` knows what it is.
+Rule 2: an observation is opaque here: `engine/session/observation_codec.py` knows what it is.
 """
 
 import struct

@@ -6,8 +6,8 @@ step writes anew. `data` is one run of bytes, little-endian, and is what stores 
     head      64 bytes, see `_HEAD`
     state     the packed state of the model
     pending   text that is not certain yet, UTF-8
-    replies   oldest first: 32 bytes, see `stores/replies.py`, and the packed outputs, each
-    kept      format 2 only, see `stores/kept.py`
+    replies   oldest first: 32 bytes, see `stores/record/replies.py`, and the packed outputs, each
+    kept      format 2 only, see `stores/record/history.py`
 
 Rule 1: a record is immutable; every write carries a new one with a fresh random `revision`.
 Rule 2: both parts name their format; a service reads every format up to its own and refuses a
