@@ -1,9 +1,9 @@
 """The one route that is called for every observation, without the framework around it.
 
 `POST /v1/sessions/{session}/steps` is documented by FastAPI in `sessions/routes.py`; requests for
-it are answered here, by the same function, with the same errors. What is left out is what FastAPI does for
-each request that this route does not need (dependencies, exit stacks, telemetry hooks): it costs
-more than the step itself. `protocol.py` calls `begin` without ASGI in between.
+it are answered here, by the same function, with the same errors. What is left out is what FastAPI
+does for each request that this route does not need (dependencies, exit stacks, telemetry hooks): it
+costs more than the step itself. `protocol.py` calls `begin` without ASGI in between.
 """
 
 import asyncio
