@@ -38,10 +38,11 @@ from service.api.v2.errors import (
 from service.api.v2.schemas import describe_open_inference
 from service.api.websocket import asyncapi
 from service.api.websocket import routes as stream_urls
-from service.engine.engine import Engine, EngineLimits
+from service.engine.engine import Engine
 from service.engine.gc_tuning import settle_collector
 from service.engine.graph.batch_planner import BatchLimits
 from service.engine.graph.runner import resolve_provider
+from service.engine.limits import EngineLimits
 from service.engine.models.first_load import load_folder
 from service.engine.models.folder import ModelsFolder
 from service.engine.models.verifier import Verifier

@@ -7,7 +7,6 @@ Everything runs on the event loop; only the graph and the store leave it.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -23,12 +22,12 @@ from service.engine.dispatch.request_task import Turn
 from service.engine.dispatch.session_queues import Lanes
 from service.engine.dispatch.step_group import is_single
 from service.engine.dispatch.watch import Watch
-from service.engine.graph.batch_planner import BatchLimits
 from service.engine.graph.runner import BatchResult
 from service.engine.inference.admission import QueueBounds
 from service.engine.inference.job import Job
 from service.engine.inference.worker import Worker
 from service.engine.inference.worker_pool import Workers
+from service.engine.limits import EngineLimits
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry
 from service.engine.observer import NullObserver, Observer
@@ -52,19 +51,6 @@ _Requests = TypeVar("_Requests")
 _SWEEP_EVERY_S = 10.0
 _SWEEP_AT_ONCE = 1000
 _DEADLINES_EVERY_S = 0.25
-_NO_LIMITS_GIVEN = BatchLimits(max_rows=128, max_slice_steps=64, max_cells=2048)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """Bounds of the engine; every queue is bounded by one of them."""
-
-    batch: BatchLimits = _NO_LIMITS_GIVEN
-    max_waiting_jobs: int = 4096
-    max_waiting_steps: int = 1_000_000
-    max_queue_s: float = 0.5
-    cache_sessions: int = 100_000
-    request_timeout_s: float = 30.0
 
 
 class Engine:

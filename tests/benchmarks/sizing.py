@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from service.engine.engine import Engine, EngineLimits
+from service.engine.engine import Engine
 from service.engine.gc_tuning import settle_collector
+from service.engine.limits import EngineLimits
 from service.engine.session.requests import CreateRequest
 from service.stores.factory import open_store
 from service.stores.record.record import Key

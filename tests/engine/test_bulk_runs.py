@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.engine import EngineLimits
+from service.engine.limits import EngineLimits
 from service.errors import (
     CarryError,
     DeadlineError,

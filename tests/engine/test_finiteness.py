@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from service.contract.graph import GraphSpec
 from service.contract.outputs import OutputLayout
 from service.contract.state import StateLayout
-from service.engine.engine import EngineLimits
 from service.engine.graph.batch_planner import BatchLimits
 from service.engine.graph.finiteness import FiniteCheck
+from service.engine.limits import EngineLimits
 from service.engine.models.registry import Registry, load_registry
 from service.engine.session.requests import Observations
 from service.errors import NotFiniteError

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.engine.dispatch.request_task import Turn
 from service.engine.dispatch.session_queues import Lanes
-from service.engine.engine import EngineLimits
+from service.engine.limits import EngineLimits
 from service.engine.session.requests import DeleteRequest
 from service.errors import QueueFullError, SessionClosedError, SessionNotFoundError
 from service.stores.memory import MemoryStore

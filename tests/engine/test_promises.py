@@ -5,9 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.engine.engine import EngineLimits
 from service.engine.graph.batch_planner import BatchLimits
 from service.engine.graph.runner import Batch
+from service.engine.limits import EngineLimits
 from service.engine.session.requests import DeleteRequest, Observations
 from service.errors import (
     ContentionError,

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from service.engine.engine import EngineLimits
 from service.engine.graph.batch_planner import BatchLimits
+from service.engine.limits import EngineLimits
 from service.engine.session.requests import Observations, StepRequest
 from service.errors import DeadlineError, InvalidInputError, QueueFullError, SessionClosedError
 from service.stores.record.record import Key

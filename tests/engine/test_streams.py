@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from service.contract.text import TextCodec
-from service.engine.engine import EngineLimits
 from service.engine.graph.batch_planner import BatchLimits
+from service.engine.limits import EngineLimits
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry
 from service.engine.session.requests import Observations

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.engine import EngineLimits
 from service.engine.graph.batch_planner import BatchLimits
+from service.engine.limits import EngineLimits
 from service.engine.session.requests import DeleteRequest, Observations
 from service.engine.timing import Trail, on
 from service.errors import StoreUnavailableError

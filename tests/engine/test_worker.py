@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.engine.engine import EngineLimits
 from service.engine.graph.batch_planner import BatchLimits
 from service.engine.inference.admission import QueueBounds
 from service.engine.inference.worker import Worker
+from service.engine.limits import EngineLimits
 from service.engine.observer import NullObserver
 from service.engine.session.requests import Observations
 from service.errors import DeadlineError, ModelFailedError, QueueFullError

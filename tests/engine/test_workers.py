@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 import pytest
 
 from service.contract.bundle import read_bundle
-from service.engine.engine import EngineLimits
+from service.engine.limits import EngineLimits
 from service.engine.models.registry import Registry, load_model
 from service.engine.observer import NullObserver
 from service.engine.session.requests import ForkRequest, Observations, UpgradeRequest

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from service.contract.sampling import Draws, choose
 from service.contract.text import UNREAD
-from service.engine.engine import EngineLimits
 from service.engine.graph.batch_planner import BatchLimits
 from service.engine.graph.sampler import Sampling
+from service.engine.limits import EngineLimits
 from service.engine.models.registry import load_registry
 from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.errors import (

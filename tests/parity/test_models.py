@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.engine import EngineLimits
 from service.engine.graph.batch_planner import BatchLimits
+from service.engine.limits import EngineLimits
 from service.engine.models.registry import Registry, load_registry
 from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.stores.record.record import Key
