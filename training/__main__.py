@@ -108,7 +108,7 @@ def find_rate(
     picture: Annotated[Path | None, typer.Option(help="Write loss against rate as a PNG.")] = None,
 ) -> None:
     """Suggest a learning rate for a recipe: the one at which the loss falls fastest."""
-    from training.evaluate.plots import plot_rate_search
+    from training.evaluate.plots.figure import plot_rate_search
     from training.fit.rate_finder import find_rate as search
     from training.tasks.registry import make_task
 

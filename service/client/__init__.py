@@ -5,7 +5,6 @@ service.
 """
 
 from service.client.asynchronous import AsyncClient, AsyncSession
-from service.client.asynchronous_stream import AsyncSessionStream
 from service.client.exchange import Retries
 from service.client.listening import SessionEvent
 from service.client.problems import (
@@ -24,8 +23,9 @@ from service.client.problems import (
     UnreachableError,
 )
 from service.client.requests import Observed, Opening, StepReply, Writing
+from service.client.streaming.asynchronous import AsyncSessionStream
+from service.client.streaming.synchronous import SessionStream
 from service.client.synchronous import Client, Session
-from service.client.synchronous_stream import SessionStream
 from service.client.tables import to_frame
 
 __all__ = [

@@ -9,7 +9,6 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 import httpx
 
 from service.client import requests, stream, together
-from service.client.asynchronous_stream import AsyncSessionStream
 from service.client.exchange import Answer, Call, Lost, Retries
 from service.client.http import answer_of, lost, open_options, request_of
 from service.client.listening import (
@@ -24,8 +23,9 @@ from service.client.listening import (
 from service.client.problems import UnreachableError
 from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
 from service.client.stream import RESEND_BYTES, Flow, Stream
+from service.client.streaming.asynchronous import AsyncSessionStream
+from service.client.streaming.wire import Address
 from service.client.together import Result
-from service.client.wire import Address
 
 T = TypeVar("T")
 

@@ -23,9 +23,9 @@ from service.client.listening import (
 from service.client.problems import UnreachableError
 from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
 from service.client.stream import RESEND_BYTES, Flow, Stream
-from service.client.synchronous_stream import SessionStream
+from service.client.streaming.synchronous import SessionStream
+from service.client.streaming.wire import Address
 from service.client.together import Result
-from service.client.wire import Address
 
 T = TypeVar("T")
 

@@ -3,8 +3,8 @@
 import json
 
 from service.client.exchange import Answer, Call, Lost, Retries
-from service.client.pipeline import Dial, HangUp, Hear, Pipeline, Post
 from service.client.stream import Stream
+from service.client.streaming.pipeline import Dial, HangUp, Hear, Pipeline, Post
 from tests.client.fake_service import FakeTime
 
 PATH = "/v1/sessions/s/stream"

@@ -13,7 +13,7 @@ from service.client import (
     UnansweredError,
 )
 from service.client.exchange import Call, Lost
-from service.client.pipeline import Dial, Hear, Post
+from service.client.streaming.pipeline import Dial, Hear, Post
 from tests.client.fake_service import FakeTime
 from tests.client.fake_wire import FakeWire, piped, row_of
 

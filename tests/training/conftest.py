@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.config import Recipe, parse_recipe
-from training.tasks.forecast import ForecastTask
+from training.tasks.forecast.task import ForecastTask
 from training.tasks.registry import make_task
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"

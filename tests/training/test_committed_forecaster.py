@@ -10,9 +10,9 @@ from service.contract.golden import check_golden
 from training.config import load_recipe, parse_recipe
 from training.data.dataset import PACKAGED, hash_files
 from training.evaluate import metrics
-from training.evaluate.baselines import seasonal_naive
+from training.evaluate.baselines.forecasting import seasonal_naive
 from training.evaluate.served_model import ServedModel, make_run
-from training.tasks.forecast import ForecastTask
+from training.tasks.forecast.task import ForecastTask
 from training.tasks.registry import make_task
 
 ROOT = Path(__file__).parents[2]

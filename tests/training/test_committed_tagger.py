@@ -14,8 +14,8 @@ from service.engine.session.requests import CreateRequest, Observations, StepReq
 from service.stores.record.record import Key
 from tests.engine.support import running_engine
 from training.config import load_recipe, parse_recipe
-from training.data.chicago import DATASET
-from training.data.day_kinds import DAY_KINDS, day_kinds
+from training.data.sets.chicago import DATASET
+from training.data.sets.day_kinds import DAY_KINDS, day_kinds
 from training.evaluate.served_model import ServedModel, make_run
 
 ROOT = Path(__file__).parents[2]

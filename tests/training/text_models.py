@@ -3,8 +3,8 @@
 import torch
 
 from training.config import CellConfig, Recipe, parse_recipe
-from training.tasks.classify_network import ClassifyNetwork
-from training.tasks.classify_options import ClassifyOptions
+from training.tasks.classify.network import ClassifyNetwork
+from training.tasks.classify.options import ClassifyOptions
 
 TINY_TASK = {
     "kind": "classify",

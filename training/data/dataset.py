@@ -1,6 +1,6 @@
 """Data sets by name: where they come from, what their licence says, and where to look for them.
 
-A module of this package that defines `DATASET` is a data set: its file name is its `data.source`.
+A module of `sets/` that defines `DATASET` is a data set: its file name is its `data.source`.
 Nothing is ever downloaded: a file is packaged with the project, or named with `--data`.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import training.data
+import training.data.sets
 from service.contract.manifest import DataSource
 from training.errors import DataError, RecipeError
 
@@ -81,13 +81,13 @@ def find_dataset(name: str) -> Dataset:
     known = dataset_names()
     if name not in known:
         raise RecipeError(f"data.source is {name!r}; expected one of {', '.join(known)}")
-    dataset = importlib.import_module(f"training.data.{name}").DATASET
+    dataset = importlib.import_module(f"training.data.sets.{name}").DATASET
     assert isinstance(dataset, Dataset)
     return dataset
 
 
 def dataset_names() -> list[str]:
-    modules = pkgutil.iter_modules(training.data.__path__)
+    modules = pkgutil.iter_modules(training.data.sets.__path__)
     return sorted(
         module.name
         for module in modules
@@ -96,6 +96,4 @@ def dataset_names() -> list[str]:
 
 
 def _defines_dataset(module: str) -> bool:
-    return module != "dataset" and hasattr(
-        importlib.import_module(f"training.data.{module}"), "DATASET"
-    )
+    return hasattr(importlib.import_module(f"training.data.sets.{module}"), "DATASET")

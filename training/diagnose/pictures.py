@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator
 
 from training.diagnose.gradient_flow import GradientFlow
 from training.diagnose.watch import Watched
-from training.evaluate.plots import BLACK, BLUE, GREY, ORANGE, style, to_png
+from training.evaluate.plots.figure import BLACK, BLUE, GREY, ORANGE, style, to_png
 from training.evaluate.report import Plot
 
 _COLOURS = (BLUE, "#56b4e9", "#cc79a7", ORANGE, "#009e73", "#e6b000", GREY, BLACK)

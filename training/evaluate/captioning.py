@@ -10,8 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untype
 from service.contract.characters import CharacterCodec
 from service.contract.manifest import QualityFigure
 from service.contract.text import UNREAD
-from training.data.digits import NamedVectors
-from training.evaluate.plots import style, to_png
+from training.data.sets.digits import NamedVectors
+from training.evaluate.plots.figure import style, to_png
 from training.evaluate.report import Evaluation, Plot, Table
 from training.evaluate.served_model import ServedModel
 from training.evaluate.writing import write_each

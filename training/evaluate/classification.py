@@ -13,14 +13,14 @@ from service.contract.manifest import QualityFigure
 from service.contract.text import TextCodec
 from training.data.labelled_texts import LabelledTexts, Part
 from training.data.text_batches import TokenRows, batches_by_length
-from training.evaluate.classification_plots import (
+from training.evaluate.baselines.texts import majority, tfidf_regression
+from training.evaluate.plots.classification import (
     plot_calibration,
     plot_confusion,
     plot_prefixes,
 )
 from training.evaluate.report import Evaluation, Table
 from training.evaluate.served_model import ServedModel
-from training.evaluate.text_baselines import majority, tfidf_regression
 
 PREFIX_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _MAX_CELLS = 60_000

@@ -14,12 +14,12 @@ from service.contract.manifest import QualityFigure
 from training.data.series import Series
 from training.data.windows import truths_ahead
 from training.evaluate import metrics
-from training.evaluate.baselines import baselines_for
-from training.evaluate.forecast_plots import plot_coverage, plot_errors, plot_examples
+from training.evaluate.baselines.forecasting import baselines_for
+from training.evaluate.plots.forecasting import plot_coverage, plot_errors, plot_examples
 from training.evaluate.report import Evaluation, Table
 from training.evaluate.served_model import ServedModel
-from training.tasks.calendar import DAY_S
-from training.tasks.forecast_options import ForecastOptions
+from training.tasks.forecast.calendar import DAY_S
+from training.tasks.forecast.options import ForecastOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from service.contract.characters import CharacterCodec
 from service.contract.manifest import QualityFigure
 from service.contract.sampling import Draws, choose, probabilities
 from service.contract.text import UNREAD
-from training.evaluate.character_ngrams import CharacterNgrams
-from training.evaluate.plots import BLUE, GREY, style, to_png
+from training.evaluate.baselines.character_ngrams import CharacterNgrams
+from training.evaluate.plots.figure import BLUE, GREY, style, to_png
 from training.evaluate.report import Evaluation, Plot, Table
 from training.evaluate.served_model import ServedModel
 

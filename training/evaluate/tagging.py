@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]  # sc
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]  # scikit-learn has no types
 
 from service.contract.manifest import QualityFigure
-from training.evaluate.classification_plots import plot_confusion
+from training.evaluate.plots.classification import plot_confusion
 from training.evaluate.report import Evaluation, Table
 from training.evaluate.served_model import ServedModel
 

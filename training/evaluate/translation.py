@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from service.contract.characters import CharacterCodec
 from service.contract.manifest import QualityFigure
 from training.data.text_pairs import Pair
-from training.evaluate.plots import BLUE, ORANGE, style, to_png
+from training.evaluate.plots.figure import BLUE, ORANGE, style, to_png
 from training.evaluate.report import Evaluation, Plot, Table
 from training.evaluate.served_model import ServedModel
 from training.evaluate.writing import write_each

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from training.cells.base import cell_kinds
 from training.config import CellConfig
-from training.evaluate.plots import BLACK, BLUE, style, to_png
+from training.evaluate.plots.figure import BLACK, BLUE, style, to_png
 from training.evaluate.report import Plot, Table
 from training.experiments.adding import SOLVED, TRIVIAL, sequences
 from training.experiments.experiment import (

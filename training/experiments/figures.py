@@ -6,7 +6,7 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from training.evaluate.plots import BLACK, BLUE, GREEN, GREY, ORANGE, style, to_png
+from training.evaluate.plots.figure import BLACK, BLUE, GREEN, GREY, ORANGE, style, to_png
 from training.evaluate.report import Plot
 from training.experiments.experiment import Result
 

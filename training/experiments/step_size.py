@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.evaluate.plots import BLACK, style, to_png
+from training.evaluate.plots.figure import BLACK, style, to_png
 from training.evaluate.report import Plot, Table
 from training.experiments.experiment import Experiment, Findings, Job, Outcome, Result
 from training.experiments.figures import COLOURS, spread_of

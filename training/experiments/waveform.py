@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.config import CellConfig
-from training.evaluate.plots import BLACK, style, to_png
+from training.evaluate.plots.figure import BLACK, style, to_png
 from training.evaluate.report import Plot, Table
 from training.experiments.experiment import (
     Experiment,

@@ -19,7 +19,7 @@ from service.contract.state import StateLayout
 from training.config import Recipe
 from training.errors import RecipeError, VerificationError, VersionTakenError
 from training.evaluate.card import write_card
-from training.evaluate.plots import plot_training_curves
+from training.evaluate.plots.figure import plot_training_curves
 from training.evaluate.report import Evaluation, Plot
 from training.evaluate.served_model import ServedModel, make_run
 from training.export.compatible_states import compatible_states

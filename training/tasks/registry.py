@@ -8,12 +8,12 @@ from training.errors import RecipeError
 from training.tasks.base import Task
 
 TASKS: Final = {
-    "forecast": "training.tasks.forecast",
-    "classify": "training.tasks.classify",
-    "generate": "training.tasks.generate",
-    "tag": "training.tasks.tag",
-    "translate": "training.tasks.translate",
-    "caption": "training.tasks.caption",
+    "forecast": "training.tasks.forecast.task",
+    "classify": "training.tasks.classify.task",
+    "generate": "training.tasks.generate.task",
+    "tag": "training.tasks.tag.task",
+    "translate": "training.tasks.translate.task",
+    "caption": "training.tasks.caption.task",
 }
 """`task.kind` → the module whose `TASK` it is; imported only when a recipe asks for it."""
 

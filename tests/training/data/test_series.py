@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.chicago import DATASET as CHICAGO
-from training.data.csv_series import DATASET as CSV
 from training.data.dataset import dataset_names, find_dataset
 from training.data.series import Series
+from training.data.sets.chicago import DATASET as CHICAGO
+from training.data.sets.csv_series import DATASET as CSV
 from training.data.windows import Windows, truths_ahead
 from training.errors import DataError, RecipeError
 

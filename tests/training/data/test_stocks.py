@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.stocks import DATASET
+from training.data.sets.stocks import DATASET
 from training.errors import DataError
 
 DAY_S = 86_400

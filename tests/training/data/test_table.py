@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.csv_series import DATASET as CSV
 from training.data.series import Series
+from training.data.sets.csv_series import DATASET as CSV
 from training.data.table import read_table
 from training.errors import DataError, RecipeError
 

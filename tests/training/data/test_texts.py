@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch.utils.data.distributed import DistributedSampler
 
 from service.contract.text import TextCodec, TextCursor
-from training.data import fine_foods, imdb, nsmc
 from training.data.dataset import find_dataset
 from training.data.labelled_texts import LabelledTexts, divide
 from training.data.plain_text import read_text
+from training.data.sets import fine_foods, imdb, nsmc
 from training.data.text_batches import LikeLengthBatches, ShuffledRows, TokenRows, batches_by_length
 from training.data.text_pairs import read_pairs
 from training.data.tokenizer import NONE_TOKEN, START_TOKEN, train_tokenizer

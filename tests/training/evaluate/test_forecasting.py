@@ -8,11 +8,11 @@ import pytest
 from service.contract.manifest import ColumnSpec
 from training.data.series import Series
 from training.errors import DataError
-from training.evaluate.forecast_plots import plot_errors
 from training.evaluate.forecasting import Split, evaluate_forecasts
+from training.evaluate.plots.forecasting import plot_errors
 from training.evaluate.report import Evaluation
-from training.tasks.forecast import _split
-from training.tasks.forecast_options import ForecastOptions
+from training.tasks.forecast.options import ForecastOptions
+from training.tasks.forecast.task import _split
 
 OPTIONS = ForecastOptions(
     kind="forecast",

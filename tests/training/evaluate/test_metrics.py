@@ -1,7 +1,12 @@
 import numpy as np
 
 from training.evaluate import metrics
-from training.evaluate.baselines import auto_ets, baselines_for, persistence, seasonal_naive
+from training.evaluate.baselines.forecasting import (
+    auto_ets,
+    baselines_for,
+    persistence,
+    seasonal_naive,
+)
 
 TRUTH = np.array([[1.0, 2.0], [3.0, np.nan]])
 

@@ -18,7 +18,7 @@ from training.fit.rate_finder import find_rate, smooth, suggest
 from training.fit.run_folder import RunFolder
 from training.fit.trainer import FitOptions, fit
 from training.fit.truncated import truncated_losses
-from training.tasks.forecast import ForecastTask
+from training.tasks.forecast.task import ForecastTask
 from training.tasks.registry import make_task
 
 
@@ -101,7 +101,7 @@ def test_windows_update_the_weights_many_times_a_batch(
             spans.append((batch[0].shape[1], state is None or not state.requires_grad))
         return part(self, network, batch, state)
 
-    monkeypatch.setattr("training.tasks.forecast.ForecastLoss.part", spy)
+    monkeypatch.setattr("training.tasks.forecast.task.ForecastLoss.part", spy)
     windows = run(tmp_path, transit_fields, window_size=20, shifting_size=10)
     num_batches = len(column(full, "grad_norm"))
     assert len(column(windows, "grad_norm")) == num_batches

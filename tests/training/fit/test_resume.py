@@ -10,7 +10,7 @@ from training.config import Recipe, parse_recipe
 from training.errors import RunError
 from training.fit.run_folder import RunFolder
 from training.fit.trainer import FitOptions, fit
-from training.tasks.forecast import ForecastTask
+from training.tasks.forecast.task import ForecastTask
 from training.tasks.registry import make_task
 
 QUIET = FitOptions(accelerator="cpu", progress=False)

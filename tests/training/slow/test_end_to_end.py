@@ -18,7 +18,7 @@ from training.evaluate.served_model import ServedModel, make_run
 from training.export.bundle_writer import draft_bundle, next_version
 from training.export.verify import check_parity, verify
 from training.fit.run_folder import RunFolder
-from training.tasks.forecast import ForecastTask
+from training.tasks.forecast.task import ForecastTask
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,7 +10,7 @@ from service.contract.bundle import read_bundle
 from tests.training.slow.test_end_to_end import ROOT, call, to_toml
 from training.evaluate.report import Evaluation
 from training.export import bundle_writer
-from training.tasks.forecast import ForecastTask
+from training.tasks.forecast.task import ForecastTask
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.errors import RecipeError
-from training.tasks.calendar import DAY_S, Calendar, holiday_table
+from training.tasks.forecast.calendar import DAY_S, Calendar, holiday_table
 
 EPOCH = dt.date(1970, 1, 1)
 

@@ -7,7 +7,7 @@ import torch
 from service.contract.bundle import read_bundle
 from tests.api.support import serving
 from training.config import parse_recipe
-from training.data.digits import NAMES
+from training.data.sets.digits import NAMES
 from training.errors import RecipeError
 from training.evaluate.captioning import name_each
 from training.evaluate.served_model import ServedModel

@@ -15,7 +15,7 @@ from training.evaluate.served_model import ServedModel
 from training.export.bundle_writer import export_run
 from training.fit.run_folder import RunFolder
 from training.fit.trainer import FitOptions, fit
-from training.tasks.calibration import fit_calibration
+from training.tasks.classify.calibration import fit_calibration
 from training.tasks.registry import make_task
 
 

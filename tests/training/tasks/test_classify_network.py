@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.text_models import tiny_network
-from training.tasks.running_mean import running_mean
+from training.tasks.classify.running_mean import running_mean
 
 NETWORK = tiny_network()
 some_tokens = st.lists(st.integers(0, 399), min_size=1, max_size=40)

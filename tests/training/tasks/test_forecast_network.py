@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.tasks.calendar import holiday_table
-from training.tasks.forecast import ForecastTask
-from training.tasks.forecast_network import ForecastNetwork
+from training.tasks.forecast.calendar import holiday_table
+from training.tasks.forecast.network import ForecastNetwork
+from training.tasks.forecast.task import ForecastTask
 
 
 @pytest.fixture(scope="module")

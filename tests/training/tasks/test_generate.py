@@ -14,14 +14,14 @@ from service.stores.record.record import Key
 from tests.engine.support import running_engine
 from training.config import parse_recipe
 from training.errors import DataError, RecipeError
-from training.evaluate.character_ngrams import CharacterNgrams
+from training.evaluate.baselines.character_ngrams import CharacterNgrams
 from training.evaluate.generation import read, write
 from training.evaluate.served_model import ServedModel
 from training.export.bundle_writer import export_run
 from training.fit.run_folder import RunFolder
 from training.fit.trainer import FitOptions, fit
 from training.fit.truncated import truncated_losses
-from training.tasks.generate import Passages
+from training.tasks.generate.task import Passages
 from training.tasks.registry import make_task
 
 TASK = {

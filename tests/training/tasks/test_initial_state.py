@@ -8,7 +8,7 @@ import torch
 from tests.training.text_models import tiny_network
 from training.cells.base import LOWEST
 from training.config import parse_recipe
-from training.tasks.forecast import ForecastTask
+from training.tasks.forecast.task import ForecastTask
 from training.tasks.registry import make_task
 
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.tasks.quantiles import QuantileHead, fit_widening, forecast_loss, pinball
+from training.tasks.forecast.quantiles import QuantileHead, fit_widening, forecast_loss, pinball
 
 
 @given(

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from training.config import parse_recipe
-from training.data.day_kinds import DAY_KINDS, day_kinds
+from training.data.sets.day_kinds import DAY_KINDS, day_kinds
 from training.errors import DataError, RecipeError
 from training.evaluate.tagging import _regression
 from training.fit.truncated import truncated_losses
 from training.tasks.registry import make_task
-from training.tasks.tag import Stretches, TaggedRows
+from training.tasks.tag.task import Stretches, TaggedRows
 
 TASK = {
     "kind": "tag",

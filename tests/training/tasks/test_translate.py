@@ -10,7 +10,7 @@ from service.contract.bundle import read_bundle
 from tests.api.support import listening
 from tests.api.test_generate import EVENTS, events_of
 from training.config import parse_recipe
-from training.data.dates import make_dates
+from training.data.sets.dates import make_dates
 from training.data.text_pairs import Pair
 from training.errors import DataError, RecipeError
 from training.evaluate.served_model import ServedModel
@@ -20,7 +20,7 @@ from training.fit.run_folder import RunFolder
 from training.fit.trainer import FitOptions, fit
 from training.tasks.registry import make_task
 from training.tasks.stack_network import UNSAID
-from training.tasks.translate_network import Marks, TranslateNetwork
+from training.tasks.translate.network import Marks, TranslateNetwork
 
 MARK, END = 1, 0
 M, H, V = 6, 5, 9
@@ -197,7 +197,7 @@ def test_dates_are_written_in_all_the_ways_that_the_card_names():
     ],
 )
 def test_years_and_days_are_spelled_as_people_do(date, words):
-    from training.data.dates import _FORMS
+    from training.data.sets.dates import _FORMS
 
     assert _FORMS["the third of march 2019"](dt.date(*date), True) == words
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from training.config import Section
-from training.tasks.ngram_bag import MAX_ORDER
+from training.tasks.classify.ngram_bag import MAX_ORDER
 
 
 class ClassifyOptions(Section):

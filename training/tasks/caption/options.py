@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from training.config import Section
-from training.tasks.translate_options import Character
+from training.tasks.translate.options import Character
 
 
 class CaptionOptions(Section):

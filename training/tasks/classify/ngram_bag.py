@@ -8,8 +8,8 @@ its scale however long the text, and still grows with the evidence.
 import torch
 from torch import Tensor, nn
 
-from training.tasks.running_mean import running_mean
-from training.tasks.small_embedding import SmallEmbedding
+from training.tasks.classify.running_mean import running_mean
+from training.tasks.classify.small_embedding import SmallEmbedding
 
 # Odd and far apart: neighbouring tokens must not fall into neighbouring buckets.
 _MULTIPLIERS = (1_000_003, 40_503_691, 87_178_291)

@@ -26,9 +26,9 @@ from training.evaluate.classification import evaluate_classifier
 from training.evaluate.report import Evaluation
 from training.evaluate.served_model import ServedModel
 from training.tasks.base import Arrays, GraphParts, ManifestParts, StreamNetwork, Task
-from training.tasks.calibration import fit_calibration
-from training.tasks.classify_network import ClassifyNetwork
-from training.tasks.classify_options import ClassifyOptions
+from training.tasks.classify.calibration import fit_calibration
+from training.tasks.classify.network import ClassifyNetwork
+from training.tasks.classify.options import ClassifyOptions
 
 _TOKENIZER_FILE = "tokenizer.json"
 _VALIDATION_ROWS = 64

@@ -15,10 +15,10 @@ from training.cells.base import RecurrentStack, Translations
 from training.config import CellConfig
 from training.data.tokenizer import UNKNOWN_TOKEN
 from training.tasks.base import StreamNetwork
-from training.tasks.classify_options import ClassifyOptions
-from training.tasks.ngram_bag import NgramBag
-from training.tasks.running_mean import AttentionMean, running_mean
-from training.tasks.small_embedding import SmallEmbedding
+from training.tasks.classify.ngram_bag import NgramBag
+from training.tasks.classify.options import ClassifyOptions
+from training.tasks.classify.running_mean import AttentionMean, running_mean
+from training.tasks.classify.small_embedding import SmallEmbedding
 
 _COUNT_SCALE = 4.0
 
@@ -27,7 +27,7 @@ class ClassifyNetwork(StreamNetwork):
     """`(tokens[B,T], length[B], state[B,S]) → (probabilities[B,T,C], state[B,S])`."""
 
     calibration: Tensor
-    """a, b, c and the longest l: see `training/tasks/calibration.py`, which sets them."""
+    """a, b, c and the longest l: see `training/tasks/classify/calibration.py`, which sets them."""
 
     def __init__(self, options: ClassifyOptions, cell: CellConfig, num_classes: int) -> None:
         super().__init__()

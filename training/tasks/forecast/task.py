@@ -32,10 +32,10 @@ from training.tasks.base import (
     StreamNetwork,
     Task,
 )
-from training.tasks.calendar import FIRST_YEAR, LAST_YEAR
-from training.tasks.forecast_network import LEAST_SCALE, ForecastNetwork
-from training.tasks.forecast_options import ForecastOptions
-from training.tasks.quantiles import fit_widening, forecast_loss
+from training.tasks.forecast.calendar import FIRST_YEAR, LAST_YEAR
+from training.tasks.forecast.network import LEAST_SCALE, ForecastNetwork
+from training.tasks.forecast.options import ForecastOptions
+from training.tasks.forecast.quantiles import fit_widening, forecast_loss
 
 _EXAMPLE_SEED = 20
 

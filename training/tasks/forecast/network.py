@@ -20,9 +20,9 @@ from torch.nn import functional
 from training.cells.base import RecurrentStack, Translations
 from training.config import CellConfig
 from training.tasks.base import StreamNetwork
-from training.tasks.calendar import Calendar
-from training.tasks.forecast_options import ForecastOptions
-from training.tasks.quantiles import QuantileHead
+from training.tasks.forecast.calendar import Calendar
+from training.tasks.forecast.options import ForecastOptions
+from training.tasks.forecast.quantiles import QuantileHead
 
 _HORIZON_SIZE = 4
 _SCALE_FLOOR = 0.02

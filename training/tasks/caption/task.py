@@ -18,14 +18,14 @@ from service.contract.manifest import DataSource
 from service.contract.tensors import InputSpec
 from training.config import Recipe
 from training.data.dataset import find_dataset
-from training.data.digits import NamedVectors, NamedVectorSet
+from training.data.sets.digits import NamedVectors, NamedVectorSet
 from training.errors import DataError, RecipeError
 from training.evaluate.captioning import evaluate_captioner
 from training.evaluate.report import Evaluation
 from training.evaluate.served_model import ServedModel
 from training.tasks.base import Arrays, Batch, GraphParts, ManifestParts, StreamNetwork, Task
-from training.tasks.caption_network import CaptionNetwork
-from training.tasks.caption_options import CaptionOptions
+from training.tasks.caption.network import CaptionNetwork
+from training.tasks.caption.options import CaptionOptions
 from training.tasks.character_parts import TOKENS, logits_of
 from training.tasks.stack_network import UNSAID, log_loss
 

@@ -18,8 +18,8 @@ from service.contract.manifest import DataSource, TagSpec
 from service.contract.tensors import InputSpec, OutputSpec
 from training.config import Recipe
 from training.data.dataset import find_dataset
-from training.data.day_kinds import DAY_KINDS, day_kinds
 from training.data.series import SeriesDataset
+from training.data.sets.day_kinds import DAY_KINDS, day_kinds
 from training.errors import DataError, RecipeError
 from training.evaluate.report import Evaluation
 from training.evaluate.served_model import ServedModel
@@ -33,8 +33,8 @@ from training.tasks.base import (
     Task,
 )
 from training.tasks.stack_network import EveryStepLoss
-from training.tasks.tag_network import TagNetwork
-from training.tasks.tag_options import TagOptions
+from training.tasks.tag.network import TagNetwork
+from training.tasks.tag.options import TagOptions
 
 _EXAMPLE_SEED = 20
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import CellConfig
-from training.tasks.caption_options import CaptionOptions
+from training.tasks.caption.options import CaptionOptions
 from training.tasks.stack_network import StackNetwork
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.data.text_batches import TextBatch
-from training.tasks.classify_network import ClassifyNetwork
+from training.tasks.classify.network import ClassifyNetwork
 
 _POWERS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0)
 """Of a text of n tokens, n^p are read: short prefixes as often as long ones, whole texts most."""

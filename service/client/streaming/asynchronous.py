@@ -11,10 +11,10 @@ from websockets.exceptions import InvalidStatus
 
 from service.client.exchange import Answer, Call, Lost
 from service.client.json_values import requests_of
-from service.client.pipeline import Dial, Hear, Outcome, Pipeline, Post, WireFlow
 from service.client.requests import Observed, Rows, StepReply
 from service.client.stream import Stream
-from service.client.wire import BREAKS, Address, broken, refused
+from service.client.streaming.pipeline import Dial, Hear, Outcome, Pipeline, Post, WireFlow
+from service.client.streaming.wire import BREAKS, Address, broken, refused
 
 T = TypeVar("T")
 

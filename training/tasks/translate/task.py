@@ -37,8 +37,8 @@ from training.tasks.base import (
 )
 from training.tasks.character_parts import TOKENS, logits_of
 from training.tasks.stack_network import UNSAID, log_loss
-from training.tasks.translate_network import Marks, TranslateNetwork
-from training.tasks.translate_options import TranslateOptions
+from training.tasks.translate.network import Marks, TranslateNetwork
+from training.tasks.translate.options import TranslateOptions
 
 
 class TranslateTask(Task):

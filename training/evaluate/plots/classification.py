@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, NullLocator, PercentFormatter
 
-from training.evaluate.plots import BLACK, BLUE, GREY, ORANGE, style, to_png
+from training.evaluate.plots.figure import BLACK, BLUE, GREY, ORANGE, style, to_png
 from training.evaluate.report import Plot
 
 Bins = tuple[np.ndarray, np.ndarray]

@@ -10,9 +10,9 @@ from matplotlib.ticker import NullLocator
 
 from training.data.series import Series
 from training.evaluate.metrics import share_below
-from training.evaluate.plots import BLACK, BLUE, GREEN, GREY, ORANGE, style, to_png
+from training.evaluate.plots.figure import BLACK, BLUE, GREEN, GREY, ORANGE, style, to_png
 from training.evaluate.report import Plot
-from training.tasks.forecast_options import ForecastOptions
+from training.tasks.forecast.options import ForecastOptions
 
 _RANKS = {"an easy one": 0.1, "a usual one": 0.5, "a hard one": 0.9, "the worst": 1.0}
 """Panel → share of the test origins with a smaller error: nobody picked them by eye."""

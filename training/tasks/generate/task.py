@@ -33,8 +33,8 @@ from training.tasks.base import (
     Task,
 )
 from training.tasks.character_parts import TOKENS, logits_of
-from training.tasks.generate_network import GenerateNetwork
-from training.tasks.generate_options import GenerateOptions
+from training.tasks.generate.network import GenerateNetwork
+from training.tasks.generate.options import GenerateOptions
 from training.tasks.stack_network import EveryStepLoss
 
 
