@@ -89,6 +89,7 @@ BY_STATUS: dict[int, type[ProblemError]] = {
     413: InvalidRequestError,
     415: InvalidRequestError,
     422: InvalidRequestError,
+    426: InvalidRequestError,
 }
 
 
