@@ -151,6 +151,12 @@ def describe_open_inference(document: dict[str, Any]) -> None:
                 _describe_generate(operation, is_stream=path.endswith("_stream"))
 
 
+_GENERATE_EVENTS = (
+    'data: {"model_name":"hello","model_version":"1","text_output":"l"}\n\n'
+    'data: {"model_name":"hello","model_version":"1","text_output":"o"}\n\n'
+)
+
+
 def _describe_infer(operation: dict[str, Any]) -> None:
     body = {"schema": {"$ref": f"{_SCHEMAS}InferBody"}, "examples": _EXAMPLES}
     operation["requestBody"] = {"required": True, "content": {_JSON: body, _BYTES: _BINARY}}
@@ -165,9 +171,9 @@ def _describe_generate(operation: dict[str, Any], *, is_stream: bool) -> None:
     example = {"generate": {"summary": "Write on for 20 characters", "value": value}}
     body = {"schema": {"$ref": f"{_SCHEMAS}GenerateAsk"}, "examples": example}
     operation["requestBody"] = {"required": True, "content": {_JSON: body}}
-    kind = "text/event-stream" if is_stream else _JSON
-    answer = {"schema": {"$ref": f"{_SCHEMAS}GenerateReply"}}
+    answer = {_JSON: {"schema": {"$ref": f"{_SCHEMAS}GenerateReply"}}}
+    stream = {"text/event-stream": {"example": _GENERATE_EVENTS}}
     operation["responses"]["200"] = {
-        "description": "As events, or as one answer" if is_stream else "What was written",
-        "content": {kind: answer},
+        "description": "Each event holds the next piece of text" if is_stream else "The text",
+        "content": stream if is_stream else answer,
     }
