@@ -24,17 +24,24 @@ class OutputLayout:
             ]
         )
         self.step_bytes = self._step.itemsize
+        dtypes = {spec.dtype for spec in specs}
+        # Joined as what they are, where they are all alike: that takes fewer calls than as bytes.
+        self.joined_dtype = np.dtype(dtypes.pop() if len(dtypes) == 1 else np.uint8)
 
     def pack_last(self, outputs: Mapping[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
         """`{name: [B, T, …]}` → step `lengths - 1` of each row, packed, bytes `[B, step_bytes]`."""
+        return self.join_last(outputs, lengths).view(np.uint8)
+
+    def join_last(self, outputs: Mapping[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
+        """As `pack_last`, of `joined_dtype`: the same bytes."""
         if next(iter(outputs.values())).shape[1] == 1:
-            return self._pack({name: value[:, 0] for name, value in outputs.items()})
+            return self._join({name: value[:, 0] for name, value in outputs.items()})
         places = np.arange(len(lengths)), lengths - 1
-        return self._pack({name: value[places] for name, value in outputs.items()})
+        return self._join({name: value[places] for name, value in outputs.items()})
 
     def pack_row(self, outputs: Mapping[str, np.ndarray], row: int, num_steps: int) -> bytes:
         """`{name: [B, T, …]}` → the first `num_steps` steps of one row, packed end to end."""
-        return self._pack(
+        return self._join(
             {name: value[row, :num_steps] for name, value in outputs.items()}
         ).tobytes()
 
@@ -43,12 +50,12 @@ class OutputLayout:
         steps = np.frombuffer(data, self._step)
         return {spec.name: steps[spec.name] for spec in self._specs}
 
-    def _pack(self, steps: Mapping[str, np.ndarray]) -> np.ndarray:
-        """`{name: [n, …]}` → bytes `[n, step_bytes]`."""
+    def _join(self, steps: Mapping[str, np.ndarray]) -> np.ndarray:
+        """`{name: [n, …]}` → `joined_dtype` `[n, …]`, `step_bytes` each."""
         columns = [
-            np.ascontiguousarray(steps[spec.name], spec.dtype)
-            .reshape(len(steps[spec.name]), -1)
-            .view(np.uint8)
+            np.ascontiguousarray(steps[spec.name], spec.dtype).reshape(len(steps[spec.name]), -1)
             for spec in self._specs
         ]
+        if self.joined_dtype == np.uint8:
+            columns = [column.view(np.uint8) for column in columns]
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from service.engine.engine import Engine
 from service.engine.gc_tuning import settle_collector
+from service.engine.graph.finiteness import FiniteCheck
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry
 from service.engine.session.requests import CreateRequest, Observations, StepRequest
@@ -16,7 +17,7 @@ from service.stores.base import StoreOptions
 from service.stores.factory import open_store
 from service.stores.record.record import Key
 from tests.benchmarks.bundle import NAME, F
-from tests.benchmarks.figures import Figure, median_figure, percentile_ms
+from tests.benchmarks.figures import Figure, percentile_ms
 
 STORES = {
     "memory": ("memory://", "power"),
@@ -59,44 +60,51 @@ def measure_engine(
     return asyncio.run(_measure(registry, store, num_sessions, seconds, folder, raw))
 
 
-_PIECES = 10
-"""With and without in turns, so that a machine whose speed drifts treats them alike."""
-
-
 def measure_finite_check(
     registry: Registry, num_sessions: int, seconds: float, folder: Path, raw: Figure
 ) -> Figure:
     """The engine over the same engine without its look at what is finite.
 
-    By the least processor time of each: a step takes no less, and others on the machine add to it.
+    That takes about a hundredth: less than two runs differ by, so it is timed within one.
     """
     runner = registry.get(NAME).runner
     check = runner._finite_check
-    pieces: dict[bool, list[Figure]] = {True: [], False: []}
+    timed = runner._finite_check = _TimedCheck(check)  # type: ignore[assignment]
     try:
-        for number in range(2 * _PIECES):
-            is_with = number % 4 in (0, 3)
-            runner._finite_check = check if is_with else _NoCheck()  # type: ignore[assignment]
-            length_s = seconds / _PIECES
-            piece = measure_engine(registry, "memory", num_sessions, length_s, folder, raw)
-            pieces[is_with].append(piece)
+        figure = measure_engine(registry, "memory", num_sessions, seconds, folder, raw)
     finally:
         runner._finite_check = check
-    with_us, without_us = (
-        min(each.cpu_us_per_step or 0.0 for each in pieces[is_with]) for is_with in (True, False)
-    )
-    return replace(
-        median_figure(pieces[True]),
-        name="engine, finite check",
-        cpu_us_per_step=with_us,
-        ratio=without_us / with_us,
-        of="the same without it",
-    )
+    share = timed.elapsed_s / timed.num_rows * figure.steps_per_s
+    return replace(figure, name="engine, finite check", ratio=1 - share, of="the same without it")
 
 
-class _NoCheck:
-    def refused(self, *_: object) -> None:
-        return None
+class _TimedCheck:
+    def __init__(self, check: FiniteCheck) -> None:
+        self.num_rows = 0
+        self._check = check
+        self._in_check_s = 0.0
+        self._num_calls = 0
+
+    def refused(
+        self,
+        outputs: dict[str, np.ndarray],
+        answers: dict[str, np.ndarray],
+        lengths: np.ndarray,
+        last: np.ndarray,
+    ) -> np.ndarray | None:
+        refused = self._check.refused
+        started = time.perf_counter()
+        found = refused(outputs, answers, lengths, last)
+        self._in_check_s += time.perf_counter() - started
+        self._num_calls += 1
+        self.num_rows += len(lengths)
+        return found
+
+    @property
+    def elapsed_s(self) -> float:
+        """Without the clock's own time."""
+        clock = time.perf_counter
+        return self._in_check_s - self._num_calls * min(-clock() + clock() for _ in range(1000))
 
 
 async def _measure(
@@ -119,6 +127,7 @@ async def _measure(
     observed = [Observations(rows=each) for each in rows]
     latencies: list[float] = []
     clock = time.perf_counter
+    wide = np.random.default_rng(1).normal(size=(64, num_sessions, F)).astype(np.float32)
     stop = clock() + seconds
 
     async def client(key: Key) -> None:
@@ -127,8 +136,6 @@ async def _measure(
             request = StepRequest(observed[step % 64], step)
             step = (await engine.submit(key, request)).step
             latencies.append(clock() - sent)
-
-    wide = np.random.default_rng(1).normal(size=(64, num_sessions, F)).astype(np.float32)
 
     async def caller(mine: list[Key]) -> None:
         step = 0

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from service.contract.graph import GraphSpec
 from service.contract.outputs import OutputLayout
-from service.contract.state import StateLayout
 from service.engine.graph.batch_planner import BatchLimits
 from service.engine.graph.finiteness import FiniteCheck
 from service.engine.limits import EngineLimits
@@ -58,12 +57,9 @@ def graph_spec(dtypes, state_dtypes, batch_axis):
 
 
 def refused_of(spec, arrays, lengths):
-    layout, outputs = (
-        StateLayout(spec.states),
-        {each.name: arrays[each.name] for each in spec.outputs},
-    )
-    last = OutputLayout(spec.outputs).pack_last(outputs, lengths)
-    found = FiniteCheck(spec).refused(outputs, arrays, lengths, last, layout.pack(arrays))
+    outputs = {each.name: arrays[each.name] for each in spec.outputs}
+    last = OutputLayout(spec.outputs).join_last(outputs, lengths)
+    found = FiniteCheck(spec).refused(outputs, arrays, lengths, last)
     return np.zeros(len(lengths), bool) if found is None else found
 
 

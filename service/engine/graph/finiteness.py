@@ -4,21 +4,22 @@ Rule 1: all outputs of all steps that a row was fed count, whether they are aske
         same observations are refused however they are cut.
 Rule 2: all states of the graph count. What an input repeats (its overlap) does not: it is what the
         client sent, where NaN is a missing value, and it goes with the observations that follow.
-Rule 3: a batch is looked at as a whole. Rows are told apart only where that failed.
+Rule 3: a batch is looked at as a whole, by a sum of squares: that is finite only if all values are.
+        It may be infinite where they are finite but huge, so where it is they are looked at one by
+        one. Rows are told apart only where that failed, too.
 """
 
-import math
 from collections.abc import Mapping
+from math import isfinite
 
 import numpy as np
+from numpy import vdot  # the one product that does not warn where it overflows
 
 from service.contract.graph import GraphSpec
-from service.contract.state import rows_from_axis
-from service.contract.tensors import DType
+from service.contract.state import StateSpec, rows_from_axis
+from service.contract.tensors import DType, TensorSpec
 
 _FLOAT32 = np.dtype(np.float32)
-_FEW_VALUES = 8192
-"""As many are summed faster than they are compared. BLAS would take more threads for far more."""
 
 
 class FiniteCheck:
@@ -27,11 +28,9 @@ class FiniteCheck:
     def __init__(self, graph: GraphSpec) -> None:
         self._outputs = [spec.name for spec in graph.outputs if _is_float(spec.dtype)]
         self._states = [(s.output, s.batch_axis) for s in graph.states if _is_float(s.dtype)]
-        # Packed rows that are nothing but float32 are one array instead of several.
-        self._has_plain_outputs = all(spec.dtype == "float32" for spec in graph.outputs)
-        self._has_plain_states = all(spec.dtype == "float32" for spec in graph.states) and (
-            len(graph.states) == len(graph.carried)
-        )
+        # Outputs of one step are one array instead of several where they are packed float32.
+        specs: list[TensorSpec | StateSpec] = [*graph.outputs, *graph.states]
+        self._is_plain = all(spec.dtype == "float32" for spec in specs)
 
     def refused(
         self,
@@ -39,22 +38,28 @@ class FiniteCheck:
         answers: Mapping[str, np.ndarray],
         lengths: np.ndarray,
         last: np.ndarray,
-        states: np.ndarray,
     ) -> np.ndarray | None:
         """Whether each row is to be refused, `[B]`; None where none is.
 
         `outputs` are `[B, T, …]`, `answers` the graph's own, with the new states among them; `last`
-        and `states` are packed, bytes `[B, …]`.
+        are the outputs of the last step, joined, `[B, …]`.
         """
-        is_one_step = self._has_plain_outputs and next(iter(outputs.values())).shape[1] == 1
-        looked_at = [last.view(_FLOAT32)] if is_one_step else [outputs[n] for n in self._outputs]
-        if self._has_plain_states:
-            looked_at.append(states.view(_FLOAT32))
-        else:
-            looked_at += [answers[name] for name, _ in self._states]
-        if all(map(_is_finite, looked_at)):
+        is_one_step = self._is_plain and outputs[self._outputs[0]].shape[1] == 1
+        if is_one_step and isfinite(vdot(last, last)) and self._has_finite_states(answers):
+            return None
+        arrays = [outputs[name] for name in self._outputs]
+        arrays += [answers[name] for name, _ in self._states]
+        if all(map(_is_finite, arrays)):
             return None
         return self._rows(outputs, answers, lengths)
+
+    def _has_finite_states(self, answers: Mapping[str, np.ndarray]) -> bool:
+        """Of float32; False if they are huge as well."""
+        for name, _ in self._states:
+            state = answers[name]
+            if not isfinite(vdot(state, state)):
+                return False
+        return True
 
     def _rows(
         self,
@@ -79,12 +84,7 @@ def _is_float(dtype: DType) -> bool:
 
 
 def _is_finite(values: np.ndarray) -> bool:
-    # A sum of squares is finite only if all values are. It may be infinite where they are finite.
-    if (
-        values.size <= _FEW_VALUES
-        and values.dtype == _FLOAT32
-        and math.isfinite(np.vdot(values, values))
-    ):
+    if values.dtype == _FLOAT32 and isfinite(vdot(values, values)):
         return True
     return bool(np.isfinite(values).all())
 

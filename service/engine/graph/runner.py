@@ -176,9 +176,9 @@ class Runner:
         lengths: np.ndarray,
     ) -> BatchResult:
         """Outputs `[B, T, …]`, and answers with the new states among them."""
-        last, states = self.outputs.pack_last(outputs, lengths), self._layout.pack(answers)
-        refused = self._finite_check.refused(outputs, answers, lengths, last, states)
-        return BatchResult(states, last, outputs, refused)
+        last = self.outputs.join_last(outputs, lengths)
+        refused = self._finite_check.refused(outputs, answers, lengths, last)
+        return BatchResult(self._layout.pack(answers), last.view(np.uint8), outputs, refused)
 
     def call(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One bare call of the graph: all inputs by name → all outputs by name."""

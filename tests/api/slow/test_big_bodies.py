@@ -125,7 +125,7 @@ async def test_where_every_reader_ends_the_request_is_told_to_come_back(client, 
 
 def start_bounded(bound):
     """A reader whose processes have another bound than they would have."""
-    program = f"from service.api import body_reader_process as it\n{bound}\nit.main()"
+    program = f"from service.api.body_reader import process as it\n{bound}\nit.main()"
 
     def start(max_body_bytes):
         return subprocess.Popen(
