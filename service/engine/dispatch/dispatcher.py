@@ -330,6 +330,7 @@ class Turns:
         """The turn at the head of the lane is over."""
         turn = self.lanes.next(lane)
         if turn is not None:
+            assert isinstance(turn, Turn), "nothing else waits in a lane"
             # Not called from here, so that a long lane of refusals does not nest.
             asyncio.get_running_loop().call_soon(self.begin, turn)
 

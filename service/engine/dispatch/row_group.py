@@ -13,14 +13,17 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from service.engine.dispatch.session_queues import Lane
+from service.engine.dispatch.group_commit import Committer
+from service.engine.dispatch.request_task import Turn
+from service.engine.dispatch.session_queues import Lane, Lanes
 from service.engine.graph.runner import Batch, BatchResult
 from service.engine.inference.admission import Admission
 from service.engine.inference.worker import Worker
+from service.engine.observer import Observer
 from service.engine.session.inputs import first_time_s
 from service.engine.session.requests import digests_of_rows
 from service.engine.session.rules import Reply, stepped_alike
@@ -29,8 +32,24 @@ from service.errors import CarryError, InvalidInputError
 from service.stores.base import Write
 from service.stores.record.record import STATE_AT, Record
 
-if TYPE_CHECKING:
-    from service.engine.dispatch.dispatcher import Turns
+
+class GroupOwner(Protocol):
+    """What a group asks of the dispatcher that made it."""
+
+    @property
+    def lanes(self) -> Lanes: ...
+
+    @property
+    def committer(self) -> Committer: ...
+
+    @property
+    def observer(self) -> Observer: ...
+
+    def begin(self, turn: Turn) -> None:
+        """Begin a turn that heads its lane."""
+
+    def next(self, lane: Lane) -> None:
+        """The head of the lane is over: begin what waits behind it."""
 
 
 class RowGroup(ABC):
@@ -41,7 +60,7 @@ class RowGroup(ABC):
     deadline: float
     """Until when its rows may be waited for."""
 
-    def __init__(self, turns: "Turns", worker: Worker) -> None:
+    def __init__(self, turns: GroupOwner, worker: Worker) -> None:
         self.turns = turns
         self.worker = worker
         self.lanes: list[Lane] = []

@@ -9,22 +9,41 @@ Rule 3: a lane with waiting turns is never dropped. Of the idle ones, those leav
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
-from service.errors import QueueFullError
+from service.engine.inference.worker import Worker
+from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.rules import Reply
+from service.errors import CarryError, QueueFullError
 from service.stores.record.record import Key, Record
 from service.wordings import case
-
-if TYPE_CHECKING:  # a turn knows its lane, and a lane its turns
-    from service.engine.dispatch.request_task import Turn
-    from service.engine.dispatch.row_group import RowGroup
-    from service.engine.inference.worker import Worker
-    from service.engine.models.loaded_model import LoadedModel
 
 _MAX_WAITING_TURNS = 1024
 _LOOKS = 64
 _LOOKED_AT_ONCE = 5_000
+
+
+class Head(Protocol):
+    """What may be in flight for a session: a request of its own, or a batch with a row of it."""
+
+    @property
+    def futures(self) -> "Iterable[asyncio.Future[Any]]":
+        """Of the clients that wait for it."""
+
+    @property
+    def deadline(self) -> float:
+        """Until when they wait, on the clock of `time.monotonic`."""
+
+    def end(self, outcome: Reply | CarryError) -> None:
+        """Answer them, once."""
+
+
+class Queued(Head, Protocol):
+    """A request that waits for those of its session before it."""
+
+    @property
+    def lane(self) -> "Lane": ...
 
 
 class Lane:
@@ -42,8 +61,8 @@ class Lane:
         self.step = 0
         self.worker: Worker | None = None
         self.is_plain = False
-        self.head: Turn | RowGroup | None = None
-        self.waiting: deque[Turn] | None = None
+        self.head: Head | None = None
+        self.waiting: deque[Queued] | None = None
         self.is_used = False
 
 
@@ -66,7 +85,7 @@ class Lanes:
         lane = self._lanes.get(key)
         return lane.record if lane else None
 
-    def cached_model(self, key: Key) -> "LoadedModel | None":
+    def cached_model(self, key: Key) -> LoadedModel | None:
         """The model of the session as last seen: a guess as well."""
         lane = self._lanes.get(key)
         return lane.worker.model if lane and lane.worker else None
@@ -78,7 +97,7 @@ class Lanes:
             lane = self._lanes[key] = Lane(key)
         return lane
 
-    def join(self, turn: "Turn") -> bool:
+    def join(self, turn: Queued) -> bool:
         """Put a turn behind the others of its lane; True if it is the head.
 
         Raises:
@@ -98,18 +117,18 @@ class Lanes:
         lane.waiting.append(turn)
         return False
 
-    def begin(self, lane: Lane, head: "Turn | RowGroup") -> None:
+    def begin(self, lane: Lane, head: Head) -> None:
         """Head an idle lane."""
         lane.head = head
         lane.is_used = lane.record is not None
         self._num_busy += 1
         self._began.append(lane)
 
-    def next(self, lane: Lane) -> "Turn | None":
+    def next(self, lane: Lane) -> Queued | None:
         """The head of the lane is over: the next turn, if there is one."""
         if lane.waiting:
-            lane.head = lane.waiting.popleft()
-            return lane.head
+            lane.head = following = lane.waiting.popleft()
+            return following
         lane.head = None
         self._num_busy -= 1
         if lane.record is None:
@@ -148,7 +167,7 @@ class Lanes:
         if lane is not None and lane.head is None:
             self._drop(lane)
 
-    async def forget_worker(self, worker: "Worker") -> None:
+    async def forget_worker(self, worker: Worker) -> None:
         """Let every lane find its worker anew; others go on between a few thousand of them."""
         for number, lane in enumerate(list(self._lanes.values()), start=1):
             if lane.worker is worker:
@@ -157,13 +176,13 @@ class Lanes:
             if number % _LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def turns(self) -> "list[Turn | RowGroup]":
+    def turns(self) -> list[Head]:
         """Every turn that has not ended. Called now and then: it forgets which lanes came to rest.
 
         What began since the last call is noted by its lane alone, so that a turn that has ended
         keeps nothing alive.
         """
-        turns: list[Turn | RowGroup] = []
+        turns: list[Head] = []
         self._began = [lane for lane in dict.fromkeys(self._began) if lane.head is not None]
         for lane in self._began:
             if lane.head is not None:

@@ -8,12 +8,12 @@ Rule 2: each step has its own client and deadline. One whose client left, or who
 
 import asyncio
 from collections.abc import Collection
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 
 from service.engine.dispatch.request_task import Turn
-from service.engine.dispatch.row_group import RowGroup
+from service.engine.dispatch.row_group import GroupOwner, RowGroup
 from service.engine.dispatch.session_queues import Lane
 from service.engine.graph.runner import Batch
 from service.engine.inference.refusals import too_late
@@ -23,9 +23,6 @@ from service.engine.session.rules import Reply
 from service.engine.timing import Trail
 from service.errors import CarryError, QueueFullError
 from service.stores.record.record import Record
-
-if TYPE_CHECKING:
-    from service.engine.dispatch.dispatcher import Turns
 
 
 def is_single(request: object, lane: Lane) -> TypeGuard[StepRequest]:
@@ -51,7 +48,7 @@ class StepGroup(RowGroup):
 
     __slots__ = ("_deadlines", "_requests", "_trails", "_values", "futures", "is_open")
 
-    def __init__(self, turns: "Turns", worker: Worker) -> None:
+    def __init__(self, turns: GroupOwner, worker: Worker) -> None:
         super().__init__(turns, worker)
         self.is_open = True
         self.futures: list[asyncio.Future[Reply]] = []
