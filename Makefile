@@ -103,7 +103,7 @@ deploy/secrets/valkey-password:
 	head -c 32 /dev/urandom | base64 | tr -d '/+=\n' > $@
 	chmod 0444 $@
 
-##@ Keep
+##@ Maintain
 
 .PHONY: constraints
 constraints: ## Resolve every version anew into constraints.txt
@@ -129,6 +129,11 @@ sbom: .venv/installed .venv-dev/installed ## Write build/sbom.json: what the ser
 schema: .venv-dev/installed ## Write models/manifest.schema.json from its definition
 	schema=$$(.venv-dev/bin/python -m service.contract.manifest) \
 		&& printf '%s\n' "$$schema" > models/manifest.schema.json
+
+.PHONY: settings
+settings: .venv-dev/installed ## Write docs/settings.md from the definition of the settings
+	page=$$(.venv-dev/bin/python -m tests.architecture.settings_page) \
+		&& printf '%s\n' "$$page" > docs/settings.md
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds; var/ and runs/ stay
