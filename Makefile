@@ -1,6 +1,6 @@
-# Everything that is done by hand has its word here; `make` alone lists the words.
-# Nothing but GNU make, bash and Python 3.11 or newer is assumed. Each word makes the environment
-# that it needs, and makes it again only when pyproject.toml or constraints.txt changed.
+# Every command of this project; `make` alone lists them. Only GNU make, bash and Python 3.11 or newer
+# are assumed. Each command creates the environment that it needs, and creates it again only when
+# pyproject.toml or constraints.txt changed.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

@@ -44,7 +44,7 @@ def shortened(value: object) -> object:
     """The answer as it is printed: the start of each long list, and one row of quantiles."""
     if isinstance(value, list):
         kept = [shortened(item) for item in value[: 1 if _has_members(value) else 3]]
-        return kept + [LEFT_OUT] if len(value) > 4 else [shortened(item) for item in value]
+        return [*kept, LEFT_OUT] if len(value) > 4 else [shortened(item) for item in value]
     if isinstance(value, dict):
         if len(value) > 1 and "0.9" in value:
             return {"0.9": shortened(value["0.9"]), LEFT_OUT: f"{len(value) - 1} more"}
@@ -63,7 +63,10 @@ def pretty(value: object, indent: str = "") -> str:
     """JSON for people: numbers of one list stay on one line."""
     inner = indent + "  "
     if isinstance(value, dict) and value:
-        lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {pretty(v, inner)}" for key, v in value.items()]
+        lines = [
+            f"{inner}{json.dumps(key, ensure_ascii=False)}: {pretty(v, inner)}"
+            for key, v in value.items()
+        ]
         flat = "{" + ", ".join(line.strip() for line in lines) + "}"
         if len(flat) + len(indent) <= 88 and "\n" not in flat:
             return flat
@@ -87,7 +90,8 @@ def main() -> None:
             for command, printed in tour_stops(text):
                 answer = pretty(shortened(run_stop(command, server.url))) + "\n"
                 text = text.replace(
-                    f"{command}```\n\n```json\n{printed}```", f"{command}```\n\n```json\n{answer}```"
+                    f"{command}```\n\n```json\n{printed}```",
+                    f"{command}```\n\n```json\n{answer}```",
                 )
             page.write_text(text, encoding="utf-8")
 

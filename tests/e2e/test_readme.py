@@ -81,4 +81,3 @@ def test_every_example_of_the_documentation_works_in_order(tmp_path):
                     continue  # a stream of events
                 for row in answer.json().get("results", ()):  # in bulk each has its own status
                     assert row["status"] == 200, (url, row)
-
