@@ -44,6 +44,11 @@ def test_every_link_leads_somewhere() -> None:
     assert not [f"{page}: {link}" for page, link in links if leads_nowhere(page, link)]
 
 
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md"])
+def test_a_page_that_everyone_reads_is_short(page: str) -> None:
+    assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= 250
+
+
 def test_every_file_of_the_project_that_a_page_names_exists() -> None:
     """Decisions too: where the code has moved, they name its place of today."""
     pages = [page for page in PAGES if page.parts[0] == "docs" or page.name == "ARCHITECTURE.md"]
