@@ -1,6 +1,6 @@
-# Everything that is done by hand has its word here; `make` alone lists the words.
-# Nothing but GNU make, bash and Python 3.11 or newer is assumed. Each word makes the environment
-# that it needs, and makes it again only when pyproject.toml or constraints.txt changed.
+# Every command of this project; `make` alone lists them. Only GNU make, bash and Python 3.11 or newer
+# are assumed. Each command creates the environment that it needs, and creates it again only when
+# pyproject.toml or constraints.txt changed.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -103,7 +103,7 @@ deploy/secrets/valkey-password:
 	head -c 32 /dev/urandom | base64 | tr -d '/+=\n' > $@
 	chmod 0444 $@
 
-##@ Keep
+##@ Maintain
 
 .PHONY: constraints
 constraints: ## Resolve every version anew into constraints.txt
@@ -129,6 +129,11 @@ sbom: .venv/installed .venv-dev/installed ## Write build/sbom.json: what the ser
 schema: .venv-dev/installed ## Write models/manifest.schema.json from its definition
 	schema=$$(.venv-dev/bin/python -m service.contract.manifest) \
 		&& printf '%s\n' "$$schema" > models/manifest.schema.json
+
+.PHONY: settings
+settings: .venv-dev/installed ## Write docs/settings.md from the definition of the settings
+	page=$$(.venv-dev/bin/python -m tests.architecture.settings_page) \
+		&& printf '%s\n' "$$page" > docs/settings.md
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds; var/ and runs/ stay

@@ -12,6 +12,7 @@ from tests.architecture.project_files import ROOT, project_files
 
 PAGES = project_files(".md")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+FILE = re.compile(r"`((?:service|training|tests|deploy)/[\w./-]+)`")
 COMMAND = re.compile(r"python -m (service|training|tests)((?:[.\w]|[ \t]+(?![|&>#])[^\s`]+)*)")
 
 
@@ -41,6 +42,19 @@ def test_every_link_leads_somewhere() -> None:
     links = [(page, link) for page in PAGES for link in LINK.findall(text_of(page))]
     assert len(links) > 100
     assert not [f"{page}: {link}" for page, link in links if leads_nowhere(page, link)]
+
+
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md"])
+def test_a_page_that_everyone_reads_is_short(page: str) -> None:
+    assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= 250
+
+
+def test_every_file_of_the_project_that_a_page_names_exists() -> None:
+    """Decisions too: where the code has moved, they name its place of today."""
+    pages = [page for page in PAGES if page.parts[0] == "docs" or page.name == "ARCHITECTURE.md"]
+    named = {(page, path) for page in pages for path in FILE.findall(text_of(page))}
+    assert len(named) > 100
+    assert not [f"{page}: {path}" for page, path in sorted(named) if not (ROOT / path).exists()]
 
 
 def commands() -> list[str]:

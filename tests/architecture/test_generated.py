@@ -5,7 +5,9 @@ import json
 from jsonschema import Draft202012Validator
 
 from service.contract.manifest import json_schema
+from service.settings import PREFIX, Settings
 from tests.architecture.project_files import ROOT, project_files
+from tests.architecture.settings_page import settings_page
 
 
 def test_manifest_schema_is_the_one_of_the_contract() -> None:
@@ -20,3 +22,17 @@ def test_committed_manifests_fit_the_schema() -> None:
     for path in project_files(".json"):
         if path.name == "manifest.json" and path.parts[0] == "models":
             validator.validate(json.loads((ROOT / path).read_text(encoding="utf-8")))
+
+
+def test_the_page_of_settings_is_the_one_of_the_service() -> None:
+    committed = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    assert committed == settings_page(), "the settings changed: run `make settings`"
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = f"`{default:.15g}`" if isinstance(default, float) else f"`{default}`"
+        shown = "unset" if default is None else "empty" if default == "" else shown
+        assert f"| `{(PREFIX + name).upper()}` | {shown} | {field.description}" in page

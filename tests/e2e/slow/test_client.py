@@ -9,7 +9,7 @@ import pytest
 
 from service.client import AsyncClient, Client, NotFoundError, SessionExistsError
 from tests.e2e.readme_tour import ADDRESS, README
-from tests.e2e.server import running_server
+from tests.e2e.server import ROOT, running_server
 from tests.fakes.bundles import write_classifier, write_forecaster
 from tests.system import in_thread
 
@@ -101,20 +101,21 @@ def test_text_forks_and_closing_work_as_the_service_means_them(tmp_path, setting
         assert caught.value.code == "model-not-found"
 
 
-def test_the_examples_of_the_readme_run(tmp_path, capsys):
+def test_the_examples_of_the_pages_run(tmp_path, capsys):
     """In order, as a reader tries them, beside the session that the tour has opened."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    examples = [block for block in blocks if "tritonclient" not in block]
+    pages = [ROOT / "docs/transports.md", README, ROOT / "docs/client.md"]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     known = {}
     with running_server(tmp_path, store="memory://") as server:
         with Client(server.url) as client:
             client.open("transit-ridership", session="clark-lake", start="2016-08-15")
-        for example in examples:
+        for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
             assert HOST in example
             here = example.replace(HOST, server.url.removeprefix("http://"))
-            exec(compile(here, "README", "exec"), known)
-    by_socket, stepped, previewed, *streamed = capsys.readouterr().out.splitlines()
+            exec(compile(here, "a page", "exec"), known)
+    by_socket, in_readme, stepped, previewed, *streamed = capsys.readouterr().out.splitlines()
     assert by_socket.startswith("[")
+    assert in_readme.startswith("8 [")
     assert stepped.startswith("8 [")
     assert previewed.endswith("if it rains; the session stays at 8")
     assert [line.partition(" ")[0] for line in streamed] == [str(step) for step in range(1, 8)]
