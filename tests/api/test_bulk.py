@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import service.api
+import service.api.sessions
 from service.api.sessions.bulk import ARROW
 from tests.api.support import serving
 
@@ -269,7 +269,7 @@ async def test_an_arrow_body_that_does_not_fit_is_refused_whole(client, data, st
 
 
 async def test_without_pyarrow_an_arrow_body_is_refused_with_a_remedy(client, monkeypatch):
-    monkeypatch.delattr(service.api, "arrow", raising=False)
+    monkeypatch.delattr(service.api.sessions, "arrow", raising=False)
     monkeypatch.delitem(sys.modules, "service.api.sessions.arrow", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     answer = await client.post("/v1/steps", content=GOOD, headers=ARROW_HEADER)

@@ -2,14 +2,24 @@
 
 import struct
 from functools import lru_cache
+from math import isfinite
 
 import numpy as np
+from numpy import vdot  # the one product that does not warn where it overflows
 
 from service.api.codec.fields import Row
 from service.engine.session.requests import Observations
 from service.errors import InvalidInputError
 
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = 1e30
+"""Of a value, as in training. A graph's arithmetic must not overflow: a state that holds what is
+near the end of float32 would make every later step infinite."""
+
+
+def are_beyond(values: np.ndarray) -> np.ndarray:
+    """Which values are too large, infinity included; NaN is a missing value."""
+    beyond: np.ndarray = np.abs(values) > LARGEST
+    return beyond
 
 
 def read_rows(columns: tuple[str, ...], rows: list[Row], where: str) -> np.ndarray:
@@ -37,16 +47,19 @@ def read_rows(columns: tuple[str, ...], rows: list[Row], where: str) -> np.ndarr
         except (struct.error, OverflowError):  # a value is missing, or too large
             pass
         else:
-            return np.frombuffer(packed, np.float32).reshape(1, -1)
-    try:
-        with np.errstate(over="raise"):
-            return np.array(values, dtype=np.float32)  # None becomes NaN
-    except FloatingPointError:
-        is_beyond = np.abs(np.array(values, dtype=np.float64)) > _LARGEST
-        index = int(np.flatnonzero(is_beyond.any(axis=1))[0])
+            row_1F = np.frombuffer(packed, np.float32).reshape(1, -1)
+            if isfinite(vdot(row_1F, row_1F)):  # then none is near `LARGEST`
+                return row_1F
+    with np.errstate(over="ignore"):  # infinite, and refused
+        rows_TF = np.array(values, dtype=np.float32)  # None becomes NaN
+    beyond = are_beyond(rows_TF)
+    if beyond.any():
+        index, column = (int(each[0]) for each in np.nonzero(beyond))
         raise InvalidInputError(
-            f"{where}.observations[{index}] holds a value beyond 3.4e38: check its unit"
-        ) from None
+            f"{where}.observations[{index}] holds {values[index][column]:g} in column"
+            f" {columns[column]!r}: expected numbers up to {LARGEST:g} in size; check its unit"
+        )
+    return rows_TF
 
 
 def read_vector(

@@ -19,6 +19,7 @@ from service.api.auth.keys import Caller
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.codec.decode import decode_time
 from service.api.codec.encode import ForecastOptions, Json, json_response, present_prediction
+from service.api.codec.rows import LARGEST, are_beyond
 from service.api.codec.validation import invalid_request, parse_body, refuse_crowded
 from service.api.context import Context, InContext
 from service.api.problems import error_responses
@@ -159,8 +160,8 @@ def _asked(body: TimeSeriesRequest, limits: Settings) -> _Asked:
             raise _invalid(f"{where}.series", f"has rows of {sorted(widths)} values: expected one")
         with np.errstate(over="ignore"):  # infinite, and refused below
             values = np.array(each.series, np.float32)
-        if np.isinf(values).any():
-            raise _invalid(f"{where}.series", "holds a value beyond 3.4e38: check its unit")
+        if are_beyond(values).any():
+            raise _invalid(f"{where}.series", f"holds a value beyond {LARGEST:g}: check its unit")
         series.append(_Series(values, each.model_copy(update={"series": []})))
     return _Asked(body.model, series, body.options.horizon, body.options.quantiles or [])
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from service.api.codec.decode import require_start
+from service.api.codec.rows import LARGEST, are_beyond
 from service.api.codec.tensors import DATATYPE_OF
 from service.contract.calls import from_graph, into_graph
 from service.contract.tensors import Axis, InputSpec, OutputSpec
@@ -124,8 +125,11 @@ def observations_of(
         return [(each, None) for each in _tensors(model, arrays)]
     assert model.x is not None, "a model reads text, tensors or rows"
     x = arrays[model.x.name]
-    if np.isinf(x).any():
-        raise InvalidInputError(f"input {model.x.name!r} holds a value that is infinite")
+    if are_beyond(x).any():
+        raise InvalidInputError(
+            f"input {model.x.name!r} holds {x[are_beyond(x)][0]:g}: expected numbers up to"
+            f" {LARGEST:g} in size; check its unit"
+        )
     if 0 in x.shape[:2]:
         raise InvalidInputError(
             f"input {model.x.name!r} has {x.shape[0]} rows of {x.shape[1]} steps: expected at least"
