@@ -293,3 +293,12 @@ async def test_a_big_json_bulk_is_refused_with_a_remedy(client):
     answer = await client.post("/v1/steps", json={"steps": [], "x": "x" * (1 << 18)})
     assert answer.status_code == 413
     assert ARROW in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["step", "temp"])
+async def test_an_arrow_column_of_booleans_is_no_column_of_numbers(client, name):
+    await opened(client, "a")
+    data = stream_of(pa.table({"session": ["a"], name: [True]}))
+    answer = await client.post("/v1/steps", content=data, headers=ARROW_HEADER)
+    assert answer.status_code == 422, answer.text
+    assert f"column '{name}' is of type bool" in answer.json()["detail"]

@@ -221,6 +221,10 @@ HEADS = {
     "one kind twice": (plain(0, PATH + JSON + JSON), 200),
     "two keys": (plain(0, PATH + JSON + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n"), 400),
     "latin-1": (plain(0, PATH + b"Content-Type: application/json; Charset=latin-1\r\n"), 415),
+    "utf-8 and latin-1": (
+        plain(0, PATH + b"Content-Type: application/json; charset=utf-8; charset=latin-1\r\n"),
+        415,
+    ),
     "utf-8": (plain(0, PATH + b'Content-Type: application/json; charset="UTF-8"\r\n'), 200),
     "v2": (
         plain(0, b"POST /v2/models/load/infer HTTP/1.1\r\nHost: x\r\n"

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from service.api.v2.sequences import Sequence
+from service.errors import InvalidInputError
 from tests.api.support import serving
 from tests.api.test_open_inference import START_S
 
@@ -122,3 +124,8 @@ async def test_where_starts_are_refused_one_of_several_steps_does_not_go_on_with
             assert answer.status_code == 409
         third = await tagged(client, ROWS[:, 2:3], sequence_id=9)
         assert third == pytest.approx((await tagged(client, ROWS[:, :3]))[-len(third) :], abs=1e-5)
+
+
+def test_a_long_sequence_id_is_told_its_limit():
+    with pytest.raises(InvalidInputError, match="1025 characters: expected at most 1024"):
+        Sequence.of({"sequence_id": "a" * 1025})

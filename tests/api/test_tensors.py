@@ -129,3 +129,19 @@ def test_numbers_are_never_cut_to_fit():
             array_of(data, dtype, "t")
     with pytest.raises(InvalidInputError):
         shaped(np.zeros(4), [2, 2, True], "t")
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [([1.5, True], "booleans"), ([[1], [False]], "booleans"), ([None, "1.5"], "strings"),
+     ([None, True], "booleans")],
+)  # fmt: skip
+def test_numpy_makes_no_numbers_of_booleans_and_texts(data, found):
+    with pytest.raises(InvalidInputError, match=f"x holds {found}: expected FP32"):
+        array_of(data, "float32", "x")
+
+
+@pytest.mark.parametrize("size", [-1, 10**12, True, 1.5])
+def test_a_size_that_none_can_be_is_named(size):
+    with pytest.raises(InvalidInputError, match=rf"the size {size} in its shape .*from 0 to 21474"):
+        shaped(np.zeros(3), [size], "x")

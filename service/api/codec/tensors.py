@@ -4,6 +4,7 @@ What a model reads is checked here, wherever it came from: names, kinds of numbe
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ DATATYPE_OF: Final[Mapping[str, str]] = {dtype: name for name, dtype in DATATYPE
 _NAMES_OF_KINDS: Final = {
     "b": "booleans", "i": "integers", "u": "integers", "f": "fractions", "U": "strings",
 }  # fmt: skip
+_DISGUISED: Final[Mapping[type, str]] = {bool: "booleans", str: "strings"}
 _KINDS: Final = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
 
 
@@ -93,6 +95,7 @@ def array_of(data: Any, dtype: str, where: str) -> np.ndarray:  # noqa: ANN401 -
         with np.errstate(over="raise", invalid="raise"):
             plain = np.array(data)
             is_empty = plain.size == 0
+            _refuse_disguised(data, plain, dtype, where)
             if plain.dtype.kind == "O" and np.dtype(dtype).kind == "f":
                 return np.array(data, dtype)  # None is a missing value
             if not is_empty and plain.dtype.kind not in _KINDS[np.dtype(dtype).kind]:
@@ -108,6 +111,17 @@ def array_of(data: Any, dtype: str, where: str) -> np.ndarray:  # noqa: ANN401 -
             f"{where} is not a tensor: expected a flat list, or nested lists of one length each,"
             f" of {DATATYPE_OF[dtype]}"
         ) from None
+
+
+def _refuse_disguised(data: Any, plain: np.ndarray, dtype: str, where: str) -> None:  # noqa: ANN401
+    """Refuse booleans among numbers, and texts beside None: NumPy makes numbers of them."""
+    if plain.dtype.kind not in "fiuO" or plain.ndim == 0 or isinstance(data, np.ndarray):
+        return
+    leaves = data
+    for _ in range(plain.ndim - 1):
+        leaves = chain.from_iterable(leaves)
+    for kind in _DISGUISED.keys() & set(map(type, leaves)):
+        raise InvalidInputError(f"{where} holds {_DISGUISED[kind]}: expected {DATATYPE_OF[dtype]}")
 
 
 def tensor_json(values: np.ndarray) -> dict[str, Any]:
@@ -140,11 +154,16 @@ def shaped(values: np.ndarray, shape: Any, where: str) -> np.ndarray:  # noqa: A
     Raises:
         InvalidInputError: no shape, or one of another size.
     """
-    is_shape = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**31 for n in shape)
-    if not is_shape or len(shape) > 16:
+    if not isinstance(shape, list) or len(shape) > 16:
         raise InvalidInputError(
             f"{where} has the shape {str(shape)[:60]}: expected a list of at most 16 sizes"
         )
+    for number in shape:
+        if type(number) is not int or not 0 <= number < 2**31:
+            raise InvalidInputError(
+                f"{where} has the size {str(number)[:40]} in its shape {str(shape)[:60]}: expected"
+                f" integers from 0 to {2**31 - 1}"
+            )
     size = 1
     for number in shape:
         size *= number

@@ -74,9 +74,9 @@ class RequireJson:
         if encoding.strip().lower() not in (b"", b"identity") and not is_v2:
             return _encoded(encoding)
         said = _header(scope, b"content-type")
-        charset = _CHARSET.search(said)
-        if charset is not None and charset[1].lower() not in _CHARSETS:
-            return _not_utf8(charset[1])
+        for charset in _CHARSET.findall(said):  # which of several a client means is not known
+            if charset.lower() not in _CHARSETS:
+                return _not_utf8(charset)
         if scope["method"] == "POST" and not is_v2:
             kind = said.split(b";")[0].strip().lower()
             is_known = kind == b"application/json" or (scope["path"], kind) in _OTHER_BODIES

@@ -137,6 +137,10 @@ def _column(table: Any, name: str, kind: Any, expected: str) -> Any:  # noqa: AN
     if column.type == kind:
         return column
     into = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
+    if pa.types.is_boolean(getattr(column.type, "value_type", column.type)):
+        raise InvalidInputError(  # Arrow would make 0 and 1 of it
+            f"column {name!r} is of type {column.type}: expected {expected}"
+        )
     # What becomes a float is rounded, as everywhere; an integer stays exact, or is refused.
     try:
         return column.cast(kind, safe=not pa.types.is_floating(into))

@@ -11,9 +11,16 @@ from service.api.compression import inflate
 from service.api.context import Context
 from service.api.methods import announced_bytes
 from service.api.v2.body import HEADER, read_id
+from service.api.v2.crowds import read_counted
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry
-from service.errors import CarryError, MalformedError, ModelNotFoundError, QueueFullError
+from service.errors import (
+    CarryError,
+    MalformedError,
+    ModelNotFoundError,
+    QueueFullError,
+    TooLargeError,
+)
 
 _Result = TypeVar("_Result")
 
@@ -63,10 +70,15 @@ async def id_of(
 ) -> str | None:
     """The id of a request that failed, which may be before its body was read.
 
-    Of a big one that found the queue full it is not looked for.
+    It is not looked for in a big one that found the queue full, or was refused as too large: that
+    would be to parse it after all.
     """
     limit = context.settings.max_body_bytes
-    if isinstance(error, QueueFullError):
+    if body is not None:
+        is_refused = isinstance(error, QueueFullError | TooLargeError)
+        if is_refused and len(body.data[: body.json_bytes]) > BIG_BODY_BYTES:
+            return None
+    elif isinstance(error, QueueFullError):
         limit = min(limit, BIG_BODY_BYTES)
         announced = announced_bytes(request.headers.get("content-length", "").encode())
         if not 0 < announced <= limit:
@@ -82,5 +94,5 @@ async def read(
 ) -> _Result:
     """What `reading` makes of a body: of a big one in the process that reads those."""
     if (len(body.data) if body.json_bytes is None else body.json_bytes) > BIG_BODY_BYTES:
-        return await context.reader.call(reading, *body)
+        return await context.reader.call(read_counted, reading, context.settings, *body)
     return reading(*body)

@@ -3,21 +3,25 @@
 For admins. A model is read from the folder of models alone; a request only names it.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.auth.middleware import InAdmin
+from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.codec.encode import json_response
 from service.api.codec.validation import parse_body
 from service.api.context import InContext
-from service.errors import InvalidInputError
+from service.errors import InvalidInputError, TooLargeError
 
 log = structlog.get_logger()
 
 router = APIRouter(prefix="/v2/repository", tags=["open inference"])
+
+
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 class _IndexBody(BaseModel):
@@ -55,7 +59,7 @@ _OF_ONE_MODEL: dict[str, Any] = {
 )
 async def repository_index(request: Request, context: InContext) -> Response:
     """READY, LOADING, UNLOADING or UNAVAILABLE, with the reason; with `ready`, those alone."""
-    body = parse_body(_IndexBody, await request.body() or b"{}")
+    body = await _read(_IndexBody, request)
     shown = context.repository.index()
     return json_response(
         [each._asdict() for each in shown if each.state == "READY" or not body.ready]
@@ -86,13 +90,28 @@ async def unload(model: str, request: Request, context: InContext, admin: InAdmi
     return Response()
 
 
+async def _read(schema: type[_Body], request: Request) -> _Body:
+    """A body, which may be left out; one is short, so it is parsed on the event loop.
+
+    Raises:
+        CarryError: it is too long, or does not fit.
+    """
+    data = await request.body()
+    if len(data) > BIG_BODY_BYTES:
+        raise TooLargeError(
+            f"the body has {len(data)} bytes: expected at most {BIG_BODY_BYTES}; bundles are read"
+            " from the folder of models and cannot be sent"
+        )
+    return parse_body(schema, data or b"{}")
+
+
 async def _version_of(request: Request) -> str | None:
     """Which version is meant, None: all.
 
     Raises:
         InvalidInputError: it asks for what Triton can and this server cannot.
     """
-    parameters = parse_body(_ChangeBody, await request.body() or b"{}").parameters
+    parameters = (await _read(_ChangeBody, request)).parameters
     strange = sorted(set(parameters) - {"version", "unload_dependents"})
     if strange:
         raise InvalidInputError(

@@ -28,6 +28,7 @@ from service.errors import (
 from service.stores.record.record import Key
 
 _UINT64 = 2**64
+_MOST_ID_CHARS = 1024
 _ENDED = (SessionNotFoundError, SessionExpiredError, SessionClosedError)
 
 
@@ -51,7 +52,11 @@ class Sequence:
         if type(found) is int:
             fits = 0 <= found < _UINT64
         else:
-            fits = isinstance(found, str) and len(found) <= 1024
+            fits = isinstance(found, str)
+            if fits and len(found) > _MOST_ID_CHARS:
+                raise InvalidInputError(
+                    f"sequence_id has {len(found)} characters: expected at most {_MOST_ID_CHARS}"
+                )
         if not fits:
             raise InvalidInputError(
                 f"sequence_id is {str(found)[:60]!r}: expected uint64 or string"
