@@ -2,7 +2,9 @@
 
 Rule 1: the first worker starts alone, so that what keeps it from starting is said once and ends the
         service; the service is ready when all of them are.
-Rule 2: a worker that ends unasked is replaced; what it had committed is in the store.
+Rule 2: requests are answered as soon as one worker is ready. From then on a worker that ends
+        unasked is replaced, also one that ends while it starts; what it had committed is in the
+        store.
 Rule 3: SIGTERM or SIGINT is passed on as SIGTERM; the supervisor ends when every worker has, and a
         worker whose supervisor is gone stops by itself.
 """
@@ -16,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
 import structlog
@@ -38,70 +41,102 @@ _spawn = multiprocessing.get_context("spawn")  # a fork would share what prometh
 
 
 def supervise(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Run the workers until a signal to stop; exits as the first worker if that does not start."""
+    """Run the workers until a signal to stop; exits with their code if that is not 0.
+
+    Raises:
+        StartUpError: what the first worker raised.
+    """
     with tempfile.TemporaryDirectory(prefix="carry-metrics-") as folder:
         os.environ[METRICS_FOLDER] = folder
-        code = _Supervisor(settings, listener, on_ready).run()
+        supervisor = Supervisor(settings.workers, lambda: Worker(settings, listener), on_ready)
+        for which in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(which, lambda *_: supervisor.stop())
+        code = supervisor.run()
+    if supervisor.refusal:
+        raise StartUpError(supervisor.refusal)
     if code:
         sys.exit(code)
 
 
-class _Worker:
-    """A process and the line on which it says that it is ready."""
+class Worker:
+    """A process and the line on which it says that it is ready, or why it cannot start."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self.is_ready = False
+        self.refusal = ""
         self.line, theirs = _spawn.Pipe(duplex=False)
         self.process = _spawn.Process(target=_work, args=(settings, listener, theirs))
         self.process.start()
         theirs.close()
 
 
-class _Supervisor:
+class Supervisor:
+    """Starts, replaces and ends the workers; `run` returns when all of them have ended."""
+
     def __init__(
-        self, settings: Settings, listener: socket.socket, on_ready: Callable[[], None]
+        self,
+        num_workers: int,
+        start_worker: Callable[[], Worker],
+        on_ready: Callable[[], None],
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._settings = settings
-        self._listener = listener
+        self.refusal = ""
+        """Why the first worker cannot start; empty if it did, or could not say."""
+        self._num_workers = num_workers
+        self._start_worker = start_worker
         self._on_ready = on_ready
-        self._was_ready = False
+        self._sleep = sleep
+        self._has_served = False  # one worker was ready
+        self._was_ready = False  # all were
         self._is_stopping = False
         self._exit_code = 0
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
 
     def run(self) -> int:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(which, lambda *_: self._stop())
+        """The exit code: 0 if the workers ended well and because they were told to."""
         self._start_one()
         while self._workers:
             lines = [worker.line for worker in self._workers if not worker.is_ready]
             # A signal does not end this, but makes the workers end.
             happened = wait([*lines, *(worker.process.sentinel for worker in self._workers)])
             for worker in list(self._workers):
+                if worker.line in happened and not worker.is_ready:
+                    self._read(worker)
                 if worker.process.sentinel in happened:
                     self._ended(worker)
-                elif worker.line in happened:
-                    self._ready(worker)
         return self._exit_code
 
-    def _start_one(self) -> None:
-        self._workers.append(_Worker(self._settings, self._listener))
-        if self._is_stopping:  # the signal came while it was being started
-            self._stop()
+    def stop(self) -> None:
+        """End every worker; may be called by a signal handler."""
+        self._is_stopping = True
+        for worker in self._workers:
+            worker.process.terminate()
 
-    def _ready(self, worker: _Worker) -> None:
+    def _start_one(self) -> None:
+        self._workers.append(self._start_worker())
+        if self._is_stopping:  # the signal came while it was being started
+            self.stop()
+
+    def _read(self, worker: Worker) -> None:
         try:
-            worker.is_ready = worker.line.recv()
-        except EOFError:  # it ended: the sentinel says so in a moment
+            worker.refusal = worker.line.recv()
+        except (EOFError, OSError):  # it ended: the sentinel says so in a moment
             return
-        while len(self._workers) < self._settings.workers and not self._is_stopping:
+        if worker.refusal:  # it ends now
+            return
+        worker.is_ready = self._has_served = True
+        while len(self._workers) < self._num_workers and not self._is_stopping:
             self._start_one()
-        if not self._was_ready and all(each.is_ready for each in self._workers):
+        if self._was_ready or self._is_stopping:
+            return
+        if all(each.is_ready for each in self._workers):
             self._was_ready = True
             self._on_ready()
 
-    def _ended(self, worker: _Worker) -> None:
+    def _ended(self, worker: Worker) -> None:
         self._workers.remove(worker)
+        if not worker.is_ready and not worker.refusal and worker.line.poll():
+            self._read(worker)  # it said so between `wait` and its end
         worker.line.close()
         worker.process.join()
         pid, code = worker.process.pid, worker.process.exitcode
@@ -109,19 +144,35 @@ class _Supervisor:
         if self._is_stopping:
             was_cut_short = worker.is_ready and code != 0
             self._exit_code = self._exit_code or int(was_cut_short)
-        elif not worker.is_ready and not self._was_ready:
-            self._exit_code = self._exit_code or code or 1
-            self._stop()
-        else:
-            log.error("worker ended, another is started", pid=pid, exit_code=code)
-            if not worker.is_ready:
-                time.sleep(_PAUSE_S)
+            return
+        reason = worker.refusal or _describe_end(code)
+        if not self._has_served:
+            self._exit_code = code or 1
+            self.refusal = worker.refusal
+            if not worker.refusal:
+                log.error("first worker ended while it started", pid=pid, reason=reason)
+            self.stop()
+            return
+        log.error(
+            "worker ended, another is started",
+            pid=pid,
+            exit_code=code,
+            reason=reason,
+            was_ready=worker.is_ready,
+        )
+        if not worker.is_ready:
+            self._sleep(_PAUSE_S)
+        while len(self._workers) < self._num_workers and not self._is_stopping:
             self._start_one()
 
-    def _stop(self) -> None:
-        self._is_stopping = True
-        for worker in self._workers:
-            worker.process.terminate()
+
+def _describe_end(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"it exited with code {code}"
+    try:
+        return f"it was ended by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"it was ended by signal {-code}"
 
 
 def _work(settings: Settings, listener: socket.socket, line: Connection) -> None:
@@ -129,9 +180,11 @@ def _work(settings: Settings, listener: socket.socket, line: Connection) -> None
     configure_logs(settings.log_level, settings.log_format)
     threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
     try:
-        serve(settings, listener, lambda: line.send(True))
+        serve(settings, listener, lambda: line.send(""))
     except StartUpError as error:
-        sys.exit(f"carry: {error}")
+        with suppress(OSError):  # the supervisor is gone
+            line.send(str(error))
+        sys.exit(1)
 
 
 def _end_with_the_supervisor() -> None:
