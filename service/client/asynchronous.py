@@ -236,7 +236,10 @@ class AsyncSession:
         return self.protocol.prediction
 
     async def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
-        """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed."""
+        """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed.
+
+        They follow the last row without a gap: a frame's index of times is not sent.
+        """
         return await self._client.run(self.protocol.step(rows, **observed))
 
     async def preview(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:

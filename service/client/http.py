@@ -1,5 +1,6 @@
 """Calls as httpx sends them, for threads and for asyncio alike."""
 
+import re
 import socket
 import ssl
 from typing import TypedDict
@@ -7,9 +8,16 @@ from typing import TypedDict
 import httpx
 
 from service.client.exchange import Answer, Call, Lost
-from service.client.problems import UnreachableError
+from service.client.problems import ClientError, UnreachableError
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_HOST = re.compile(r"[\w.-]+(:\d+)?(/.*)?|\[[\da-fA-F:.]+\](:\d+)?(/.*)?")
+
+_WITHOUT_TLS = (
+    "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST",
+    "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_EOF",
+)  # fmt: skip
+"""Reasons that OpenSSL's versions give for bytes that are not TLS."""
 
 
 class Options(TypedDict):
@@ -17,7 +25,26 @@ class Options(TypedDict):
     headers: dict[str, str]
 
 
+def require_address(url: str) -> None:
+    """
+    Raises:
+        ClientError: it is not the address of a service.
+    """
+    try:
+        parsed = httpx.URL(url)
+        if parsed.scheme in ("http", "https") and parsed.host:
+            return
+    except httpx.InvalidURL:
+        pass
+    remedy = f"give http://{url} or https://{url}" if _HOST.fullmatch(url) else "correct it"
+    raise ClientError(
+        "expected the address of a service, http://HOST:PORT or https://HOST:PORT, found"
+        f" {url!r:.200}: {remedy}"
+    )
+
+
 def open_options(url: str, key: str | None) -> Options:
+    require_address(url)
     headers = {"Accept": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
@@ -50,9 +77,27 @@ def lost(error: httpx.TransportError, url: httpx.URL, *, is_first: bool) -> Lost
         raise UnreachableError(
             f"no service was found at {url} ({error}): expected Carry to run there; start it, by"
             " `make serve` for example, or give the client the address of one that runs"
+            f"{_hint_of_scheme(error, url)}"
         ) from error
     was_sent = not isinstance(error, _NOT_SENT)
     return Lost(f"{type(error).__name__}: {error}", was_sent=was_sent)
+
+
+def _hint_of_scheme(error: httpx.ConnectError, url: httpx.URL) -> str:
+    """What else may be wrong where something answers the TLS handshake, but not with TLS."""
+    if url.scheme != "https" or not _is_without_tls(error):
+        return ""
+    plain = str(url.copy_with(scheme="http")).rstrip("/")
+    return f"; if it serves HTTP without TLS, the address is {plain}"
+
+
+def _is_without_tls(error: BaseException) -> bool:
+    told = str(error).upper().replace(" ", "_")
+    if any(reason in told for reason in _WITHOUT_TLS):
+        return True
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    causes = [*parts, error.__cause__ or error.__context__]
+    return any(_is_without_tls(cause) for cause in causes if cause is not None)
 
 
 def _is_refused(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ Rule 3: plain values cost nothing more than `json.dumps`: all else is looked at 
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -59,6 +60,7 @@ def rows_of(given: object) -> list[Any]:
 def requests_of(given: object) -> Any:  # noqa: ANN401 -- what is iterated over, row by row
     """Many requests: each row of a frame is one, else each thing that `given` is made of."""
     is_frame = any(hasattr(given, method) for method in ("to_dicts", "to_pylist", "to_dict"))
+    is_frame |= _is_lazy(given)
     return [[row] for row in rows_of(given)] if is_frame else given
 
 
@@ -75,14 +77,17 @@ def instance_of(given: object) -> object:
     return {"observations": rows_of(given)} | ({} if start is None else {"start": start})
 
 
-def _listed(value: object) -> Any:  # noqa: ANN401 -- a mapping, a list, or a plain value
+def _listed(value: Any) -> Any:  # noqa: ANN401 -- a mapping, a list, or a plain value
     """The parts of a value, one level deep; the value itself where it has none."""
     if value is None or isinstance(value, str | int | float | Mapping | list):
         return value
     if isinstance(value, tuple):
         return dict(value._asdict()) if hasattr(value, "_asdict") else list(value)
+    if _is_lazy(value):
+        value = value.collect()
     for method in ("to_dicts", "to_pylist"):  # frames of polars, tables of Arrow
         if hasattr(value, method):
+            _require_distinct(getattr(getattr(value, "schema", None), "names", None) or ())
             return getattr(value, method)()
     if hasattr(value, "to_dict") and hasattr(value, "columns"):
         return _rows_of_pandas(value)
@@ -99,14 +104,31 @@ def _listed(value: object) -> Any:  # noqa: ANN401 -- a mapping, a list, or a pl
 
 def _rows_of_pandas(frame: Any) -> list[Any]:  # noqa: ANN401
     if all(isinstance(name, str) for name in frame.columns):
+        _require_distinct(frame.columns)
         rows: list[Any] = frame.to_dict(orient="records")
         return rows
     return [list(row) for row in frame.itertuples(index=False, name=None)]  # columns have no names
 
 
+def _require_distinct(names: Any) -> None:  # noqa: ANN401 -- what a library lists
+    """A row by name would keep one of two columns with the same name, and drop the other."""
+    listed = list(names() if callable(names) else names)  # of a schema of polars a method
+    if len(set(listed)) < len(listed):
+        twice = sorted(name for name, count in Counter(listed).items() if count > 1)
+        raise ClientError(
+            f"expected columns with distinct names, found more than one named {twice}: rename them"
+        )
+
+
+def _is_lazy(value: object) -> bool:
+    """A LazyFrame of polars."""
+    return hasattr(value, "collect") and hasattr(value, "collect_schema")
+
+
 def _series_of_pandas(series: Any) -> Any:  # noqa: ANN401
     labels = list(series.index)
     if labels and all(isinstance(label, str) for label in labels):
+        _require_distinct(labels)
         return dict(zip(labels, series.tolist(), strict=True))
     return _column(series.name, series.tolist())
 
@@ -185,4 +207,7 @@ def _is_missing(value: object) -> bool:
         return False
     if type(value).__name__ == "NAType":  # pandas.NA
         return True
-    return bool(value != value)
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):  # an expression, which has no truth
+        return False

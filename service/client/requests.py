@@ -13,7 +13,9 @@ from service.client.tables import frame_of
 
 Rows = Any
 """Observations: rows by column name or in the model's order, where None and NaN are missing values;
-a single row; an array `[T, F]`; a frame of pandas, polars or Arrow; or a text."""
+a single row; an array `[T, F]`; a frame of pandas, polars (a lazy one is collected) or Arrow; or a
+text. An index of times gives the `start` of a history or an instance; a step has no time of its
+own, its rows follow the last one."""
 Json = dict[str, Any]
 
 

@@ -110,18 +110,16 @@ async def settled(value):
     return await value if inspect.isawaitable(value) else value
 
 
-def client_of(kind, service, clock, **options):
+def client_of(kind, service, clock, url="http://carry", **options):
     """Waits are half of their bounds; a minute for each operation."""
     retries = Retries(clock=lambda: clock.now, dice=lambda low, high: (low + high) / 2)
     if kind == "sync":
         transport = httpx.MockTransport(service.handle)
-        made = Client(
-            "http://carry", retries=retries, transport=transport, sleep=clock.wait, **options
-        )
+        made = Client(url, retries=retries, transport=transport, sleep=clock.wait, **options)
     else:
         transport = httpx.MockTransport(service.handle_async)
         made = AsyncClient(
-            "http://carry", retries=retries, transport=transport, sleep=clock.wait_async, **options
+            url, retries=retries, transport=transport, sleep=clock.wait_async, **options
         )
     return made
 

@@ -3,12 +3,14 @@
 import json
 import logging
 import socket
+import ssl
 
 import httpx
 import pytest
 
 import service.errors
 from service.client import (
+    ClientError,
     InvalidRequestError,
     KeyRefusedError,
     NotFoundError,
@@ -18,6 +20,7 @@ from service.client import (
 )
 from service.client.exchange import LATER
 from service.client.problems import BY_CODE, BY_STATUS
+from service.client.streaming.wire import Address
 from tests.client.fake_service import (
     FakeService,
     FakeTime,
@@ -179,6 +182,54 @@ async def test_a_first_call_that_nothing_takes_fails_at_once_with_a_hint(kind, c
     service.outcomes = [error, error]
     await settled(session.step([[1.0]]))  # it was there, so it is waited for
     assert len(clock.waits) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("localhost:9301", "give http://localhost:9301 or https://localhost:9301"),
+        ("127.0.0.1:9301", "give http://127.0.0.1:9301 or"),
+        ("[::1]:9301", r"give http://\[::1\]:9301 or"),
+        ("carry", "give http://carry or"),
+        ("ftp://carry", "found 'ftp://carry': correct it"),
+        ("ws://carry", "correct it"),
+        ("http://", "correct it"),
+        ("http:/carry", "correct it"),
+        ("http://carry:port", "correct it"),
+        ("", "found '': correct it"),
+    ],
+)
+async def test_a_client_of_what_is_no_address_is_refused_with_the_right_form(
+    kind, clock, url, told
+):
+    with pytest.raises(ClientError, match=f"expected .* http://HOST:PORT or https://.*{told}"):
+        client_of(kind, FakeService(), clock, url)
+
+
+def no_tls(reason):
+    error = httpx.ConnectError(f"[SSL: {reason}] (_ssl.c:1000)")
+    error.__cause__ = ssl.SSLError(1, f"[SSL: {reason}] (_ssl.c:1000)")
+    return error
+
+
+async def test_https_to_a_service_without_tls_is_told_by_a_hint_at_the_scheme(kind, clock):
+    service = FakeService()
+    client = client_of(kind, service, clock, url="https://carry:9301")
+    for reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        service.outcomes = [no_tls(reason)]
+        with pytest.raises(
+            UnreachableError, match=r"without TLS, the address is http://carry:9301$"
+        ):
+            await settled(client.open("load", session="s"))
+    service.outcomes = [no_tls("CERTIFICATE_VERIFY_FAILED")]
+    with pytest.raises(UnreachableError) as told:
+        await settled(client.open("load", session="s"))
+    assert "without TLS" not in str(told.value)
+
+
+def test_a_stream_follows_the_scheme_of_the_service(kind):
+    assert Address.of("https://carry/", None).url == "wss://carry"
+    assert Address.of("HTTP://carry:1", None).url == "ws://carry:1"
 
 
 async def test_each_wait_is_logged_with_its_reason(kind, service_of_one, clock, caplog):

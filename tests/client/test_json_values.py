@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.client import ClientError
-from service.client.json_values import fields_of, instance_of, written
+from service.client.json_values import fields_of, instance_of, requests_of, written
 from tests.client.fake_service import FakeService, FakeTime, both_kinds, client_of, settled
 
 NAN = float("nan")
@@ -138,6 +138,57 @@ def test_a_frame_of_polars_is_its_rows():
 def test_a_table_of_arrow_is_its_rows():
     pyarrow = pytest.importorskip("pyarrow")
     assert sent(pyarrow.table({"a": [1, None]}))["observations"] == [{"a": 1}, {"a": None}]
+
+
+def frames_with_a_name_twice():
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    twice = pandas.concat([frame, frame], axis=1)
+    table = pyarrow.table([[1.0]] * 4, names=["a", "b", "a", "b"])
+    return [twice, twice.iloc[0], table, table.to_batches()[0]]
+
+
+@pytest.mark.parametrize("place", range(4), ids=["frame", "series", "table", "batch"])
+@both_kinds
+async def test_a_frame_with_a_name_twice_is_refused_wherever_it_is_given(kind, place):
+    given = frames_with_a_name_twice()[place]
+    service = FakeService()
+    client = client_of(kind, service, FakeTime())
+    session = await settled(client.open("load", session="s"))
+    num_requests = len(service.requests)
+    told = r"expected columns with distinct names, found more than one named \['a', 'b'\]: rename"
+    for ask in (
+        lambda: session.step(given),
+        lambda: session.preview([given] if place == 1 else given),
+        lambda: session.step(tensors={"x": given}),
+        lambda: client.step_many([(session, given)]),
+        lambda: client.predict("load", [given]),
+        lambda: client.predict("load", [{"observations": given}]),
+        lambda: client.open("load", history=given),
+        lambda: requests_of(given),
+        lambda: session.protocol.call_at(0, "steps", given, {}),  # as a stream writes it
+    ):
+        with pytest.raises(ClientError, match=told):
+            await settled(ask())
+    assert len(service.requests) == num_requests
+
+
+def test_columns_without_names_may_be_alike():
+    pandas = pytest.importorskip("pandas")
+    twice = pandas.DataFrame([[1, 2]], columns=[0, 0])
+    assert sent(twice)["observations"] == [[1, 2]]
+
+
+def test_a_lazy_frame_of_polars_is_collected():
+    polars = pytest.importorskip("polars")
+    frame = polars.LazyFrame({"a": [1.5, None]})
+    rows = [{"a": 1.5}, {"a": None}]
+    assert sent(frame)["observations"] == rows
+    assert instance_of(frame) == {"observations": rows}
+    assert instance_of({"observations": frame}) == {"observations": rows}
+    assert requests_of(frame) == [[row] for row in rows]
+    with pytest.raises(ClientError, match="which JSON has no form for"):
+        sent([[polars.col("a")]])
 
 
 @both_kinds

@@ -186,10 +186,10 @@ def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> Create
     )
 
 
-def decode_step(model: Reads, body: Observed, limits: Settings) -> StepRequest:
-    """What a step or a preview asks for."""
+def decode_step(model: Reads, body: Observed, limits: Settings, where: str = "body") -> StepRequest:
+    """What a step or a preview asks for; `where` locates it in its request."""
     final = isinstance(body, StepBody) and body.final
-    observations, emit = _observations(model, body, final, limits, "body"), body.emit
+    observations, emit = _observations(model, body, final, limits, where), body.emit
     if model.tags and observations.num_observed > 1:
         emit = "all"
     if emit == "all" and observations.text is None:

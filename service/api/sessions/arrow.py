@@ -67,8 +67,11 @@ def read_rows(data: bytes, max_rows: int) -> Rows:
     return Rows(sessions.to_pylist(), steps, table)
 
 
-def observations_of(rows: Rows, model: LoadedModel) -> np.ndarray:
-    """`[N, F]` float32 in the manifest's order, NaN where a value is missing.
+def observations_of(
+    rows: Rows, model: LoadedModel
+) -> tuple[np.ndarray, dict[int, InvalidInputError]]:
+    """`[N, F]` float32 in the manifest's order, NaN where a value is missing; and the errors of the
+    rows that hold a value which is infinite there, by their places.
 
     Raises:
         CarryError: the columns are not the model's, or hold what is no number.
@@ -79,22 +82,40 @@ def observations_of(rows: Rows, model: LoadedModel) -> np.ndarray:
             f"model {model.name!r} reads no rows: step its sessions with JSON, or one by one"
         )
     columns = [column.name for column in forecast.columns]
+    read = _numbers(table, columns, pa.float32())
+    is_beyond = np.isinf(read)
+    if not is_beyond.any():
+        return read, {}
+    given = _numbers(table, columns, pa.float64())
+    errors = {}
+    for row in np.flatnonzero(is_beyond.any(axis=1)).tolist():
+        place = int(is_beyond[row].argmax())
+        errors[row] = InvalidInputError(
+            f"row {row} (counted from 0): column {columns[place]!r} holds {given[row, place]:.6g}:"
+            " expected a finite number of at most 3.4e38, or null where it is missing; check its"
+            " unit"
+        )
+    return read, errors
+
+
+def _numbers(table: Any, columns: list[str], number: Any) -> np.ndarray:  # noqa: ANN401 -- pyarrow has no types
+    """`[N, F]` of the type `number`, NaN for a null."""
+    dtype = number.to_pandas_dtype()
     named = [name for name in table.column_names if name not in ("session", "step")]
     if named == ["observations"] and "observations" not in columns:
         if table.column("observations").null_count:  # first: pyarrow's cast of them may crash
             raise InvalidInputError("column 'observations' holds nulls: expected a list in each")
-        kind = pa.list_(pa.float32(), len(columns))
+        kind = pa.list_(number, len(columns))
         lists = _column(table, "observations", kind, f"lists of {len(columns)} numbers")
-        values = lists.combine_chunks().flatten()
-        read = _finite(values, "observations").reshape(table.num_rows, len(columns))
-    else:
-        if set(named) - set(columns):
-            raise InvalidInputError(f"columns {named}: expected some of {columns}")
-        read = np.full((table.num_rows, len(columns)), np.nan, np.float32)
-        for place, name in enumerate(columns):
-            if name in named:
-                numbers = _column(table, name, pa.float32(), "numbers")
-                read[:, place] = _finite(numbers.combine_chunks(), name)
+        values = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(values, dtype).reshape(table.num_rows, len(columns))
+    if set(named) - set(columns):
+        raise InvalidInputError(f"columns {named}: expected some of {columns}")
+    read = np.full((table.num_rows, len(columns)), np.nan, dtype)
+    for place, name in enumerate(columns):
+        if name in named:
+            numbers = _column(table, name, number, "numbers").combine_chunks()
+            read[:, place] = numbers.to_numpy(zero_copy_only=False)
     return read
 
 
@@ -148,11 +169,3 @@ def _column(table: Any, name: str, kind: Any, expected: str) -> Any:  # noqa: AN
         raise InvalidInputError(
             f"column {name!r} is of type {column.type}: expected {expected}"
         ) from None
-
-
-def _finite(numbers: Any, name: str) -> np.ndarray:  # noqa: ANN401 -- pyarrow has no types
-    """float32, NaN for a null; what is infinite, or became so, is refused."""
-    values = np.asarray(numbers.to_numpy(zero_copy_only=False), np.float32)
-    if np.isinf(values).any():
-        raise InvalidInputError(f"column {name!r} holds a value beyond 3.4e38: check its unit")
-    return values

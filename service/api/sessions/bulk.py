@@ -7,8 +7,8 @@ Rule 2: in an Arrow request all sessions are of one model, that of the first one
         object for a row between the socket and the graph, but its key and its record.
 """
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Body, Request, Response
@@ -26,12 +26,13 @@ from service.api.problems import error_responses, problem_of
 from service.api.sessions.bulk_models import Models
 from service.api.sessions.bulk_schemas import BulkAnswer, BulkBody, BulkStep
 from service.api.sessions.steps import step_answer
-from service.engine.dispatch.bulk import skipped
+from service.engine.dispatch.bulk import Outcomes, skipped
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.session.requests import StepRequest
 from service.engine.session.rules import MAX_RING_BYTES, Reply
 from service.errors import (
     CarryError,
+    InvalidInputError,
     TooLargeError,
     UnsupportedMediaTypeError,
 )
@@ -115,7 +116,7 @@ async def step_many(
         try:
             if key in failed:
                 raise skipped(key)
-            requests.append((key, await _decoded(context, models, key, step)))
+            requests.append((key, await _decoded(context, models, key, step, place)))
             places.append(place)
         except CarryError as error:
             errors[place] = error
@@ -136,15 +137,17 @@ async def step_many(
     return json_response({"results": results})
 
 
-async def _decoded(context: Context, models: Models, key: Key, step: BulkStep) -> StepRequest:
-    model = await models.of(key)
+async def _decoded(
+    context: Context, models: Models, key: Key, step: BulkStep, place: int
+) -> StepRequest:
+    model, where = await models.of(key), f"body.steps[{place}]"
     try:
-        return decode_step(context.face(model).reads, step, context.settings)
+        return decode_step(context.face(model).reads, step, context.settings, where)
     except CarryError:
         fresh = await models.afresh(key)
         if fresh is model:
             raise
-        return decode_step(context.face(fresh).reads, step, context.settings)
+        return decode_step(context.face(fresh).reads, step, context.settings, where)
 
 
 async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Response:
@@ -158,7 +161,7 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
     rows = arrow.read_rows(data, context.settings.max_rows)
     keys = [context.key(caller, session) for session in rows.sessions]
 
-    def read(model: LoadedModel) -> np.ndarray:
+    def read(model: LoadedModel) -> tuple[np.ndarray, dict[int, InvalidInputError]]:
         _bound(context, model, len(keys))
         return arrow.observations_of(rows, model)
 
@@ -167,24 +170,29 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
         answered = _told(errors)
         steps = [-1] * len(keys)
         return _arrow(arrow.write_answers(rows.sessions, steps, answered, {}))
+    values, unreadable = observed
+    if unreadable:
+        _fail_rows(keys, errors, unreadable)
     layout = model.runner.outputs
     run_rows = max(1, min(_MAX_RUN_ROWS, MAX_RING_BYTES // layout.step_bytes))
     steps, outputs = [-1] * len(keys), [bytes(layout.step_bytes)] * len(keys)
     if errors:
         places = [place for place in range(len(keys)) if place not in errors]
-        outcomes = await context.engine.step_rows(
-            [keys[place] for place in places],
-            observed[places],
-            [rows.steps[place] for place in places],
-            run_rows,
-        )
+        outcomes = Outcomes([], [])
+        if places:
+            outcomes = await context.engine.step_rows(
+                [keys[place] for place in places],
+                values[places],
+                [rows.steps[place] for place in places],
+                run_rows,
+            )
         for number, place in enumerate(places):
             if number in outcomes.errors:
                 errors[place] = outcomes.errors[number]
             else:
                 steps[place], outputs[place] = outcomes.steps[number], outcomes.outputs[number]
     else:
-        outcomes = await context.engine.step_rows(keys, observed, rows.steps, run_rows)
+        outcomes = await context.engine.step_rows(keys, values, rows.steps, run_rows)
         steps, outputs, errors = outcomes.steps, outcomes.outputs, outcomes.errors
         for place in errors:
             outputs[place] = bytes(layout.step_bytes)
@@ -198,9 +206,12 @@ _WIDE = 8
 """An answer of many rows may be as many times as large as that of one request of steps."""
 
 
+_Read = TypeVar("_Read")
+
+
 async def _read_alike(
-    models: Models, keys: list[Key], read: Callable[[LoadedModel], np.ndarray]
-) -> tuple[LoadedModel | None, dict[int, CarryError], np.ndarray | None]:
+    models: Models, keys: list[Key], read: Callable[[LoadedModel], _Read]
+) -> tuple[LoadedModel | None, dict[int, CarryError], _Read | None]:
     """The model of all rows, those that are not of it, and what was read by it."""
     model, errors = await models.shared(keys)
     if model is None:
@@ -213,6 +224,21 @@ async def _read_alike(
             raise
     model, errors = await models.shared(keys, is_fresh=True)
     return model, errors, None if model is None else read(model)
+
+
+def _fail_rows(
+    keys: list[Key], errors: dict[int, CarryError], unreadable: Mapping[int, CarryError]
+) -> None:
+    """Add the rows that could not be read, and those behind them in their sessions, as skipped."""
+    failed: set[Key] = set()
+    for place, key in enumerate(keys):
+        if place in errors:
+            continue
+        if key in failed:
+            errors[place] = skipped(key)
+        elif place in unreadable:
+            errors[place] = unreadable[place]
+            failed.add(key)
 
 
 def _bound(context: Context, model: LoadedModel, num_rows: int) -> None:

@@ -20,7 +20,8 @@ class Address(NamedTuple):
     @classmethod
     def of(cls, url: str, key: str | None) -> "Address":
         """That of a service at `http://…` or `https://…`."""
-        return cls("ws" + url.removeprefix("http").rstrip("/"), key)
+        scheme, _, rest = url.partition("://")
+        return cls(f"{'wss' if scheme.lower() == 'https' else 'ws'}://{rest.rstrip('/')}", key)
 
     def options(self, timeout_s: float) -> dict[str, Any]:
         """Of one connection. Messages are not bounded: the service bounds its replies."""
