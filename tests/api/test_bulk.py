@@ -142,7 +142,7 @@ async def test_a_refused_json_row_is_located_in_its_request(client):
         {"session": "a", "text": "words"},
     )
     details = [each["error"]["detail"] for each in told if "error" in each]
-    assert details[0].startswith("body.steps[1].observations[1] holds a value beyond 3.4e38")
+    assert details[0].startswith("body.steps[1].observations[1] holds 1e+300 in column 'load'")
     assert details[2].startswith("body.steps[3]: model 'load' reads")
 
 

@@ -1,4 +1,4 @@
-"""Which worker's end stops the service, and which worker is replaced: with workers that are fakes."""
+"""What becomes of a worker that ends: replaced once any has served, else the start has failed."""
 
 import multiprocessing
 

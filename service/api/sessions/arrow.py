@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it brings no types
 
+from service.api.codec.rows import LARGEST, are_beyond
 from service.api.sessions.arrow_limits import (
     names_of,
     refuse_long_views,
@@ -83,7 +84,7 @@ def observations_of(
         )
     columns = [column.name for column in forecast.columns]
     read = _numbers(table, columns, pa.float32())
-    is_beyond = np.isinf(read)
+    is_beyond = are_beyond(read)
     if not is_beyond.any():
         return read, {}
     given = _numbers(table, columns, pa.float64())
@@ -92,7 +93,7 @@ def observations_of(
         place = int(is_beyond[row].argmax())
         errors[row] = InvalidInputError(
             f"row {row} (counted from 0): column {columns[place]!r} holds {given[row, place]:.6g}:"
-            " expected a finite number of at most 3.4e38, or null where it is missing; check its"
+            f" expected numbers up to {LARGEST:g} in size, or null where one is missing; check its"
             " unit"
         )
     return read, errors
