@@ -128,7 +128,7 @@ async def test_times_and_rows_are_told_by_the_names_of_inputs(client, parameters
         ([x_of(1, 1, 2, data=[[1], [2, 3]]), times(0)], "of FP32"),
         ([x_of(1, 1, 2, data=["a", "b"]), times(0)], "input 'x' holds strings: expected FP32"),
         ([x_of(1, 1, 2, data=[1e300, 0]), times(0)], "has no room for"),
-        ([x_of(1, 1, 2, shape=[-1, 1, 2]), times(0)], "the shape [-1, 1, 2]"),
+        ([x_of(1, 1, 2, shape=[-1, 1, 2]), times(0)], "the size -1 in its shape [-1, 1, 2]"),
         ([x_of(1, 1, 2), x_of(1, 1, 2), times(0)], "input 'x' is there twice"),
     ):
         assert told in await refused(client, "load", {"inputs": inputs} | asked)
