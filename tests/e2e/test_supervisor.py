@@ -1,4 +1,4 @@
-"""Which worker's end stops the service, and which worker is replaced: with workers that are fakes."""
+"""Which worker's end stops the service, and which worker is replaced; the workers are fakes."""
 
 import multiprocessing
 
