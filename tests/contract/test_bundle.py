@@ -228,5 +228,5 @@ def test_a_folder_in_the_place_of_the_manifest_is_named(folder):
     (folder / "manifest.json").unlink()
     (folder / "manifest.json").mkdir()
     for read in (read_manifest, read_bundle):
-        with pytest.raises(BundleError, match="^mood/1/manifest.json: expected plain files only"):
+        with pytest.raises(BundleError, match=r"^mood/1/manifest\.json: expected plain files only"):
             read(folder)
