@@ -213,10 +213,11 @@ def _read_file(path: Path, where: str, max_bytes: int) -> bytes:
         raise
     except OSError as error:  # a link
         raise BundleError(f"{where}: cannot be read ({error.strerror})") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):  # `fdopen` refuses a folder, and names its descriptor
+        os.close(descriptor)
+        raise BundleError(f"{where}: expected plain files only, no links or folders")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{where}: expected plain files only, no links or folders")
         if status.st_size > max_bytes:
             raise BundleError(
                 f"{where}: expected at most {max_bytes} bytes, found {status.st_size}; export it"

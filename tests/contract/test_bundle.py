@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.contract.bundle import read_bundle, write_arrays, write_bundle
+from service.contract.bundle import read_bundle, read_manifest, write_arrays, write_bundle
 from service.contract.errors import BundleError, GoldenMismatchError
 from service.contract.golden import GoldenRun, record_golden
 from service.contract.graph_scan import refuse_external_data
@@ -222,3 +222,11 @@ def test_a_bad_bundle_does_not_stop_the_others(folder):
     registry = load_registry(folder.parent.parent, "cpu", 1)
     assert [model.name for model in registry.all()] == ["load"]
     assert "SHA-256" in registry.refused["mood/1"]
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_named(folder):
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").mkdir()
+    for read in (read_manifest, read_bundle):
+        with pytest.raises(BundleError, match=r"^mood/1/manifest\.json: expected plain files only"):
+            read(folder)

@@ -115,6 +115,7 @@ async def assert_refused(store, record, reason):
         await commit(store, after(record), record)
     assert "stop the service, restore a backup" in caught.value.detail
     assert "s.db" not in caught.value.detail
+    assert caught.value.__cause__ is None, "it would be logged for each request"
     with pytest.raises(StoreUnavailableError, match=reason):
         await store.check()
     with pytest.raises(StoreUnavailableError, match=reason):
@@ -154,6 +155,22 @@ async def test_each_of_two_processes_refuses(tmp_path, change, which, reason):
         with pytest.raises(StoreUnavailableError, match=reason):
             await store.check()
         await assert_refused(store, record, reason)
+    await one.close()
+    await two.close()
+
+
+@EVERY_CHANGE
+async def test_a_process_that_has_only_read_refuses_with_the_reason_alone(
+    tmp_path, change, which, reason
+):
+    one, record = await store_in(tmp_path / "var")
+    two = SqliteStore.open(tmp_path / "var" / "s.db", "power")
+    record = await commit(one, after(record), record)
+    change(tmp_path / "var" / f"s.db{which}")
+    for work in (two.load(A), two.usage("t"), two.load(A), two.check()):
+        with pytest.raises(StoreUnavailableError, match=reason) as caught:
+            await work
+        assert caught.value.__cause__ is None
     await one.close()
     await two.close()
 

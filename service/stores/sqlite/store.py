@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import apsw
 import structlog
@@ -153,7 +153,7 @@ class SqliteStore:
         except apsw.BusyError:
             return None
         except apsw.Error as error:
-            raise self._failure(error) from error
+            self._fail(error)
         row_s = (time.perf_counter() - started) / len(writes)
         self._row_s += 0.05 * (row_s - self._row_s)
         return kept
@@ -197,20 +197,20 @@ class SqliteStore:
         if self._identity.may_be_moved_into:
             self._log.save()
 
-    def _failure(self, error: apsw.Error | UnicodeDecodeError) -> StoreUnavailableError:
-        """What to answer where SQLite failed: perhaps because its files were changed."""
+    def _fail(self, error: apsw.Error | UnicodeDecodeError) -> NoReturn:
+        """Answer a request where SQLite failed: perhaps because its files were changed."""
         self._log.suspect()
         try:
             self._refuse_if_changed()
         except StoreUnavailableError as told:
-            return told
-        return unavailable(error)
+            raise told from None  # `_tell` has logged the cause, once
+        raise unavailable(error) from error
 
     async def _call(self, work: Callable[[], T]) -> T:
         try:
             return await self._in_thread(work)
         except FAILURES as error:
-            raise self._failure(error) from error
+            self._fail(error)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,9 +1,11 @@
 """Several processes behind one address: any of them may serve any session."""
 
+import json
 import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +19,7 @@ from tests.stores.valkey import SAFE, running_valkey
 
 CREATE = {"model": "load", "session": "s", "start": "2016-08-22"}
 NUM_STEPS = 40
+REPLACED = "worker ended, another is started"
 
 
 @pytest.fixture
@@ -107,6 +110,51 @@ def test_a_killed_worker_is_replaced_and_the_session_goes_on(tmp_path, settings)
                     time.sleep(0.05)
             assert step(server, count, [1, 2]).raise_for_status().json()["step"] == count + 1
         assert counted(server, "carry_steps_total") == 6
+        assert server.stop() == 0
+
+
+def logged(server, event):
+    """The lines of one event, parsed."""
+    lines = server.log.read_text().splitlines()
+    return [json.loads(line) for line in lines if f'"{event}"' in line]
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_replaced_and_the_service_goes_on(
+    tmp_path, settings
+):
+    with running_server(tmp_path, **settings) as server:  # returns when the first worker is ready
+        first = workers_of(server)[0]
+        httpx.post(f"{server.url}/v1/sessions", json=CREATE).raise_for_status()
+        # On a busy machine one may be ready before it is killed; its replacement starts again.
+        while not any(not line["was_ready"] for line in logged(server, REPLACED)):
+            assert server.process.poll() is None, server.log.read_text()
+            for pid in workers_of(server):
+                if pid != first:
+                    os.kill(pid, signal.SIGKILL)
+            found = httpx.get(f"{server.url}/v1/sessions/s").raise_for_status().json()
+            assert found["step"] == 0
+        wait_for_all(server)
+        assert step(server, 0, [1, 2]).raise_for_status().json()["step"] == 1
+        assert {line["reason"] for line in logged(server, REPLACED)} == {"it was ended by SIGKILL"}
+        assert first in workers_of(server)
+        assert server.stop() == 0
+
+
+def test_a_log_truncated_while_the_second_worker_starts_is_told_and_the_service_answers(
+    tmp_path, settings
+):
+    with running_server(tmp_path, **settings) as server:
+        httpx.post(f"{server.url}/v1/sessions", json=CREATE).raise_for_status()
+        os.truncate(tmp_path / "carry.db-wal", 0)
+        [*_, newest] = workers_of(server)
+        with suppress(ProcessLookupError):  # it may have opened the log before
+            os.kill(newest, signal.SIGKILL)
+        # SQLite may fail on the log before it is found to be short.
+        while not any("CARRY_STORE: " in line["reason"] for line in logged(server, REPLACED)):
+            assert server.process.poll() is None, server.log.read_text()
+            time.sleep(0.05)
+        assert step(server, 0, [1, 2]).status_code == 503
+        assert "Traceback" not in server.log.read_text()
         assert server.stop() == 0
 
 
