@@ -18,6 +18,9 @@ from tests.system import END_S, kill_all
 RUN = "TEST_RUN_ID"
 """A variable that every process inherits that a test starts."""
 
+SHARED = "service.engine.models.verifier_process"
+"""Tries out the bundles of many tests, one after another; ends with the process of the tests."""
+
 _of_session: set[int] = set()
 _num_serving = 0
 
@@ -85,8 +88,8 @@ def _children() -> list[psutil.Process]:
     """All below this process, but for what belongs to the session, with what that forks."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children():
-        if child.pid not in _of_session:
-            with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):
+            if child.pid not in _of_session and SHARED not in child.cmdline():
                 found += [child, *child.children(recursive=True)]
     return found
 
