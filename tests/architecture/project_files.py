@@ -30,6 +30,8 @@ def project_files(*suffixes: str) -> list[Path]:
     if not paths:
         paths = [path.relative_to(ROOT) for path in ROOT.rglob("*")]
         paths = [path for path in paths if not any(map(_is_made, path.parts))]
-    kept = [p for p in sorted(paths) if (ROOT / p).is_file() and (not suffixes or p.suffix in suffixes)]
+    kept = [
+        p for p in sorted(paths) if (ROOT / p).is_file() and (not suffixes or p.suffix in suffixes)
+    ]
     assert kept, f"no project files {suffixes} under {ROOT}"
     return kept
