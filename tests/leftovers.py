@@ -48,14 +48,10 @@ def serving_on() -> Iterator[None]:
 @contextmanager
 def nothing_left() -> Iterator[None]:
     """Fail if a process or a thread that would keep this process alive came and stayed."""
-    processes_before = {process.pid for process in _children()}
+    owned = {process.pid for process in psutil.Process().children()}
     threads_before = set(threading.enumerate())
     yield
-    left = [
-        process
-        for process in _children()
-        if not _num_serving and process.pid not in processes_before and _is_running(process)
-    ]
+    left = [process for process in _children(owned) if not _num_serving and _is_running(process)]
     names = [_name(process) for process in left]
     kill_all(left)
     threads = [each for each in threading.enumerate() if not each.daemon]
@@ -84,12 +80,12 @@ def end_run() -> list[str]:
     return names
 
 
-def _children() -> list[psutil.Process]:
-    """All below this process, but for what belongs to the session, with what that forks."""
+def _children(owned: set[int]) -> list[psutil.Process]:
+    """All below this process, but for what is `owned` or of the session, with what that starts."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):
-            if child.pid not in _of_session and SHARED not in child.cmdline():
+            if child.pid not in owned | _of_session and SHARED not in child.cmdline():
                 found += [child, *child.children(recursive=True)]
     return found
 
