@@ -12,7 +12,7 @@ from tests.system import require_program
 
 _FIRST_OF_FORMAT_2 = "PLAIN_FORMAT = 1"
 """This line came with format 2, in this file, and with no commit before."""
-_FILE = "service/stores/record/record.py"
+_FILE = "service/stores/record.py"  # where it lay then
 
 
 def git(*arguments: str) -> bytes:

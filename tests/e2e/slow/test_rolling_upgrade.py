@@ -22,7 +22,7 @@ def clients(tmp_path_factory):
     root = folder / "earlier"
     root.mkdir()
     unpack_earlier_service(root)
-    assert "RECORD_FORMAT = 1\n" in (root / "service/stores/record/record.py").read_text()
+    assert "RECORD_FORMAT = 1\n" in (root / "service/stores/record.py").read_text()
     write_its_bundles(root, folder / "models")
     settings = {
         "models": folder / "models",
