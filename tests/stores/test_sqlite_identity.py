@@ -1,6 +1,5 @@
 """Files that are removed, replaced or truncated under the store are noticed by the next request."""
 
-import os
 import shutil
 
 import apsw
@@ -11,39 +10,24 @@ from service.errors import StartUpError, StoreUnavailableError
 from service.stores.record.record import Key
 from service.stores.sqlite import store as sqlite
 from service.stores.sqlite.store import SqliteStore
+from tests.stores.file_changes import (
+    remove,
+    remove_folder,
+    replace_by_a_copy,
+    truncate,
+    truncate_half,
+)
 from tests.stores.support import after, commit, opened
 
 A = Key("t", "a")
-
-
-def remove(path):
-    path.unlink()
 
 
 def rename(path):
     path.rename(path.with_name(path.name + ".away"))
 
 
-def replace_by_a_copy(path):
-    copy = path.with_name("copy")
-    shutil.copy(path, copy)
-    copy.replace(path)
-
-
-def truncate(path):
-    os.truncate(path, 0)
-
-
-def truncate_half(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
 def copy_an_earlier_one_over_it(path):
     path.write_bytes(path.read_bytes()[:8192])
-
-
-def remove_folder(path):
-    shutil.rmtree(path.parent)
 
 
 def rename_folder(path):

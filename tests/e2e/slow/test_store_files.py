@@ -5,7 +5,6 @@ with anything else: there is none that could be lost.
 """
 
 import asyncio
-import os
 import shutil
 import time
 
@@ -14,32 +13,17 @@ import pytest
 
 from tests.e2e.server import running_server
 from tests.fakes.bundles import write_forecaster
+from tests.stores.file_changes import (
+    remove,
+    remove_folder,
+    replace_by_a_copy,
+    truncate,
+    truncate_half,
+)
 
 NUM_CLIENTS = 8
 NUM_STEPS_BEFORE = 40
 WITHIN_S = 1.0
-
-
-def remove(path):
-    path.unlink()
-
-
-def replace(path):
-    copy = path.with_name("copy")
-    shutil.copy(path, copy)
-    copy.replace(path)
-
-
-def truncate(path):
-    os.truncate(path, 0)
-
-
-def truncate_half(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def remove_folder(path):
-    shutil.rmtree(path.parent)
 
 
 def replace_folder(path):
@@ -52,10 +36,10 @@ def replace_folder(path):
 FILE, LOG = "", "-wal"
 CHANGES = [
     (remove, FILE, "database file was removed"),
-    (replace, FILE, "database file was replaced"),
+    (replace_by_a_copy, FILE, "database file was replaced"),
     (truncate, FILE, "database file was truncated"),
     (remove, LOG, "write-ahead log was removed"),
-    (replace, LOG, "write-ahead log was replaced"),
+    (replace_by_a_copy, LOG, "write-ahead log was replaced"),
     (truncate, LOG, "write-ahead log was truncated"),
     (truncate_half, LOG, "write-ahead log was truncated"),
     (remove_folder, FILE, "folder was removed"),
