@@ -1,5 +1,6 @@
 """Files that are removed, replaced or truncated under the store are noticed by the next request."""
 
+import os
 import shutil
 
 import apsw
@@ -139,6 +140,30 @@ async def test_each_of_two_processes_refuses(tmp_path, change, which, reason):
         with pytest.raises(StoreUnavailableError, match=reason):
             await store.check()
         await assert_refused(store, record, reason)
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.parametrize("is_log_begun_anew", [False, True])
+async def test_an_idle_process_refuses_though_another_wrote_behind_the_hole(
+    tmp_path, is_log_begun_anew
+):
+    one, record = await store_in(tmp_path)
+    two = SqliteStore.open(tmp_path / "s.db", "power")
+    await two.check()
+    for _ in range(100):
+        record = await commit(one, after(record), record)
+    if is_log_begun_anew:
+        await two.check()
+        one._log._move("RESTART")
+        for _ in range(50):
+            record = await commit(one, after(record), record)
+    log = tmp_path / "s.db-wal"
+    os.truncate(log, log.stat().st_size // 4)
+    for store in (one, two):
+        with pytest.raises(StoreUnavailableError, match="its write-ahead log was truncated"):
+            await store.check()
+        await assert_refused(store, record, "its write-ahead log was truncated")
     await one.close()
     await two.close()
 

@@ -3,8 +3,9 @@
 Rule 1: a file that is removed, renamed or replaced is written to until it is closed, and then gone
         with all that was acknowledged meanwhile. So each request ends with a look: the paths must
         lead to the same files, and the database file may not be shorter than it was.
-Rule 2: a log that is cut is hidden by the next commit, which writes behind the hole. So each commit
-        looks whether the frame that was the last before it is still there.
+Rule 2: a log that is cut is hidden by the next commit, which writes behind the hole, and that may
+        be another process's. So each commit looks whether all frames are there that were written
+        since this process last committed.
 Rule 3: what looks wrong may be another process's doing (it took the log up, or vacuumed the file):
         SQLite is asked before it is believed.
 Rule 4: files that are put back as they were can be used again; those that were cut cannot.
@@ -73,9 +74,15 @@ class FileIdentity:
         self._num_bytes = _stat(self._path).st_size
 
     def log_grew(self, before: int, now: int) -> None:
-        """A commit has ended; called by whichever thread commits, with the log's frames."""
-        if now > before > 0 and not self._has_frame(before):
-            self._missing_frame, self.is_suspect = before, True
+        """A commit has ended; called by whichever thread commits, with the log's frames.
+
+        `before`: of the last commit of this process; the log may have been begun anew since.
+        """
+        first = max(before, 1) if now > before else 1
+        for frame in range(first, now):
+            if not self._has_frame(frame):
+                self._missing_frame, self.is_suspect = frame, True
+                return
 
     def look(self) -> str | None:
         """What happened to the files, for people; None if nothing did."""
