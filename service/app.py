@@ -15,11 +15,11 @@ from service.api.auth.key_watch import KeyWatch
 from service.api.auth.keys import KeyRing
 from service.api.auth.middleware import RequireKey, document_keys, open_paths_of
 from service.api.auth.quotas import Quotas
-from service.api.auth.rate_limits import Rates
+from service.api.auth.rate_limits import RateLimits
 from service.api.body_reader.reader import BodyReader
 from service.api.context import Context
-from service.api.http.access_log import Observe
-from service.api.http.fast_path import HotPath
+from service.api.http.access_log import AccessLog
+from service.api.http.fast_path import FastPath
 from service.api.http.middleware import AnswerHead, LimitBody, RequireJson, SecureHeaders
 from service.api.problems import install_error_handlers, problem_schema
 from service.api.request_ids import document_ids
@@ -74,7 +74,7 @@ def service_version() -> str:
         return "0+uninstalled"
 
 
-def create_app(settings: Settings, verifier: Verifier | None = None) -> HotPath:
+def create_app(settings: Settings, verifier: Verifier | None = None) -> FastPath:
     """Load the models, open the store and build the application around them.
 
     `verifier` tries bundles out; without it the application has its own.
@@ -92,7 +92,7 @@ def create_app(settings: Settings, verifier: Verifier | None = None) -> HotPath:
         verifier.rest()
 
 
-def _create_app(settings: Settings, provider: str, verifier: Verifier) -> HotPath:
+def _create_app(settings: Settings, provider: str, verifier: Verifier) -> FastPath:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
@@ -150,7 +150,7 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> HotPat
         wait_s=settings.request_timeout_s,
     )
     keys = KeyRing(settings.api_keys_file)
-    rates = Rates(settings.store, store_options(settings))
+    rates = RateLimits(settings.store, store_options(settings))
     quotas = Quotas(engine)
     tracing = _tracing(settings)
     key_watch = KeyWatch(keys, metrics.keys_file_looked_at)
@@ -190,14 +190,14 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> HotPat
         )
     app.add_middleware(AnswerHead)
     app.add_middleware(SecureHeaders)
-    app.add_middleware(Observe, context=context)
+    app.add_middleware(AccessLog, context=context)
     install_error_handlers(app)
     install_open_inference_errors(app)
     _document_problems(app, settings)
     app.state.context = context
     included = [route for part in parts for route in part.router.routes]
     app.state.routes = [*included, *(route for route in app.routes if hasattr(route, "path"))]
-    return HotPath(app, context)
+    return FastPath(app, context)
 
 
 async def _to_docs() -> RedirectResponse:

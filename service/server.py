@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from service.api.http.connection_limits import allow_descriptors
-from service.api.http.fast_path import HotPath
+from service.api.http.fast_path import FastPath
 from service.api.http.protocol import StepProtocol
 from service.api.websocket.protocol import StreamProtocol
 from service.app import create_app
@@ -59,7 +59,7 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def server_config(app: HotPath, settings: Settings) -> uvicorn.Config:
+def server_config(app: FastPath, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves `app`."""
     return uvicorn.Config(
         app,

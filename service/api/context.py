@@ -10,9 +10,9 @@ from fastapi import Depends, Request
 from service.api.auth.key_watch import KeyWatch
 from service.api.auth.keys import Caller, KeyRing
 from service.api.auth.quotas import Quotas
-from service.api.auth.rate_limits import Rates
+from service.api.auth.rate_limits import RateLimits
 from service.api.body_reader.reader import BodyReader
-from service.api.codec.decode import Catalog, Reads
+from service.api.codec.decode import BodySpec, Catalog
 from service.api.codec.encode import ForecastOptions
 from service.engine.engine import Engine
 from service.engine.models.loaded_model import LoadedModel
@@ -26,10 +26,10 @@ if TYPE_CHECKING:  # nothing of it is imported where there are no traces
     from service.telemetry.tracing import Tracing
 
 
-class Face(NamedTuple):
+class ModelView(NamedTuple):
     """What the API needs of a model for each request, worked out at its first one."""
 
-    reads: Reads
+    reads: BodySpec
     whole_forecast: ForecastOptions
 
 
@@ -42,7 +42,7 @@ class Context:
     metrics: Metrics
     keys: KeyRing
     snapshot_keys: SnapshotKeys
-    rates: Rates
+    rates: RateLimits
     quotas: Quotas
     repository: Repository
     key_watch: KeyWatch
@@ -52,7 +52,7 @@ class Context:
     """WebSockets and event streams, each from when it is open until it ends."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is told to stop: what never ends by itself ends now."""
-    _faces: dict[int, Face] = field(default_factory=dict)
+    _views: dict[int, ModelView] = field(default_factory=dict)
     """By the `id` of a model, for as long as it lives."""
 
     def stop(self) -> None:
@@ -64,21 +64,21 @@ class Context:
         """Where a session of this name is kept, if the caller's tenant has one."""
         return Key(caller.tenant, session)
 
-    def face(self, model: LoadedModel) -> Face:
-        face = self._faces.get(id(model))
-        if face is None:
+    def view_of(self, model: LoadedModel) -> ModelView:
+        view_of = self._views.get(id(model))
+        if view_of is None:
             options = ForecastOptions.of(model, None, None)
-            face = self._faces[id(model)] = Face(Reads.of(model.manifest), options)
-            weakref.finalize(model, self._faces.pop, id(model)).atexit = False
-        return face
+            view_of = self._views[id(model)] = ModelView(BodySpec.of(model.manifest), options)
+            weakref.finalize(model, self._views.pop, id(model)).atexit = False
+        return view_of
 
     def catalog(self) -> Catalog:
         """What every loaded model reads, for the process that does not have the models."""
         registry = self.engine.registry
-        catalog: dict[tuple[str, str | None], Reads] = {}
+        catalog: dict[tuple[str, str | None], BodySpec] = {}
         for model in registry.all():  # the newest of each comes last
             for version in (model.version, None):
-                catalog[model.name, version] = self.face(model).reads
+                catalog[model.name, version] = self.view_of(model).reads
         return catalog
 
 

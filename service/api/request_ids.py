@@ -16,7 +16,7 @@ from starlette.responses import Response
 from structlog.contextvars import bound_contextvars
 
 from service.api.problems import carry_problem
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import CarryError
 
 REQUEST_ID = b"x-request-id"
@@ -42,20 +42,20 @@ def named_in(path: str) -> dict[str, str]:
 
 
 def known_by(
-    request_id: str, trail: Trail | None = None, path: str = "", **names: str
+    request_id: str, timing: RequestTiming | None = None, path: str = "", **names: str
 ) -> AbstractContextManager[None]:
     """While it lasts, logs and problems name the request, its trace, and what its path names."""
     names |= named_in(path)
-    if trail is not None and trail.trace_id is not None:
-        names["trace_id"] = trail.trace_id
+    if timing is not None and timing.trace_id is not None:
+        names["trace_id"] = timing.trace_id
     return bound_contextvars(request_id=request_id, **names)
 
 
-def headers_of(request_id: str, trail: Trail | None = None) -> list[tuple[bytes, bytes]]:
+def headers_of(request_id: str, timing: RequestTiming | None = None) -> list[tuple[bytes, bytes]]:
     """What an answer says of itself: its id, and the span that it came from."""
     headers = [(REQUEST_ID, request_id.encode())]
-    if trail is not None and trail.traceparent is not None:
-        headers.append((TRACE_RESPONSE, trail.traceparent.encode()))
+    if timing is not None and timing.traceparent is not None:
+        headers.append((TRACE_RESPONSE, timing.traceparent.encode()))
     return headers
 
 

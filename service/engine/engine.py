@@ -15,11 +15,11 @@ import structlog
 from service.engine.dispatch.bulk import Bulk, BulkRequests, Outcomes
 from service.engine.dispatch.bulk_rows import BulkRows, RowRequests
 from service.engine.dispatch.bulk_runs import BulkRuns, RunRequests, by_session, joined
-from service.engine.dispatch.callback_future import OnEnd, Told
-from service.engine.dispatch.dispatcher import Turns
+from service.engine.dispatch.callback_future import CallbackFuture, OnEnd
+from service.engine.dispatch.dispatcher import Dispatcher
 from service.engine.dispatch.predictions import Predictions
-from service.engine.dispatch.request_task import Turn
-from service.engine.dispatch.session_queues import Lanes
+from service.engine.dispatch.request_task import RequestTask
+from service.engine.dispatch.session_queues import SessionQueues
 from service.engine.dispatch.step_group import is_single
 from service.engine.dispatch.watch import Watch
 from service.engine.graph.runner import BatchResult
@@ -33,14 +33,14 @@ from service.engine.models.registry import Registry
 from service.engine.observer import NullObserver, Observer
 from service.engine.session.requests import Observations, SessionRequest
 from service.engine.session.rules import Reply, require_live, session_not_found
-from service.engine.timing import CURRENT, Trail
+from service.engine.timing import CURRENT, RequestTiming
 from service.errors import (
     CarryError,
     DeadlineError,
     DrainingError,
     ModelFailedError,
 )
-from service.stores.base import Store, Swept
+from service.stores.base import Expired, Store
 from service.stores.record.record import Key, PackedOutputs, Record
 from service.wordings import case
 
@@ -69,14 +69,14 @@ class Engine:
         self.is_draining = False
         self.failure: BaseException | None = None
         self._observer = observer or NullObserver()
-        self._lanes = Lanes(self.limits.cache_sessions)
+        self._queues = SessionQueues(self.limits.cache_sessions)
         self.workers = Workers(
             registry, self._observer, self._new_worker, self._forget_worker, self._wait_for_answers
         )
-        self._turns = Turns(registry, self.workers, store, self._lanes, self._observer)
+        self._dispatcher = Dispatcher(registry, self.workers, store, self._queues, self._observer)
         self._predictions = Predictions(self.workers, self._observer, self.limits.request_timeout_s)
         self._loop: asyncio.AbstractEventLoop
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
         self._bulks: set[Bulk] = set()
         self._give_up_timer: asyncio.TimerHandle | None = None
 
@@ -85,10 +85,10 @@ class Engine:
         # Kept, because asking for it takes a system call, which a step would feel.
         self._loop = asyncio.get_running_loop()
         self.workers.start()
-        endless = [self._turns.committer.run(), self._sweep_forever(), self._watch_deadlines()]
-        self._tasks = [asyncio.create_task(coroutine) for coroutine in endless]
-        for task in self._tasks:
-            task.add_done_callback(self._on_task_ended)
+        endless = [self._dispatcher.committer.run(), self._sweep_forever(), self._watch_deadlines()]
+        self._background = [asyncio.create_task(coroutine) for coroutine in endless]
+        for running in self._background:
+            running.add_done_callback(self._on_task_ended)
 
     def stop_within(self, grace_s: float) -> None:
         """Accept and finish work for `grace_s`; then answer the rest by an error, accept no more.
@@ -107,16 +107,16 @@ class Engine:
         if self._give_up_timer is not None:
             self._give_up_timer.cancel()
         self._give_up()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for running in self._background:
+            running.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self.workers.close()
 
     def submit(
         self,
         key: Key,
         request: SessionRequest,
-        trail: Trail | None = None,
+        timing: RequestTiming | None = None,
         on_end: OnEnd | None = None,
     ) -> "asyncio.Future[Reply]":
         """Open, step, preview or close a session, after whatever came for it before.
@@ -126,21 +126,23 @@ class Engine:
         that alone is told of the outcome, but not before this has returned.
         """
         future: asyncio.Future[Any] = (
-            asyncio.Future(loop=self._loop) if on_end is None else Told(on_end, self._loop)
+            asyncio.Future(loop=self._loop)
+            if on_end is None
+            else CallbackFuture(on_end, self._loop)
         )
         deadline = time.monotonic() + self.limits.request_timeout_s
         try:
             if self.is_draining:
                 self._refuse_if_draining()
-            lane = self._lanes.lane_of(key)
-            trail = trail or CURRENT.get()
+            queue = self._queues.queue_of(key)
+            timing = timing or CURRENT.get()
             if not (
-                is_single(request, lane)
-                and self._turns.gather(lane, request, future, deadline, trail)
+                is_single(request, queue)
+                and self._dispatcher.gather(queue, request, future, deadline, timing)
             ):
-                self._turns.join(Turn(lane, request, future, deadline, trail))
+                self._dispatcher.join(RequestTask(queue, request, future, deadline, timing))
         except CarryError as error:
-            if isinstance(future, Told):
+            if isinstance(future, CallbackFuture):
                 future.refuse(error)
             else:
                 future.set_exception(error)
@@ -182,13 +184,13 @@ class Engine:
 
     def _begin_bulk(
         self,
-        kind: "Callable[[_Requests, asyncio.Future[Outcomes], float, Lanes, Turns], Bulk]",
+        kind: Callable[..., Bulk],
         requests: _Requests,
     ) -> "asyncio.Future[Outcomes]":
         self._refuse_if_draining()
         future: asyncio.Future[Outcomes] = self._loop.create_future()
         deadline = time.monotonic() + self.limits.request_timeout_s
-        bulk = kind(requests, future, deadline, self._lanes, self._turns)
+        bulk = kind(requests, future, deadline, self._queues, self._dispatcher)
         self._bulks.add(bulk)
         future.add_done_callback(lambda _: self._bulks.discard(bulk))
         bulk.begin()
@@ -229,27 +231,27 @@ class Engine:
         Raises:
             CarryError: the session is not found, or its model is not loaded any more.
         """
-        cached = None if is_fresh else self._lanes.cached(key)
-        if cached and (model := self.registry.find_for_session(cached.opening)):
+        cached = None if is_fresh else self._queues.cached(key)
+        if cached and (model := self.registry.find_for_session(cached.header)):
             return model
         try:
-            return self.registry.get_for_session((await self._found(key)).opening)
+            return self.registry.get_for_session((await self._found(key)).header)
         except CarryError as error:  # the request ends here, before a turn of it could be counted
             self._observer.request_refused(error.code)
             raise
 
     def watch(self, key: Key, found: Record, after_step: int, poll_s: float) -> Watch:
         """What happens to a session from a step on, for a listener to iterate over."""
-        return Watch(self._lanes, self.store, key, found, after_step, poll_s)
+        return Watch(self._queues, self.store, key, found, after_step, poll_s)
 
     def cached_model(self, key: Key) -> LoadedModel | None:
         """The model that a session is believed to belong to; None where nothing is known here."""
-        return self._lanes.cached_model(key)
+        return self._queues.cached_model(key)
 
     def cached_ring_size(self, key: Key) -> int | None:
         """How many replies a session keeps, where its model is known here as well."""
-        record = self._lanes.cached(key)
-        return None if record is None else record.opening.ring_size
+        record = self._queues.cached(key)
+        return None if record is None else record.header.ring_size
 
     def refuse_if_full(self, model: LoadedModel) -> None:
         """Raise QueueFullError where work for this model would be refused, before it is decoded."""
@@ -281,28 +283,28 @@ class Engine:
 
     def _on_done(self, jobs: list[Job], rows: list[int], result: BatchResult) -> None:
         """Jobs of one batch are through: turns of sessions, and predictions without one."""
-        turns = [job for job in jobs if isinstance(job, Turn)]
-        if len(turns) == len(jobs):
-            self._turns.ran(turns, rows, result)
+        tasks = [job for job in jobs if isinstance(job, RequestTask)]
+        if len(tasks) == len(jobs):
+            self._dispatcher.ran(tasks, rows, result)
             return
-        places = [row for job, row in zip(jobs, rows, strict=True) if isinstance(job, Turn)]
-        self._turns.ran(turns, places, result)
+        places = [row for job, row in zip(jobs, rows, strict=True) if isinstance(job, RequestTask)]
+        self._dispatcher.ran(tasks, places, result)
         for job, row in zip(jobs, rows, strict=True):
-            if not isinstance(job, Turn) and not job.future.done():
+            if not isinstance(job, RequestTask) and not job.future.done():
                 job.future.set_result(result.last_of(row) if job.remaining else job.outputs)
 
     def _on_failed(self, job: Job, error: CarryError) -> None:
-        if isinstance(job, Turn):
-            self._turns.failed(job, error)
+        if isinstance(job, RequestTask):
+            self._dispatcher.failed(job, error)
         else:
             job.fail(error)
 
     def _under_way(self) -> set[asyncio.Future[Any]]:
-        turns = {future for turn in self._lanes.turns() for future in turn.futures}
-        return turns | self._predictions.under_way
+        tasks = {future for task in self._queues.tasks() for future in task.futures}
+        return tasks | self._predictions.under_way
 
     async def _forget_worker(self, worker: Worker) -> None:
-        await self._turns.forget_worker(worker)
+        await self._dispatcher.forget_worker(worker)
 
     async def _wait_for_answers(self) -> None:
         """Until everything that is under way now is answered, for as long as that may take."""
@@ -319,10 +321,10 @@ class Engine:
                 reason = error.detail if isinstance(error, CarryError) else type(error).__name__
                 log.warning("sweep failed, will try again", reason=reason)
 
-    async def _sweep(self) -> list[Swept]:
+    async def _sweep(self) -> list[Expired]:
         swept = await self.store.sweep(_SWEEP_AT_ONCE)
         for each in swept:
-            self._lanes.forget(each.key)
+            self._queues.forget(each.key)
             if not each.closed:
                 self._observer.session_ended(each.model, each.version, "expired")
         await asyncio.sleep(0)  # a store in memory gives way to nobody by itself
@@ -333,14 +335,14 @@ class Engine:
         while True:
             await asyncio.sleep(min(_DEADLINES_EVERY_S, self.limits.request_timeout_s))
             now = time.monotonic()
-            for turn in list(self._lanes.turns()):
-                if turn.deadline < now:
-                    turn.end(_too_late())
+            for task in list(self._queues.tasks()):
+                if task.deadline < now:
+                    task.end(_too_late())
 
-    def _on_task_ended(self, task: asyncio.Task[None]) -> None:
+    def _on_task_ended(self, ended: asyncio.Task[None]) -> None:
         """An endless task ends only by our own defect."""
-        if not task.cancelled():
-            self._on_defect(task.exception() or RuntimeError("an endless task ended"))
+        if not ended.cancelled():
+            self._on_defect(ended.exception() or RuntimeError("an endless task ended"))
 
     def _on_defect(self, error: BaseException) -> None:
         """Our own code failed where it must not: nobody may wait for it, and we say so."""
@@ -363,8 +365,8 @@ class Engine:
         )
 
     def _answer_all(self, error: CarryError) -> None:
-        for turn in list(self._lanes.turns()):
-            turn.end(error)
+        for task in list(self._queues.tasks()):
+            task.end(error)
         for bulk in list(self._bulks):
             bulk.refuse(error)
         for future in list(self._predictions.under_way):

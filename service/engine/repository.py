@@ -21,11 +21,11 @@ import structlog
 
 from service.contract.manifest import Manifest
 from service.engine.engine import Engine
-from service.engine.models.desired_state import VALUE_NAME, Wanted
+from service.engine.models.desired_state import VALUE_NAME, DesiredState
 from service.engine.models.folder import Content, Found, ModelsFolder
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.loader import reason_of
-from service.engine.repository_index import Shown, contents_of, index_of
+from service.engine.repository_index import IndexEntry, contents_of, index_of
 from service.errors import (
     CarryError,
     ContentionError,
@@ -69,7 +69,7 @@ class Repository:
         self._grace_s = grace_s
         self._poll_s = poll_s
         self._wait_s = wait_s
-        self._wanted = Wanted()
+        self._wanted = DesiredState()
         self._found: Found = {}
         self._unreadable: dict[str, str] = {}
         self._settled: dict[tuple[str, str], Content] = {}  # as the watcher saw them last
@@ -201,7 +201,7 @@ class Repository:
                 self._converge(name, self._grace_s)
             self._settled = contents_of(self._found)
 
-    def index(self) -> list[Shown]:
+    def index(self) -> list[IndexEntry]:
         """Every bundle that is loaded or was last seen in the folder."""
         return index_of(
             self._engine.workers, self._registry, self._wanted, self._found, self._loads
@@ -331,13 +331,13 @@ class Repository:
         self._unreadable = unreadable
 
     async def _hear(self) -> None:
-        self._wanted = Wanted.read(await self._engine.store.read_value(VALUE_NAME))
+        self._wanted = DesiredState.read(await self._engine.store.read_value(VALUE_NAME))
 
     async def _say(self, name: str, version: str | None, *, is_wanted: bool) -> None:
         store = self._engine.store
         for _ in range(_MAX_LOST_RACES):
             old = await store.read_value(VALUE_NAME)
-            wanted = Wanted.read(old).said(name, version, is_wanted=is_wanted)
+            wanted = DesiredState.read(old).said(name, version, is_wanted=is_wanted)
             if await store.swap_value(VALUE_NAME, old, wanted.to_bytes()):
                 self._wanted = wanted
                 return

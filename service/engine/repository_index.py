@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from service.engine.inference.worker_pool import Workers
-from service.engine.models.desired_state import Wanted
+from service.engine.models.desired_state import DesiredState
 from service.engine.models.folder import Content, Found
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry
 
 
-class Shown(NamedTuple):
+class IndexEntry(NamedTuple):
     """A bundle: READY, LOADING, UNLOADING or UNAVAILABLE, and why it is not READY."""
 
     name: str
@@ -22,32 +22,32 @@ class Shown(NamedTuple):
 def index_of(
     workers: Workers,
     registry: Registry,
-    wanted: Wanted,
+    wanted: DesiredState,
     found: Found,
     loading: Iterable[tuple[str, str]],
-) -> list[Shown]:
+) -> list[IndexEntry]:
     """Every bundle that is loaded or was last seen in the folder."""
-    refused, shown = registry.refused, dict[tuple[str, str], Shown]()
+    refused, shown = registry.refused, dict[tuple[str, str], IndexEntry]()
     for name, version in contents_of(found):
         is_wanted = wanted.of(name).wants(version)
         reason = "not loaded yet" if is_wanted else "unloaded"
-        shown[name, version] = Shown(name, version, "UNAVAILABLE", reason)
+        shown[name, version] = IndexEntry(name, version, "UNAVAILABLE", reason)
     for where, reason in refused.items():
         name, _, version = where.partition("/")
-        shown[name, version] = Shown(name, version, "UNAVAILABLE", reason)
+        shown[name, version] = IndexEntry(name, version, "UNAVAILABLE", reason)
     for model in registry.leaving:
         told = "what it has begun is being answered"
-        shown[model.name, model.version] = Shown(*_place(model), "UNLOADING", told)
+        shown[model.name, model.version] = IndexEntry(*_place(model), "UNLOADING", told)
     for model in registry.retiring:
         left_s = workers.seconds_left(model)
         reason = f"its sessions may be stepped for {left_s:.0f} s more"
-        shown[model.name, model.version] = Shown(*_place(model), "UNLOADING", reason)
+        shown[model.name, model.version] = IndexEntry(*_place(model), "UNLOADING", reason)
     for place in loading:
-        shown[place] = Shown(*place, "LOADING", "")
+        shown[place] = IndexEntry(*place, "LOADING", "")
     for model in registry.all():
         reason = refused.get(f"{model.name}/{model.version}", "")
         told = f"what lies in the folder now is another one: {reason}" if reason else ""
-        shown[model.name, model.version] = Shown(*_place(model), "READY", told)
+        shown[model.name, model.version] = IndexEntry(*_place(model), "READY", told)
     return [shown[place] for place in sorted(shown, key=_by_number)]
 
 

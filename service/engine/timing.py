@@ -1,9 +1,9 @@
 """Where the time of a request goes: marks that it leaves on its way through the engine.
 
-Rule 1: whoever takes a request up makes its trail, and hands it on or puts it into `CURRENT` while
+Rule 1: whoever takes a request up makes its timing, and hands it on or puts it into `CURRENT` while
         the engine is asked: every job that is made meanwhile leaves its marks there. Without one
         nobody marks anything; it costs a check for None for each job and a flag for each batch.
-Rule 2: a request of many jobs (bulk, instances) has one trail: a mark is the first time that one
+Rule 2: a request of many jobs (bulk, instances) has one timing: a mark is the first time that one
         of them was queued, and the last time that one came from the graph or from the store.
 Rule 3: marks are on the clock of `time.perf_counter`, which is that of `Batch.began_s`.
 """
@@ -17,7 +17,7 @@ from service.engine.graph.runner import Batch
 from service.engine.models.loaded_model import LoadedModel
 
 
-class Trail:
+class RequestTiming:
     """Marks of one request. Of a subclass they may become spans of a trace."""
 
     __slots__ = ("began_s", "committed_s", "graph_s", "model", "num_batches", "queued_s", "ran_s")
@@ -77,7 +77,9 @@ class Trail:
         """Of the request's own span, as W3C writes it."""
         return None
 
-    def ran_together(self, trails: "Sequence[Trail]", model: LoadedModel, batch: Batch) -> None:
+    def ran_together(
+        self, timings: "Sequence[RequestTiming]", model: LoadedModel, batch: Batch
+    ) -> None:
         """A batch has run with these sampled ones in it, of which this is the first."""
 
     def end(
@@ -91,25 +93,25 @@ class Trail:
         """The request is over."""
 
 
-CURRENT: ContextVar[Trail | None] = ContextVar("trail", default=None)
+CURRENT: ContextVar[RequestTiming | None] = ContextVar("timing", default=None)
 
 
 @contextmanager
-def on(trail: Trail | None) -> Iterator[None]:
-    """What the engine is asked meanwhile leaves its marks on this trail."""
-    token = CURRENT.set(trail)
+def on(timing: RequestTiming | None) -> Iterator[None]:
+    """What the engine is asked meanwhile leaves its marks on this timing."""
+    token = CURRENT.set(timing)
     try:
         yield
     finally:
         CURRENT.reset(token)
 
 
-def mark_batch(found: Iterable[Trail | None], model: LoadedModel, batch: Batch) -> None:
-    """A batch of jobs with these trails has run."""
-    trails = [trail for trail in dict.fromkeys(found) if trail is not None]
-    for trail in trails:
-        trail.ran(batch)
-    sampled = [trail for trail in trails if trail.is_sampled]
+def mark_batch(found: Iterable[RequestTiming | None], model: LoadedModel, batch: Batch) -> None:
+    """A batch of jobs with these timings has run."""
+    timings = [timing for timing in dict.fromkeys(found) if timing is not None]
+    for timing in timings:
+        timing.ran(batch)
+    sampled = [timing for timing in timings if timing.is_sampled]
     if sampled:
         sampled[0].ran_together(sampled, model, batch)
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from service.errors import StoreUnavailableError
-from service.stores.record.record import Key, Opening, Record
+from service.stores.record.record import Key, Record, SessionHeader
 
 TOMBSTONE_S = 600.0
 
 
-Write = tuple[Opening, bytes, Record | None]
+Write = tuple[SessionHeader, bytes, Record | None]
 """Opening, data, and the base: the record that must still be there, live; None: nothing live may
 be there. The opening is written where it is not the base's very own (`is`), as after an upgrade.
 A plain tuple, because one is made for every step."""
@@ -42,7 +42,7 @@ class WritesFailedError(StoreUnavailableError):
         self.outcomes = list(outcomes)
 
 
-class Swept(NamedTuple):
+class Expired(NamedTuple):
     """What is left to say of a record that `sweep` removed; `closed` is "" if it had expired."""
 
     key: Key
@@ -84,7 +84,7 @@ class Store(Protocol):
     async def usage(self, tenant: str) -> Usage:
         """What the tenant has now. Costs as much as there is."""
 
-    async def sweep(self, limit: int) -> list[Swept]:
+    async def sweep(self, limit: int) -> list[Expired]:
         """Remove and return records whose tombstone time is over."""
 
     async def read_value(self, name: str) -> bytes:

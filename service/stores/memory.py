@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import orjson
 
-from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
-from service.stores.record.history import Keeps
+from service.stores.base import TOMBSTONE_S, Expired, Usage, Write
+from service.stores.record.history import HistoryPolicy
 from service.stores.record.record import (
     Key,
-    Opening,
-    Origin,
+    ModelFingerprint,
     Record,
+    SessionHeader,
     is_closed,
     revision_of,
     ttl_s_of,
@@ -35,7 +35,7 @@ _MAX_TAKES = 10
 
 
 class _Kept(NamedTuple):
-    opening: bytes
+    header: bytes
     data: bytes
     expires_at: float
 
@@ -48,7 +48,7 @@ class MemoryStore:
         self._clock = clock
         # By tenant, then by name: a key of its own for each session would cost 72 bytes.
         self._tenants: dict[str, dict[str, _Kept]] = {}
-        self._origins: list[Origin] = []
+        self._origins: list[ModelFingerprint] = []
         self._due = _DueMinutes()
         self._values: dict[str, bytes] = {}
 
@@ -58,29 +58,29 @@ class MemoryStore:
 
     async def commit(self, writes: Sequence[Write]) -> list[Record | None]:
         now = self._clock()
-        return [self._commit_one(opening, data, base, now) for opening, data, base in writes]
+        return [self._commit_one(header, data, base, now) for header, data, base in writes]
 
     def _commit_one(
-        self, opening: Opening, data: bytes, base: Record | None, now: float
+        self, header: SessionHeader, data: bytes, base: Record | None, now: float
     ) -> Record | None:
-        kept = self._tenants.setdefault(opening.tenant, {})
-        found = kept.get(opening.name)
+        kept = self._tenants.setdefault(header.tenant, {})
+        found = kept.get(header.name)
         expires_at = now + ttl_s_of(data)
         if base is None:
             if found and found.expires_at > now and not is_closed(found.data):
                 return None
-            packed = self._pack(opening)
+            packed = self._pack(header)
         else:
             if found is None or found.expires_at <= now:
                 return None
             # Most often it is the very bytes that were answered last.
             if found.data is not base.data and revision_of(found.data) != revision_of(base.data):
                 return None
-            packed = found.opening if opening is base.opening else self._pack(opening)
-        record = Record(opening, data, expires_at)
-        kept[opening.name] = _Kept(packed, data, expires_at)
-        if base is None or record.closed or opening is not base.opening:
-            self._due.put(min(expires_at, now + _LOOK_AGAIN_S), opening.tenant, opening.name)
+            packed = found.header if header is base.header else self._pack(header)
+        record = Record(header, data, expires_at)
+        kept[header.name] = _Kept(packed, data, expires_at)
+        if base is None or record.closed or header is not base.header:
+            self._due.put(min(expires_at, now + _LOOK_AGAIN_S), header.tenant, header.name)
         return record
 
     async def list_live(
@@ -92,24 +92,24 @@ class MemoryStore:
             for name, kept in self._tenants.get(tenant, {}).items()
             if name > after and kept.expires_at > now
             for record in [self._record(Key(tenant, name), kept)]
-            if model in (None, record.opening.model) and not record.closed
+            if model in (None, record.header.model) and not record.closed
         )
-        return nsmallest(limit, found, key=lambda record: record.opening.name)
+        return nsmallest(limit, found, key=lambda record: record.header.name)
 
     async def usage(self, tenant: str) -> Usage:
         now = self._clock()
         live = [
-            len(kept.opening) + len(kept.data)
+            len(kept.header) + len(kept.data)
             for kept in self._tenants.get(tenant, {}).values()
             if kept.expires_at > now and not is_closed(kept.data)
         ]
         return Usage(len(live), sum(live))
 
-    async def sweep(self, limit: int) -> list[Swept]:
+    async def sweep(self, limit: int) -> list[Expired]:
         now = self._clock()
         before = now - TOMBSTONE_S
-        swept: list[Swept] = []
-        put_off: dict[Key, float] = {}
+        swept: list[Expired] = []
+        reschedule: dict[Key, float] = {}
         for _ in range(_MAX_TAKES):
             taken = self._due.take(before, limit - len(swept))
             for key in taken:
@@ -117,15 +117,15 @@ class MemoryStore:
                 if kept is None:
                     continue  # swept already
                 if kept.expires_at > before:
-                    put_off[key] = min(kept.expires_at, now + _LOOK_AGAIN_S)
+                    reschedule[key] = min(kept.expires_at, now + _LOOK_AGAIN_S)
                     continue
                 record = self._record(key, kept)
-                origin = record.opening.origin
-                swept.append(Swept(key, origin.model, origin.version, record.closed))
+                fingerprint = record.header.fingerprint
+                swept.append(Expired(key, fingerprint.model, fingerprint.version, record.closed))
                 del self._tenants[key.tenant][key.name]
             if not taken or len(swept) == limit:
                 break
-        for key, expires_at in put_off.items():  # not before: they would be taken again
+        for key, expires_at in reschedule.items():  # not before: they would be taken again
             self._due.put(expires_at, *key)
         return swept
 
@@ -147,33 +147,33 @@ class MemoryStore:
     async def close(self) -> None:
         self._tenants.clear()
 
-    def _pack(self, opening: Opening) -> bytes:
+    def _pack(self, header: SessionHeader) -> bytes:
         """An opening without its names, which are the keys that it is found by."""
-        if opening.origin not in self._origins:
-            self._origins.append(opening.origin)
-        rest = [opening.start_s, opening.ring_size, opening.created_at, opening.history]
-        described = orjson.dumps([*rest, opening.metadata, *(opening.keeps or ())])
-        number = self._origins.index(opening.origin)
-        return _OPENING.pack(number, len(described), opening.digest) + described + opening.outputs
+        if header.fingerprint not in self._origins:
+            self._origins.append(header.fingerprint)
+        rest = [header.start_s, header.ring_size, header.created_at, header.history]
+        described = orjson.dumps([*rest, header.metadata, *(header.keeps or ())])
+        number = self._origins.index(header.fingerprint)
+        return _OPENING.pack(number, len(described), header.digest) + described + header.outputs
 
     def _record(self, key: Key, kept: _Kept) -> Record:
-        number, size, digest = _OPENING.unpack_from(kept.opening)
-        described = kept.opening[_OPENING.size : _OPENING.size + size]
+        number, size, digest = _OPENING.unpack_from(kept.header)
+        described = kept.header[_OPENING.size : _OPENING.size + size]
         start_s, ring_size, created_at, history, metadata, *keeps = orjson.loads(described)
-        opening = Opening(
+        header = SessionHeader(
             tenant=key.tenant,
             name=key.name,
-            origin=self._origins[number],
+            fingerprint=self._origins[number],
             start_s=start_s,
             ring_size=ring_size,
             created_at=created_at,
             metadata=metadata,
             history=history,
             digest=digest,
-            outputs=kept.opening[_OPENING.size + size :],
-            keeps=Keeps(*keeps) if keeps else None,
+            outputs=kept.header[_OPENING.size + size :],
+            keeps=HistoryPolicy(*keeps) if keeps else None,
         )
-        return Record(opening, kept.data, kept.expires_at)
+        return Record(header, kept.data, kept.expires_at)
 
 
 class _DueMinutes:

@@ -9,9 +9,9 @@ A sampled request is a trace of its own, or a part of its caller's (`traceparent
 
 and each call of a graph is a trace of one span, `batch`, linked to the sampled requests in it.
 
-Rule 1: the parts of a request are made into spans when it is over, from the marks of its trail.
+Rule 1: the parts of a request are made into spans when it is over, from the marks of its timing.
 Rule 2: a caller's decision to sample is followed; else it is by ratio, and a request that is not
-        chosen has a plain trail and no trace id. Batches are sampled when a request in them is.
+        chosen has a plain timing and no trace id. Batches are sampled when a request in them is.
 Rule 3: whoever collects may be slow or away: finished spans wait in a bounded queue, are sent by a
         thread of the SDK, and are dropped when they are too many. `close` sends what is left.
 """
@@ -48,7 +48,7 @@ from opentelemetry.util.types import Attributes, AttributeValue
 
 from service.engine.graph.runner import Batch
 from service.engine.models.loaded_model import LoadedModel
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 
 log = structlog.get_logger()
 
@@ -77,17 +77,17 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self.tracer = self._provider.get_tracer("carry", version)
 
-    def begin(self, headers: Mapping[bytes, bytes], *, is_linked: bool = False) -> Trail:
-        """The trail of a request with these headers.
+    def begin(self, headers: Mapping[bytes, bytes], *, is_linked: bool = False) -> RequestTiming:
+        """The timing of a request with these headers.
 
         `is_linked`: one of many that came under the same headers, so a trace of its own.
         """
         parent = _parent_of(headers)
         is_part = parent is not None and not is_linked
         if not is_part and random() >= self._ratio:  # noqa: S311 -- chance, no secret
-            return Trail()
+            return RequestTiming()
         links = [] if is_part or parent is None else [Link(parent)]
-        return TracedTrail(self, parent if is_part else None, links)
+        return TracedTiming(self, parent if is_part else None, links)
 
     async def close(self) -> None:
         """Send what is left, for a few seconds at most."""
@@ -106,8 +106,8 @@ class Tracing:
             log.warning("the collector of traces did not take the last spans", within_s=_CLOSE_S)
 
 
-class TracedTrail(Trail):
-    """A trail that becomes spans."""
+class TracedTiming(RequestTiming):
+    """A timing that becomes spans."""
 
     __slots__ = ("_batches", "_first_s", "_span", "_tracing", "_wall_ns")
 
@@ -142,12 +142,14 @@ class TracedTrail(Trail):
         super().ran(batch)
         self._first_s = self._first_s or batch.began_s
 
-    def ran_together(self, trails: Sequence[Trail], model: LoadedModel, batch: Batch) -> None:
-        together = [trail for trail in trails if isinstance(trail, TracedTrail)]
+    def ran_together(
+        self, timings: Sequence[RequestTiming], model: LoadedModel, batch: Batch
+    ) -> None:
+        together = [timing for timing in timings if isinstance(timing, TracedTiming)]
         span = self._tracing.tracer.start_span(
             "batch",
             _within(None),
-            links=[Link(trail.context) for trail in together[:_MAX_LINKS]],
+            links=[Link(timing.context) for timing in together[:_MAX_LINKS]],
             attributes=_of_model(model)
             | {"carry.rows": len(batch.lengths), "carry.cells": batch.num_cells},
             start_time=self._wall(batch.began_s),
@@ -156,9 +158,9 @@ class TracedTrail(Trail):
             span.set_status(StatusCode.ERROR, type(batch.error).__name__)
         span.end(self._wall(batch.began_s + batch.ort_s))
         link = Link(span.get_span_context())
-        for trail in together:
-            if len(trail._batches) < _MAX_LINKS:
-                trail._batches.append(link)
+        for timing in together:
+            if len(timing._batches) < _MAX_LINKS:
+                timing._batches.append(link)
 
     def end(
         self,

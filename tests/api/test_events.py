@@ -161,8 +161,8 @@ async def test_a_listener_that_leaves_leaves_nothing_behind(client):
         await upcoming()
         await step(client, 0)
         await upcoming()
-        assert context.engine._lanes.watchers
-    await until(lambda: not context.open_streams and not context.engine._lanes.watchers)
+        assert context.engine._queues.watchers
+    await until(lambda: not context.open_streams and not context.engine._queues.watchers)
 
 
 async def test_listeners_are_bounded():

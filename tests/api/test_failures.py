@@ -7,7 +7,7 @@ import structlog
 
 from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.sessions.bulk import ARROW
-from service.engine.dispatch import session_queues as lanes
+from service.engine.dispatch import session_queues as queues
 from service.errors import StoreUnavailableError
 from tests.api.support import listening, serving, until
 
@@ -60,7 +60,7 @@ async def test_a_body_that_announces_too_much_is_refused_unread(path):
 
 async def test_a_full_queue_says_when_to_try_again(client, monkeypatch):
     await client.post("/v1/sessions", json=OPEN)
-    monkeypatch.setattr(lanes, "_MAX_WAITING_TURNS", 2)
+    monkeypatch.setattr(queues, "_MAX_WAITING_TURNS", 2)
     steps = [client.post("/v1/sessions/s/steps", json=STEP) for _ in range(3)]
     *accepted, refused = await asyncio.gather(*steps)
     assert [answer.status_code for answer in accepted] == [200, 200]

@@ -270,7 +270,7 @@ async def test_a_client_that_does_not_read_its_events_is_cut_off_with_its_key(tm
         await asyncio.wait_for(task, 60)
         assert not context.open_streams
         assert not context.key_watch._watched
-        assert not context.engine._lanes.watchers
+        assert not context.engine._queues.watchers
 
 
 async def test_a_file_of_keys_that_is_gone_or_empty_is_told_by_readiness_and_metrics(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.http import half_closed
-from service.api.http.fast_path import HotPath
+from service.api.http.fast_path import FastPath
 from service.api.http.protocol import MAX_HEAD_BYTES
 from tests.api.support import listening, until
 
@@ -49,15 +49,15 @@ async def answer(reader):
 
 
 def short_way_taken(monkeypatch):
-    """Sessions whose steps went the short way, in order."""
+    """Sessions whose steps went the fast path, in order."""
     taken = []
-    ordinary = HotPath.begin
+    ordinary = FastPath.begin
 
     def note(self, caller, session, data, headers, on_answer):
         taken.append(session)
         return ordinary(self, caller, session, data, headers, on_answer)
 
-    monkeypatch.setattr(HotPath, "begin", note)
+    monkeypatch.setattr(FastPath, "begin", note)
     return taken
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from service.api.auth import rate_limits as rates
 from service.api.auth.keys import KeyRing
-from service.api.auth.rate_limits import Rates
+from service.api.auth.rate_limits import RateLimits
 from service.errors import RateLimitedError, StartUpError
 from service.stores.base import StoreOptions
 from tests.api.keys import bearer, headers, keys_file, line_of
@@ -63,7 +63,7 @@ async def test_replicas_on_one_redis_count_together_and_go_on_without_it(limited
     valkey = Valkey()
     path, keys = limited
     caller = KeyRing(path).find(bearer(keys["ada"]))
-    here, there = (Rates(valkey.url, StoreOptions(timeout_s=60.0)) for _ in range(2))
+    here, there = (RateLimits(valkey.url, StoreOptions(timeout_s=60.0)) for _ in range(2))
     await here.count(caller)
     await there.count(caller)
     await here.count(caller)
@@ -79,7 +79,7 @@ async def test_a_redis_that_is_silent_is_waited_for_once_and_for_less_than_the_s
     path, keys = limited
     caller = KeyRing(path).find(bearer(keys["ada"]))
     with running_valkey() as valkey:
-        rates = Rates(valkey.url, StoreOptions(timeout_s=0.2))
+        rates = RateLimits(valkey.url, StoreOptions(timeout_s=0.2))
         await rates.count(caller)
         valkey.signal(signal.SIGSTOP)
         waited = []
@@ -108,7 +108,7 @@ async def test_what_one_limit_refuses_does_not_count_for_the_others(store, tmp_p
     path, keys = keys_file(tmp_path, ada="user")
     path.write_text(path.read_text().replace(" }", f', limits = "{limits}" }}'))
     caller = KeyRing(path).find(bearer(keys["ada"]))
-    rates = Rates(store, StoreOptions())
+    rates = RateLimits(store, StoreOptions())
     for _ in range(2):
         await rates.count(caller)
     for _ in range(3):
@@ -149,7 +149,7 @@ async def test_each_process_counts_alone_where_sessions_are_on_several_servers(l
     caller = KeyRing(path).find(bearer(keys["ada"]))
     for url in ("redis+sentinel://nowhere/main", "redis+cluster://nowhere"):
         for _ in range(2):
-            rates = Rates(url, StoreOptions())
+            rates = RateLimits(url, StoreOptions())
             assert (b"ratelimit-remaining", b"2") in await rates.count(caller)
             await rates.close()
 

@@ -179,8 +179,8 @@ async def test_other_weights_of_one_number_are_described_as_they_are(models):
     """What is worked out once for a model does not outlive it."""
     async with serving(models=models, models_poll_s=0) as client:
         context = client.app.context
-        before = context.face(context.engine.registry.get("load"))
+        before = context.view_of(context.engine.registry.get("load"))
         write_forecaster(models, seed=7, uses_time=False)
         await client.post("/v2/repository/models/load/load")
-        after = context.face(context.engine.registry.get("load"))
+        after = context.view_of(context.engine.registry.get("load"))
         assert before.reads != after.reads

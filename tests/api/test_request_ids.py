@@ -134,7 +134,7 @@ def test_whatever_is_said_an_id_is_one_short_word(said):
 async def test_the_log_of_a_failure_names_request_session_and_model(client, monkeypatch, path):
     await client.post(path, json=STEP)
 
-    def fail(self, key, request, trail=None):
+    def fail(self, key, request, timing=None):
         raise RuntimeError("broken on purpose")
 
     monkeypatch.setattr(Engine, "submit", fail)
@@ -150,7 +150,7 @@ async def test_the_log_of_a_failure_names_request_session_and_model(client, monk
 
 async def test_what_is_bound_to_a_request_ends_with_it(client, monkeypatch):
     await client.post("/v1/sessions/s/steps", json=STEP)  # from here on its model is known
-    monkeypatch.setattr(Engine, "refuse_if_full", None)  # a defect on the short way
+    monkeypatch.setattr(Engine, "refuse_if_full", None)  # a defect on the fast path
     async with connected(client) as (reader, writer):
         writer.write(plain(0, PATH + JSON + b"X-Request-ID: first\r\n"))
         assert (await answer(reader))[2]["request_id"] == "first"

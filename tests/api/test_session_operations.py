@@ -182,7 +182,7 @@ async def test_sessions_whose_times_no_calendar_has_are_listed_all_the_same(clie
     for ttl_s in (1e300, math.inf):
         [found] = await store.list_live("default", None, "", 9)
         data = pack_data(1, found.state, found.cursor, b"", 0, ttl_s, 0.0)
-        assert await store.commit([(found.opening, data, found)]) != [None]
+        assert await store.commit([(found.header, data, found)]) != [None]
         [shown] = (await client.get("/v1/sessions")).json()["sessions"]
         assert shown["expires_at"] == "9999-12-31T23:59:59Z"
 

@@ -1,4 +1,4 @@
-"""Frames cut on the short way bring the same messages and refusals as the library alone."""
+"""Frames cut on the fast path bring the same messages and refusals as the library alone."""
 
 import pytest
 from hypothesis import given

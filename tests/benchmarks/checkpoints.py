@@ -34,7 +34,7 @@ async def measure(path: Path, num_sessions: int, per_s: int, num_steps: int) -> 
     for first in range(0, num_sessions, GROUP):
         bases = await opened(store, *(f"s{first + place}" for place in range(GROUP)))
         steps = [after(base, state=STATE) for base in bases]
-        writes = [(each.opening, each.data, base) for each, base in zip(steps, bases, strict=True)]
+        writes = [(each.header, each.data, base) for each, base in zip(steps, bases, strict=True)]
         records += await store.commit(writes)
     latencies: list[float] = []
     order = chance.choices(range(num_sessions), k=num_steps)
@@ -42,10 +42,10 @@ async def measure(path: Path, num_sessions: int, per_s: int, num_steps: int) -> 
     started = time.perf_counter()
 
     async def step(place: int, due: float) -> None:
-        async with locks[place]:  # as a session's lane does
+        async with locks[place]:  # as a session's session queue does
             base = records[place]
             made = after(base, state=STATE)
-            [records[place]] = await store.commit([(made.opening, made.data, base)])
+            [records[place]] = await store.commit([(made.header, made.data, base)])
             latencies.append(time.perf_counter() - due)
 
     async with asyncio.TaskGroup() as tasks:

@@ -58,8 +58,8 @@ class CarefulClient:
         self._timeout_s, self._give_up_s, self._duplicates = timeout_s, give_up_s, duplicates
         self._connections = [Connection(url) for url in urls]
         rng.shuffle(self._connections)
-        self._turns = cycle(self._connections)
-        self._connection = next(self._turns)
+        self._tasks = cycle(self._connections)
+        self._connection = next(self._tasks)
 
     async def run(self, on_step) -> None:
         """Open the session and send every step from `step` on; tell `on_step` after each."""
@@ -134,7 +134,7 @@ class CarefulClient:
                 problem = repr(error)
             assert time.monotonic() < give_up, f"{self.session} was not answered: {problem}"
             self.num_retries += 1
-            self._connection = next(self._turns)
+            self._connection = next(self._tasks)
             await asyncio.sleep(self._rng.uniform(0.05, 0.5))  # as a client waits before a retry
 
     def _told(self, answer: Answer) -> str:

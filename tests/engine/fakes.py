@@ -164,7 +164,7 @@ def group_of(graph, *values):
 
     group = SimpleNamespace(
         deadline=float("inf"),
-        trails=(),
+        timings=(),
         num_rows=len(values),
         num_pieces=1,
         admission=None,

@@ -189,5 +189,5 @@ def step_text(text, step=None, final=False, **fields):
 
 def outputs_of(reply):
     """A reply's outputs by name, `[n, …]`."""
-    model = small_models().get(reply.record.opening.model)
+    model = small_models().get(reply.record.header.model)
     return model.runner.outputs.unpack(reply.outputs)

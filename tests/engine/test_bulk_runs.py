@@ -16,7 +16,7 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.stores.memory import MemoryStore
-from service.stores.record.history import Keeps
+from service.stores.record.history import HistoryPolicy
 from service.stores.record.record import Key
 from tests.engine.support import (
     A,
@@ -135,7 +135,7 @@ async def test_a_bulk_that_comes_again_is_answered_from_the_kept_replies():
 
 async def test_a_session_gets_its_checkpoints_as_often_as_it_asked_for():
     async with running_engine() as engine:
-        keeps = Keeps(checkpoints=9, checkpoint_every=10, observations=5)
+        keeps = HistoryPolicy(checkpoints=9, checkpoint_every=10, observations=5)
         await engine.submit(A, create_load(keeps=keeps))
         await engine.step_rows([A] * 45, rows(45), [None] * 45)
         kept = (await engine.read(A)).kept

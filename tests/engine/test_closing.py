@@ -139,8 +139,8 @@ async def test_requests_of_a_bulk_that_were_told_are_not_told_again_by_their_com
         else:
             many = engine.step_rows(keys, rows(30), [1] * 30)
         await store.commit_asked.wait()
-        for turn in engine._lanes.turns():  # as happens when a deadline passes
-            turn.end(DeadlineError("too late"))
+        for task in engine._queues.tasks():  # as happens when a deadline passes
+            task.end(DeadlineError("too late"))
         store.commit_gate.set()
         [outcomes] = await answers([many])
         told = [place in outcomes.errors for place in range(30)]

@@ -6,7 +6,7 @@ import pytest
 
 from service.engine import engine as engine_module
 from service.engine.dispatch import group_commit as committer
-from service.engine.dispatch import session_queues as lanes
+from service.engine.dispatch import session_queues as queues
 from service.engine.session.requests import DeleteRequest, Observations
 from service.errors import (
     DrainingError,
@@ -164,9 +164,9 @@ async def test_one_round_of_the_sweeper_takes_all_that_ended_and_tells_what_expi
         now += 1000
         await witness.ended_as_awaited.wait()
         assert sorted(witness.ended) == ["deleted"] + ["expired"] * 4
-        assert [r.opening.name for r in await engine.list_live("t", None, "", 9)] == ["z"]
+        assert [r.header.name for r in await engine.list_live("t", None, "", 9)] == ["z"]
         assert await store.load(Key("t", "e")) is None
-        assert list(engine._lanes._lanes) == [Key("t", "z")]
+        assert list(engine._queues._queues) == [Key("t", "z")]
 
 
 async def test_others_have_their_turn_between_two_rounds_of_the_sweeper(monkeypatch):
@@ -229,14 +229,14 @@ def zero(*_):
 async def test_a_refused_request_leaves_nothing_behind(monkeypatch):
     async with running_engine() as engine:
         await engine.submit(A, create_load())
-        monkeypatch.setattr(lanes, "_MAX_WAITING_TURNS", 2)
+        monkeypatch.setattr(queues, "_MAX_WAITING_TURNS", 2)
         asked = [engine.submit(A, step_rows(rows(1), step)) for step in range(2)]
-        before = engine._lanes.turns()
+        before = engine._queues.tasks()
         with pytest.raises(QueueFullError):
             await engine.submit(A, step_rows(rows(1), 2))
         assert len(before) == 2
         assert [(await each).step for each in asked] == [1, 2]
-        assert engine._lanes.turns() == []
+        assert engine._queues.tasks() == []
 
 
 async def test_a_state_of_a_wrong_size_fails_its_own_request_alone():
@@ -245,7 +245,7 @@ async def test_a_state_of_a_wrong_size_fails_its_own_request_alone():
         await asyncio.gather(engine.submit(A, create_load()), engine.submit(B, create_load()))
     whole = await store.load(A)
     cut = pack_data(0, whole.state[:-1], whole.cursor, b"", 0, 60.0, 0.0)
-    await store.commit([(whole.opening, cut, whole)])
+    await store.commit([(whole.header, cut, whole)])
     async with running_engine(store) as engine, asyncio.timeout(AT_MOST_S):
         failed, stepped = await asyncio.gather(
             *(engine.submit(key, step_rows(rows(1), 0)) for key in (A, B)), return_exceptions=True

@@ -199,7 +199,7 @@ async def test_a_state_that_was_spoilt_before_is_told_from_a_bad_input():
         state = np.full(4, np.nan, np.float32).tobytes()
         now = await store.now()
         data = pack_data(2, state, reply.record.cursor, b"", 0, 60.0, now)
-        [kept] = await store.commit([(reply.record.opening, data, await store.load(A))])
+        [kept] = await store.commit([(reply.record.header, data, await store.load(A))])
         assert isinstance(kept, Record)
         with pytest.raises(NotFiniteError, match="rewind it, or begin it anew"):
             await engine.submit(A, step_rows(rows(1)))

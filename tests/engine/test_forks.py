@@ -15,7 +15,7 @@ from service.errors import (
     SessionNotFoundError,
 )
 from service.stores.memory import MemoryStore
-from service.stores.record.history import Keeps
+from service.stores.record.history import HistoryPolicy
 from service.stores.record.record import Key
 from tests.engine.support import (
     A,
@@ -76,15 +76,15 @@ async def test_source_and_fork_go_their_own_ways():
 
 async def test_a_fork_has_no_reply_of_the_source_but_all_else():
     async with running_engine() as engine:
-        opening = create_load(rows(2), metadata={"a": 1}, ttl_s=50, keeps=Keeps(2, 1, 3))
-        await engine.submit(A, opening)
+        header = create_load(rows(2), metadata={"a": 1}, ttl_s=50, keeps=HistoryPolicy(2, 1, 3))
+        await engine.submit(A, header)
         await engine.submit(A, step_rows(rows(1), 2, key=None))
         reply = await engine.submit(B, FORK)
         source, fork = await engine.read(A), await engine.read(B)
         assert (fork.ring, fork.kept.keys) == ((), ())
         assert fork.kept.checkpoints == source.kept.checkpoints != ()
         assert fork.kept.observations == source.kept.observations != ()
-        assert (fork.ttl_s, fork.opening.metadata) == (50, {"a": 1})
+        assert (fork.ttl_s, fork.header.metadata) == (50, {"a": 1})
         assert reply.outputs == b""
         with pytest.raises(ReplayExpiredError):
             await engine.submit(B, step_rows(rows(1), 2))
@@ -95,7 +95,7 @@ async def test_a_fork_may_have_a_life_and_notes_of_its_own():
         await engine.submit(A, create_load(metadata={"a": 1}))
         await engine.submit(B, ForkRequest(A, ttl_s=7, metadata={}))
         fork = await engine.read(B)
-        assert (fork.ttl_s, fork.opening.metadata) == (7, {})
+        assert (fork.ttl_s, fork.header.metadata) == (7, {})
 
 
 async def test_forking_again_answers_the_first_fork_though_the_source_went_on():
@@ -150,7 +150,7 @@ async def test_a_fork_that_loses_its_name_to_another_request_is_refused():
 
 
 async def test_a_fork_is_told_as_one_and_makes_no_steps():
-    class Told(Witness):
+    class CallbackFuture(Witness):
         def __init__(self):
             super().__init__()
             self.told, self.num_steps = [], 0
@@ -164,7 +164,7 @@ async def test_a_fork_is_told_as_one_and_makes_no_steps():
         def steps_committed(self, model, version, count):
             self.num_steps += count
 
-    told = Told()
+    told = CallbackFuture()
     async with running_engine(observer=told) as engine:
         await engine.submit(A, create_load(rows(3)))
         await engine.submit(B, FORK)

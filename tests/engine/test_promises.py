@@ -138,12 +138,12 @@ async def test_the_cache_is_bounded_and_spilled_sessions_come_back():
         keys = [Key("t", str(place)) for place in range(10)]
         for key in keys:
             await engine.submit(key, create_load())
-        assert len(engine._lanes) <= 3
+        assert len(engine._queues) <= 3
         for key in keys:
             assert (await engine.submit(key, step_rows(rows(1), 0))).step == 1
-        assert len(engine._lanes) <= 3
-        records = [engine._lanes.cached(key) for key in keys]
-        assert engine._lanes.state_bytes == sum(len(r.data) for r in records if r) > 0
+        assert len(engine._queues) <= 3
+        records = [engine._queues.cached(key) for key in keys]
+        assert engine._queues.state_bytes == sum(len(r.data) for r in records if r) > 0
 
 
 async def test_a_failing_model_fails_its_batch_and_nothing_else(monkeypatch):

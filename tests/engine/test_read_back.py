@@ -46,7 +46,7 @@ class LossyStore(MemoryStore):
 
 
 def write(record, base=None):
-    return record.opening, record.data, base
+    return record.header, record.data, base
 
 
 @pytest.mark.parametrize("loss", [BEFORE, BEHIND])

@@ -74,9 +74,9 @@ def test_a_graph_with_a_fixed_number_of_rows_is_refused(folder, name):
 def test_a_state_that_is_laid_out_otherwise_is_not_stepped_by_the_same_graph(folder):
     registry = load_registry(folder, "cpu", 1)
     model = registry.get("load")
-    opening = seed_record(Key("t", "a"), model, create_load(), now=0.0).opening
-    assert registry.get_for_session(opening) is model
-    other = replace(opening, origin=model.origin._replace(state_schema="another"))
+    header = seed_record(Key("t", "a"), model, create_load(), now=0.0).header
+    assert registry.get_for_session(header) is model
+    other = replace(header, fingerprint=model.fingerprint._replace(state_schema="another"))
     with pytest.raises(VersionGoneError, match="with other weights or states"):
         registry.get_for_session(other)
     with pytest.raises(VersionGoneError):

@@ -11,7 +11,7 @@ import pytest
 
 from service.contract.bundle import read_bundle, write_bundle
 from service.engine import repository as repositories
-from service.engine.models.desired_state import VALUE_NAME, Wanted
+from service.engine.models.desired_state import VALUE_NAME, DesiredState
 from service.engine.models.folder import ModelsFolder
 from service.engine.models.registry import load_registry
 from service.engine.repository import Repository
@@ -142,7 +142,7 @@ async def test_a_word_of_load_does_not_wait_for_a_new_version_to_lie_still(folde
         write_forecaster(folder, version="2", seed=2)
         await one.load("load")
         assert one.engine.registry.get("load").version == "2"
-        assert (await one.engine.submit(A, step_rows(rows(1), 0))).record.opening.version == "1"
+        assert (await one.engine.submit(A, step_rows(rows(1), 0))).record.header.version == "1"
 
 
 async def test_one_version_is_unloaded_so_that_the_one_before_is_the_default_again(folder):
@@ -214,7 +214,7 @@ async def test_what_was_changed_in_place_is_replaced_by_a_word_alone(folder):
         await two.look_again()
         for each in (one, two):
             new = each.engine.registry.get("load")
-            assert new.origin.graph_sha256 != old.origin.graph_sha256
+            assert new.fingerprint.graph_sha256 != old.fingerprint.graph_sha256
         assert two.engine.registry.retiring == [old]
         assert (await two.engine.submit(A, step_rows(rows(1), 0))).step == 1
 
@@ -354,7 +354,7 @@ async def test_after_the_grace_nothing_of_it_is_served_and_its_sessions_wait(fol
 
 
 def test_words_come_back_as_they_were_said():
-    wanted = Wanted()
+    wanted = DesiredState()
     assert wanted.of("m").wants("1")
     wanted = wanted.said("m", "2", is_wanted=False)
     assert [wanted.of("m").wants(version) for version in "123"] == [True, False, True]
@@ -362,11 +362,11 @@ def test_words_come_back_as_they_were_said():
     assert [wanted.of("m").wants(version) for version in "123"] == [False, False, True]
     wanted = wanted.said("n", None, is_wanted=True)
     assert (wanted.revision, wanted.of("m").revision, wanted.of("n").revision) == (4, 3, 4)
-    assert Wanted.read(wanted.to_bytes()) == wanted
-    assert Wanted.read(b"") == Wanted()
+    assert DesiredState.read(wanted.to_bytes()) == wanted
+    assert DesiredState.read(b"") == DesiredState()
     for damaged in (b"{", b"[]", b'{"revision": "x"}'):
         with pytest.raises(RecordUnreadableError):
-            Wanted.read(damaged)
+            DesiredState.read(damaged)
 
 
 async def test_of_a_hundred_versions_that_were_loaded_upgraded_to_and_unloaded_none_is_left(folder):

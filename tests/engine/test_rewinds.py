@@ -16,7 +16,7 @@ from service.errors import (
     SessionNotFoundError,
 )
 from service.stores.memory import MemoryStore
-from service.stores.record.history import Keeps
+from service.stores.record.history import HistoryPolicy
 from service.stores.record.record import Key
 from tests.engine.support import (
     A,
@@ -45,7 +45,9 @@ def test_the_same_steps_after_a_rewind_get_the_same_replies(counts, checkpoints,
 
     async def check():
         async with running_engine() as engine:
-            await engine.submit(A, create_load(keeps=Keeps(checkpoints, every), ring_size=9))
+            await engine.submit(
+                A, create_load(keeps=HistoryPolicy(checkpoints, every), ring_size=9)
+            )
             requests, replies, step = {}, {}, 0
             for count in counts:
                 requests[step] = step_rows(values[step : step + count], step)
@@ -70,7 +72,7 @@ def test_the_same_steps_after_a_rewind_get_the_same_replies(counts, checkpoints,
 
 async def test_a_text_goes_back_into_the_middle_of_a_word():
     async with running_engine() as engine:
-        await engine.submit(A, create_mood(keeps=Keeps(checkpoints=3)))
+        await engine.submit(A, create_mood(keeps=HistoryPolicy(checkpoints=3)))
         await engine.submit(A, step_text("a wonder", 0))
         first = await engine.submit(A, step_text("ful film", 1))
         await engine.submit(A, step_text(", not", 2))
@@ -80,7 +82,7 @@ async def test_a_text_goes_back_into_the_middle_of_a_word():
 
 async def test_a_step_that_is_not_kept_names_those_that_are():
     async with running_engine() as engine:
-        await engine.submit(A, create_load(keeps=Keeps(checkpoints=2)))
+        await engine.submit(A, create_load(keeps=HistoryPolicy(checkpoints=2)))
         for step in range(4):
             await engine.submit(A, step_rows(rows(1), step))
         for step in (0, 1, 9):
@@ -107,7 +109,7 @@ async def test_going_back_to_where_it_stands_changes_nothing():
 
 async def test_a_rewind_clears_the_ring_and_what_was_observed_after_it():
     async with running_engine() as engine:
-        await engine.submit(A, create_load(keeps=Keeps(9, 1, 3), ring_size=9))
+        await engine.submit(A, create_load(keeps=HistoryPolicy(9, 1, 3), ring_size=9))
         for step in range(4):
             await engine.submit(A, step_rows(rows(1, seed=step), step, key=b"k" * 16))
         before = await engine.read(A)
@@ -121,7 +123,7 @@ async def test_a_rewind_clears_the_ring_and_what_was_observed_after_it():
 
 async def test_kept_states_are_bounded_by_bytes(monkeypatch):
     async with running_engine() as engine:
-        await engine.submit(A, create_load(keeps=Keeps(checkpoints=9)))
+        await engine.submit(A, create_load(keeps=HistoryPolicy(checkpoints=9)))
         state_bytes = (await engine.read(A)).state_bytes
         monkeypatch.setattr(keeping, "MAX_CHECKPOINT_BYTES", 2 * state_bytes + 1)
         for step in range(5):
@@ -131,7 +133,7 @@ async def test_kept_states_are_bounded_by_bytes(monkeypatch):
 
 async def test_kept_observations_are_the_last_and_bounded_by_bytes(monkeypatch):
     async with running_engine() as engine:
-        await engine.submit(A, create_load(rows(2), keeps=Keeps(observations=4)))
+        await engine.submit(A, create_load(rows(2), keeps=HistoryPolicy(observations=4)))
         await engine.submit(A, step_rows(rows(3, seed=1), 2))
         kept = (await engine.read(A)).kept.observations
         assert len(kept) == 4
@@ -145,7 +147,7 @@ async def test_kept_observations_are_the_last_and_bounded_by_bytes(monkeypatch):
 async def test_a_stale_replica_does_not_step_what_was_rewound():
     store = MemoryStore()
     async with running_engine(store) as engine, running_engine(store) as rival:
-        await engine.submit(A, create_load(keeps=Keeps(checkpoints=3)))
+        await engine.submit(A, create_load(keeps=HistoryPolicy(checkpoints=3)))
         first = await engine.submit(A, step_rows(rows(1), 0))
         await rival.submit(A, RewindRequest(0))
         assert (await rival.submit(A, step_rows(rows(1, seed=5), 0))).step == 1
@@ -157,7 +159,7 @@ async def test_a_stale_replica_does_not_step_what_was_rewound():
 async def test_a_rewind_that_lost_a_race_is_decided_again():
     store = ScriptedStore()
     async with running_engine(store) as engine, running_engine(store) as rival:
-        await engine.submit(A, create_load(keeps=Keeps(checkpoints=1)))
+        await engine.submit(A, create_load(keeps=HistoryPolicy(checkpoints=1)))
         await engine.submit(A, step_rows(rows(1), 0))
         store.before_commit = lambda _: rival.submit(A, step_rows(rows(1), 1))
         with pytest.raises(CheckpointGoneError, match=r"\[1\]"):
@@ -169,7 +171,7 @@ async def test_what_cannot_be_stepped_cannot_be_rewound():
     async with running_engine() as engine:
         with pytest.raises(SessionNotFoundError):
             await engine.submit(A, RewindRequest(0))
-        await engine.submit(A, create_load(keeps=Keeps(checkpoints=1)))
+        await engine.submit(A, create_load(keeps=HistoryPolicy(checkpoints=1)))
         await engine.submit(A, step_rows(rows(1), 0))
         await engine.submit(A, DeleteRequest())
         with pytest.raises(SessionClosedError):
@@ -181,8 +183,8 @@ async def test_many_sessions_that_keep_states_are_stepped_at_once():
     """They never go the way of plain ones, which keep nothing."""
     async with running_engine() as engine:
         keys = [Key("t", str(place)) for place in range(20)]
-        opening = create_load(keeps=Keeps(checkpoints=2))
-        await asyncio.gather(*(engine.submit(key, opening) for key in keys))
+        header = create_load(keeps=HistoryPolicy(checkpoints=2))
+        await asyncio.gather(*(engine.submit(key, header) for key in keys))
         for step in range(3):
             await asyncio.gather(*(engine.submit(key, step_rows(rows(1), step)) for key in keys))
         await engine.step_rows(keys, rows(20), [3] * 20)

@@ -21,9 +21,9 @@ from service.errors import (
     SnapshotsOffError,
     StartUpError,
 )
-from service.stores.record.checksummed import encode_opening
-from service.stores.record.history import Checkpoint, Keeps, Kept, pack_kept
-from service.stores.record.record import Key, Origin, pack_data
+from service.stores.record.checksummed import encode_header
+from service.stores.record.history import Checkpoint, History, HistoryPolicy, pack_history
+from service.stores.record.record import Key, ModelFingerprint, pack_data
 from service.stores.sqlite.store import SqliteStore
 from tests.engine.support import (
     A,
@@ -53,7 +53,7 @@ def test_a_restored_session_answers_what_the_first_one_answers(num_before, count
 
     async def check():
         async with running_engine() as here, running_engine() as there:
-            await here.submit(A, create_load(values[:num_before], keeps=Keeps(2, 1, 3)))
+            await here.submit(A, create_load(values[:num_before], keeps=HistoryPolicy(2, 1, 3)))
             snapshot = KEYS.seal(await here.read(A))
             restored = await there.submit(B, restore(snapshot))
             assert (restored.step, restored.is_new) == (num_before, True)
@@ -73,7 +73,7 @@ async def test_a_session_moves_between_two_durable_clusters_in_the_middle_of_a_w
     one = SqliteStore.open(tmp_path / "1.db", "process")
     two = SqliteStore.open(tmp_path / "2.db", "process")
     async with running_engine(one) as here, running_engine(two) as there:
-        await here.submit(A, create_mood(keeps=Keeps(checkpoints=2)))
+        await here.submit(A, create_mood(keeps=HistoryPolicy(checkpoints=2)))
         await here.submit(A, step_text("a wonder", 0))
         await there.submit(A, restore(KEYS.seal(await here.read(A))))
         replies = [await engine.submit(A, step_text("ful film", 1)) for engine in (here, there)]
@@ -109,7 +109,7 @@ def test_any_bytes_are_refused_and_nothing_else_happens(data):
 
 def test_keys_are_rotated_by_putting_a_new_one_first():
     both = SnapshotKeys([THEIRS, OURS])
-    assert both.open(SAMPLE).opening.name == "a"
+    assert both.open(SAMPLE).header.name == "a"
     later = both.seal(record_named())
     with pytest.raises(SnapshotRefusedError, match="a key that this server does not have"):
         KEYS.open(later)
@@ -132,19 +132,19 @@ def test_a_snapshot_of_format_0_is_not_called_that_of_a_later_service():
     assert "later service" not in caught.value.detail
 
 
-def sealed_with(step=3, ttl_s=100.0, cursor=CURSOR, closed="", kept=None, **opening):
+def sealed_with(step=3, ttl_s=100.0, cursor=CURSOR, closed="", kept=None, **header):
     """A snapshot that the real key has signed, whatever it holds."""
-    record = record_named(**opening)
-    packed = pack_kept(kept) if kept else b""
+    record = record_named(**header)
+    packed = pack_history(kept) if kept else b""
     data = pack_data(step, STATE, cursor, b"", 0, ttl_s, NOW, closed, packed)
     record = record._replace(data=data)
     head = SAMPLE[:17]
-    sealed = encode_opening(replace(record.opening, outputs=b""))
+    sealed = encode_header(replace(record.header, outputs=b""))
     signed = head + len(sealed).to_bytes(4, "little") + sealed + data
     return signed + hmac.digest(OURS, signed, "sha256")
 
 
-EVERY = Keeps(checkpoints=9, checkpoint_every=1, observations=9)
+EVERY = HistoryPolicy(checkpoints=9, checkpoint_every=1, observations=9)
 UNSOUND = {
     "an endless ttl": {"ttl_s": math.inf},
     "a ttl that is no number": {"ttl_s": math.nan},
@@ -162,25 +162,25 @@ UNSOUND = {
     "metadata that is a list": {"metadata": [1]},
     "metadata without end": {"metadata": {"a": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}},
     "a history below 0": {"history": -1},
-    "an origin that is no text": {"origin": Origin("load", 1, "s", "g")},
-    "checkpoints below 0": {"keeps": Keeps(-1, 1, 0)},
-    "an interval of 0": {"keeps": Keeps(1, 0, 0)},
-    "checkpoints of text": {"keeps": Keeps("x", 1, 0)},
-    "more checkpoints than chosen": {"kept": Kept((), (Checkpoint(1, STATE, CURSOR),))},
-    "more observations than chosen": {"kept": Kept((), (), (b"r1234",))},
-    "a checkpoint to come": {"keeps": EVERY, "kept": Kept((), (Checkpoint(4, STATE, CURSOR),))},
-    "a checkpoint below 0": {"keeps": EVERY, "kept": Kept((), (Checkpoint(-1, STATE, CURSOR),))},
-    "a small checkpoint": {"keeps": EVERY, "kept": Kept((), (Checkpoint(1, b"s", CURSOR),))},
-    "an unknown observation": {"keeps": EVERY, "kept": Kept((), (), (b"?1234",))},
-    "an empty observation": {"keeps": EVERY, "kept": Kept((), (), (b"",))},
-    "rows of two sizes": {"keeps": EVERY, "kept": Kept((), (), (b"r1234", b"r12345678"))},
-    "a row of three bytes": {"keeps": EVERY, "kept": Kept((), (), (b"r123",))},
-    "a row and a text": {"keeps": EVERY, "kept": Kept((), (), (b"r1234", b"tx"))},
-    "a text that is none": {"keeps": EVERY, "kept": Kept((), (), (b"t\xff",))},
-    "too many bytes": {"keeps": EVERY, "kept": Kept((), (), (b"t" + b"x" * 2**20,))},
+    "an origin that is no text": {"fingerprint": ModelFingerprint("load", 1, "s", "g")},
+    "checkpoints below 0": {"keeps": HistoryPolicy(-1, 1, 0)},
+    "an interval of 0": {"keeps": HistoryPolicy(1, 0, 0)},
+    "checkpoints of text": {"keeps": HistoryPolicy("x", 1, 0)},
+    "more checkpoints than chosen": {"kept": History((), (Checkpoint(1, STATE, CURSOR),))},
+    "more observations than chosen": {"kept": History((), (), (b"r1234",))},
+    "a checkpoint to come": {"keeps": EVERY, "kept": History((), (Checkpoint(4, STATE, CURSOR),))},
+    "a checkpoint below 0": {"keeps": EVERY, "kept": History((), (Checkpoint(-1, STATE, CURSOR),))},
+    "a small checkpoint": {"keeps": EVERY, "kept": History((), (Checkpoint(1, b"s", CURSOR),))},
+    "an unknown observation": {"keeps": EVERY, "kept": History((), (), (b"?1234",))},
+    "an empty observation": {"keeps": EVERY, "kept": History((), (), (b"",))},
+    "rows of two sizes": {"keeps": EVERY, "kept": History((), (), (b"r1234", b"r12345678"))},
+    "a row of three bytes": {"keeps": EVERY, "kept": History((), (), (b"r123",))},
+    "a row and a text": {"keeps": EVERY, "kept": History((), (), (b"r1234", b"tx"))},
+    "a text that is none": {"keeps": EVERY, "kept": History((), (), (b"t\xff",))},
+    "too many bytes": {"keeps": EVERY, "kept": History((), (), (b"t" + b"x" * 2**20,))},
     "checkpoints out of order": {
         "keeps": EVERY,
-        "kept": Kept((), tuple(Checkpoint(step, STATE, CURSOR) for step in (2, 1))),
+        "kept": History((), tuple(Checkpoint(step, STATE, CURSOR) for step in (2, 1))),
     },
 }
 
@@ -231,8 +231,8 @@ def test_the_first_key_of_a_file_signs(tmp_path):
     path = tmp_path / "keys"
     path.write_text(f"# rotated today\n{OURS.decode()}\n\n{THEIRS.decode()}\n")
     keys = SnapshotKeys.read(path)
-    assert KEYS.open(keys.seal(record_named())).opening.name == "a"
-    assert keys.open(SnapshotKeys([THEIRS]).seal(record_named())).opening.name == "a"
+    assert KEYS.open(keys.seal(record_named())).header.name == "a"
+    assert keys.open(SnapshotKeys([THEIRS]).seal(record_named())).header.name == "a"
 
 
 async def test_restoring_again_answers_the_first_restore_and_another_is_refused():
@@ -257,7 +257,7 @@ async def test_a_restore_may_take_the_place_of_a_session_of_the_same_model():
         reply = await engine.submit(A, restore(snapshot, replaces=True))
         assert (reply.step, reply.is_new, reply.record.ring) == (2, False, ())
         assert (await rival.submit(A, step_rows(rows(1), 2))).step == 3
-        assert (await engine.read(A)).opening.metadata == {"of": "the snapshot"}
+        assert (await engine.read(A)).header.metadata == {"of": "the snapshot"}
         with pytest.raises(SessionExistsError, match="'mood'"):
             await engine.submit(B, restore(snapshot, replaces=True))
         await engine.submit(B, DeleteRequest())

@@ -28,7 +28,7 @@ from service.errors import (
     VersionGoneError,
 )
 from service.stores.memory import MemoryStore
-from service.stores.record.history import Keeps
+from service.stores.record.history import HistoryPolicy
 from service.stores.record.record import Key
 from tests.engine.support import (
     A,
@@ -96,7 +96,7 @@ def test_a_carried_state_goes_on_in_the_other_graph(num_before, num_after):
             assert (reply.step, reply.outputs) == (num_before, b"")
             after = await engine.read(A)
             assert after.state == before.state
-            assert after.opening.version == "2"
+            assert after.header.version == "2"
             state = before.state
             for step in range(num_before, num_before + num_after):
                 got = await engine.submit(A, step_rows(values[step : step + 1], step))
@@ -113,7 +113,7 @@ def test_a_replayed_session_is_the_other_version_run_over_what_was_kept(counts, 
 
     async def check():
         async with running_engine(registry=two_versions()) as engine:
-            await engine.submit(A, create(keeps=Keeps(observations=kept)))
+            await engine.submit(A, create(keeps=HistoryPolicy(observations=kept)))
             step = 0
             for count in counts:
                 await engine.submit(A, step_rows(values[step : step + count], step))
@@ -135,7 +135,7 @@ def test_a_replayed_session_is_the_other_version_run_over_what_was_kept(counts, 
 
 async def test_a_replayed_text_is_the_other_version_run_over_the_chunks():
     async with running_engine(registry=two_versions()) as engine:
-        await engine.submit(A, opened_with(create_mood(keeps=Keeps(observations=9))))
+        await engine.submit(A, opened_with(create_mood(keeps=HistoryPolicy(observations=9))))
         for step, chunk in enumerate(("a wonder", "ful fi", "lm")):
             await engine.submit(A, step_text(chunk, step))
         reply = await engine.submit(A, REPLAY)
@@ -152,7 +152,7 @@ async def test_a_replayed_text_is_the_other_version_run_over_the_chunks():
 async def test_a_session_whose_version_is_gone_is_told_of_upgrade_and_goes_on_by_it(request_):
     store = MemoryStore()
     async with running_engine(store, registry=only("1")) as engine:
-        await engine.submit(A, create(rows(3), keeps=Keeps(observations=5)))
+        await engine.submit(A, create(rows(3), keeps=HistoryPolicy(observations=5)))
     async with running_engine(store, registry=only("2")) as engine:
         with pytest.raises(VersionGoneError, match="upgrade"):
             await engine.submit(A, step_rows(rows(1), 3))
@@ -162,7 +162,7 @@ async def test_a_session_whose_version_is_gone_is_told_of_upgrade_and_goes_on_by
 
 async def test_upgrading_again_changes_nothing():
     async with running_engine(registry=two_versions()) as engine:
-        await engine.submit(A, create(rows(3), keeps=Keeps(observations=5)))
+        await engine.submit(A, create(rows(3), keeps=HistoryPolicy(observations=5)))
         await engine.submit(A, REPLAY)
         before = await engine.read(A)
         for request in (CARRY, REPLAY):
@@ -173,12 +173,14 @@ async def test_upgrading_again_changes_nothing():
 
 async def test_an_upgrade_clears_the_ring_and_the_first_reply_which_were_of_the_other_version():
     async with running_engine(registry=two_versions()) as engine:
-        await engine.submit(A, create(rows(2), keeps=Keeps(checkpoints=3), ring_size=4))
+        await engine.submit(A, create(rows(2), keeps=HistoryPolicy(checkpoints=3), ring_size=4))
         await engine.submit(A, step_rows(rows(1), 2))
         await engine.submit(A, CARRY)
         record = await engine.read(A)
-        assert (record.ring, record.opening.outputs) == ((), b"")
-        again = await engine.submit(A, create(rows(2), keeps=Keeps(checkpoints=3), ring_size=4))
+        assert (record.ring, record.header.outputs) == ((), b"")
+        again = await engine.submit(
+            A, create(rows(2), keeps=HistoryPolicy(checkpoints=3), ring_size=4)
+        )
         assert (again.is_replay, again.step, again.outputs) == (True, 2, b"")
         await engine.submit(A, RewindRequest(2))  # a state that means the same is kept as well
         assert (await engine.submit(A, step_rows(rows(1), 2))).step == 3
@@ -190,10 +192,10 @@ async def test_states_that_are_laid_out_differently_are_not_handed_over():
     other = LoadedModel(load.manifest, layout, load.runner, load.codec)
     registry = Registry([two_versions().get("load", "1"), other], {}, "cpu")
     async with running_engine(registry=registry) as engine:
-        await engine.submit(A, create(rows(2), keeps=Keeps(observations=2)))
+        await engine.submit(A, create(rows(2), keeps=HistoryPolicy(observations=2)))
         with pytest.raises(UpgradeRefusedError, match='"policy": "replay"'):
             await engine.submit(A, CARRY)
-        assert (await engine.read(A)).opening.version == "1"
+        assert (await engine.read(A)).header.version == "1"
         assert (await engine.submit(A, REPLAY)).step == 2
 
 
@@ -202,7 +204,7 @@ def with_compatible_states(model, *graphs):
     return LoadedModel(manifest, model.layout, model.runner, model.codec)
 
 
-@pytest.mark.parametrize("keeps", [None, Keeps(observations=2)])
+@pytest.mark.parametrize("keeps", [None, HistoryPolicy(observations=2)])
 @pytest.mark.parametrize("is_loaded", [True, False])
 async def test_a_state_is_not_carried_to_other_weights_by_itself(keeps, is_loaded):
     store = MemoryStore()
@@ -213,7 +215,7 @@ async def test_a_state_is_not_carried_to_other_weights_by_itself(keeps, is_loade
         with pytest.raises(UpgradeRefusedError, match=r'"policy": "replay".*"force": true'):
             await engine.submit(A, UpgradeRequest("2"))
         assert await engine.read(A) == before
-        assert (await engine.submit(A, CARRY)).record.opening.version == "2"
+        assert (await engine.submit(A, CARRY)).record.header.version == "2"
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
@@ -224,21 +226,21 @@ async def test_a_state_is_carried_where_either_manifest_says_that_it_means_the_s
     """There and back: the version before cannot know of the one that comes after it."""
     models = {each: two_versions().get("load", each) for each in ("1", "2")}
     [other] = {"1", "2"} - {declared_by}
-    graph = models[other].origin.graph_sha256
+    graph = models[other].fingerprint.graph_sha256
     models[declared_by] = with_compatible_states(models[declared_by], "0" * 64, graph)
     async with running_engine(registry=Registry([*models.values()], {}, "cpu")) as engine:
         await engine.submit(A, opened_with(create_load(rows(2)), version))
         before = await engine.read(A)
         [to] = {"1", "2"} - {version}
         reply = await engine.submit(A, UpgradeRequest(to))
-        assert reply.record.opening.version == to
+        assert reply.record.header.version == to
         assert reply.record.state == before.state
 
 
 async def test_what_another_manifest_of_the_same_number_says_means_nothing():
     """The folder of version 1 was replaced: what made the state is not loaded any more."""
     two = two_versions().get("load", "2")
-    graph = two.origin.graph_sha256
+    graph = two.fingerprint.graph_sha256
     folder = Path(mkdtemp(prefix="carry-versions-"))
     write_forecaster(folder, "1", seed=7)
     [replaced] = load_registry(folder, "cpu", 1).all()
@@ -257,7 +259,7 @@ async def test_a_state_is_carried_to_the_same_weights_under_another_number():
         write_forecaster(folder, version)
     async with running_engine(registry=load_registry(folder, "cpu", 1)) as engine:
         await engine.submit(A, create(rows(2)))
-        assert (await engine.submit(A, UpgradeRequest("2"))).record.opening.version == "2"
+        assert (await engine.submit(A, UpgradeRequest("2"))).record.header.version == "2"
 
 
 async def test_what_kept_no_observations_is_not_replayed():
@@ -278,7 +280,9 @@ async def test_a_version_that_reads_other_columns_is_refused(name, task):
     other = LoadedModel(manifest, model.layout, model.runner, model.codec)
     registry = Registry([two_versions().get(name, "1"), other], {}, "cpu")
     async with running_engine(registry=registry) as engine:
-        await engine.submit(A, CreateRequest(name, "1", 60, start_s=0, keeps=Keeps(observations=2)))
+        await engine.submit(
+            A, CreateRequest(name, "1", 60, start_s=0, keeps=HistoryPolicy(observations=2))
+        )
         for request in (CARRY, REPLAY):
             with pytest.raises(UpgradeRefusedError, match="same columns"):
                 await engine.submit(A, request)
@@ -305,11 +309,11 @@ async def test_an_upgrade_that_lost_a_race_hands_over_what_the_rival_wrote():
     ):
         for request in (CARRY, UpgradeRequest("1", "replay")):
             if request is CARRY:
-                await engine.submit(A, create(keeps=Keeps(observations=9)))
+                await engine.submit(A, create(keeps=HistoryPolicy(observations=9)))
             step = (await engine.read(A)).step
             store.before_commit = lambda _, step=step: rival.submit(A, step_rows(rows(1), step))
             reply = await engine.submit(A, request)
-            assert (reply.step, reply.record.opening.version) == (step + 1, request.version)
+            assert (reply.step, reply.record.header.version) == (step + 1, request.version)
 
 
 @pytest.mark.parametrize("policy", ["carry", "replay"])
@@ -322,8 +326,8 @@ async def test_streams_under_traffic_go_on_exactly_through_an_upgrade(policy):
         running_engine(store, registry=registry) as one,
         running_engine(store, registry=registry) as two,
     ):
-        opening = create(keeps=Keeps(observations=num_steps), ring_size=4)
-        await asyncio.gather(*(one.submit(key, opening) for key in keys))
+        header = create(keeps=HistoryPolicy(observations=num_steps), ring_size=4)
+        await asyncio.gather(*(one.submit(key, header) for key in keys))
         may_upgrade, is_upgraded = [[asyncio.Event() for _ in keys] for _ in range(2)]
 
         async def stream(place, key):
@@ -346,7 +350,7 @@ async def test_streams_under_traffic_go_on_exactly_through_an_upgrade(policy):
         await asyncio.gather(*(upgrade(place, key) for place, key in enumerate(keys)))
         for place, (key, seen) in enumerate(zip(keys, await streams, strict=True)):
             assert [reply.step for reply in seen] == list(range(1, num_steps + 1))
-            versions = [reply.record.opening.version for reply in seen]
+            versions = [reply.record.header.version for reply in seen]
             assert versions == sorted(versions)
             assert versions[1 + place] == "1"
             assert versions[-1] == "2"

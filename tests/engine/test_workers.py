@@ -97,12 +97,12 @@ async def test_a_retiring_model_is_stepped_and_begins_nothing():
             with pytest.raises(ModelNotFoundError):
                 await engine.submit(B if request.operation is None else A, request)
         reply = await engine.submit(A, step_rows(rows(2), 0))
-        assert (reply.step, reply.record.opening.version) == (2, "2")
+        assert (reply.step, reply.record.header.version) == (2, "2")
         assert (await engine.model_of(A)) is two
         [answer] = await engine.predict(two, [(Observations(rows=rows(1)), 0)])
         assert answer
         back = await engine.submit(A, UpgradeRequest("1", "carry", force=True))
-        assert back.record.opening.version == "1"
+        assert back.record.header.version == "1"
 
 
 async def test_after_its_grace_a_session_is_refused_and_goes_on_when_it_is_loaded_again():
@@ -133,7 +133,7 @@ async def test_a_retiring_model_gets_no_fork_of_its_sessions(served):
             engine.workers.retire(model, LONG_S)
         else:
             engine.workers.serve(load(of="changed"), LONG_S)
-        with pytest.raises(ModelNotFoundError, match="begins nothing more"):
+        with pytest.raises(ModelNotFoundError, match="starts nothing new"):
             await engine.submit(Key("t", "c"), fork)
         assert (await engine.submit(B, fork)).is_replay
         for key in (A, B):
@@ -163,7 +163,7 @@ async def test_what_is_under_way_when_the_grace_ends_is_answered(monkeypatch):
         held.let_go()
         reply = await stepped
         assert reply.step == 1
-        assert engine.registry.get_for_reply(reply.record.opening) is model
+        assert engine.registry.get_for_reply(reply.record.header) is model
         assert len(await queued) == 1
         await observer.lacks("load/1")
 
@@ -180,7 +180,7 @@ async def test_a_commit_that_takes_long_is_waited_for():
         await let_leave(engine, model())
         store.commit_gate.set()
         reply = await stepped
-        assert engine.registry.get_for_reply(reply.record.opening) is model()
+        assert engine.registry.get_for_reply(reply.record.header) is model()
         await observer.lacks("load/1")
         await are_gone(model)
 
@@ -232,7 +232,7 @@ async def test_a_new_version_is_the_default_and_old_sessions_stay_with_theirs():
         await engine.submit(B, create_load())
         for key, version in ((A, "1"), (B, "2")):
             reply = await engine.submit(key, step_rows(rows(1), 0))
-            assert reply.record.opening.version == version
+            assert reply.record.header.version == version
 
 
 async def test_other_weights_under_the_same_number_leave_sessions_their_own_until_the_grace_ends():
@@ -272,11 +272,11 @@ async def test_an_engine_that_closes_lets_go_of_models_that_were_being_unloaded(
 async def test_a_hundred_thousand_lanes_let_go_of_a_worker_and_others_go_on():
     async with running_engine(registry=Registry([load()], {}, "cpu")) as engine:
         worker = engine.workers.of(engine.registry.get("load"))
-        lanes = [engine._lanes.lane_of(Key("t", str(number))) for number in range(20_001)]
-        for lane in lanes:
-            lane.worker, lane.is_plain = worker, True
-        forgetting = asyncio.create_task(engine._lanes.forget_worker(worker))
+        queues = [engine._queues.queue_of(Key("t", str(number))) for number in range(20_001)]
+        for queue in queues:
+            queue.worker, queue.is_plain = worker, True
+        forgetting = asyncio.create_task(engine._queues.forget_worker(worker))
         await asyncio.sleep(0)
-        assert 0 < sum(lane.worker is None for lane in lanes) < len(lanes)
+        assert 0 < sum(queue.worker is None for queue in queues) < len(queues)
         await forgetting
-        assert not any(lane.worker or lane.is_plain for lane in lanes)
+        assert not any(queue.worker or queue.is_plain for queue in queues)

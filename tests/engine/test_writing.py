@@ -144,7 +144,7 @@ async def test_the_same_seed_writes_something_else_at_another_step():
 
 
 async def test_after_a_lost_race_it_writes_from_the_state_that_won_and_says_so():
-    class Heard(list):
+    class TokenStream(list):
         def began(self):
             self.append("began")
 
@@ -155,7 +155,7 @@ async def test_after_a_lost_race_it_writes_from_the_state_that_won_and_says_so()
         async with running_engine(store=store) as other:
             await other.submit(A, read("cc"))
 
-    store, heard = ScriptedStore(), Heard()
+    store, heard = ScriptedStore(), TokenStream()
     async with running_engine(store=store) as engine:
         await engine.submit(A, create())
         store.before_commit = rival
@@ -177,10 +177,10 @@ async def test_work_that_ends_early_leaves_nothing_counted_behind():
 
 
 async def test_what_was_written_is_kept_among_the_observations():
-    from service.stores.record.history import Keeps
+    from service.stores.record.history import HistoryPolicy
 
     async with running_engine() as engine:
-        await engine.submit(A, create(keeps=Keeps(0, 1, 5)))
+        await engine.submit(A, create(keeps=HistoryPolicy(0, 1, 5)))
         text = written(await engine.submit(A, write(MANY, 0, "ab")))
         assert (await engine.read(A)).kept.observations == (b"tab" + text.encode(),)
 

@@ -40,14 +40,14 @@ def write_looping_classifier(
         lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, []),
         lambda name: helper.make_tensor_value_info(name, TensorProto.BOOL, []),
     )
-    turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
+    task = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["goes_on_in"], ["goes_on_out"]),
             helper.make_node("Mul", ["sum_in", "sum_in"], ["sum_out"]),
         ],
         "turns",
-        [turn, flag("goes_on_in"), scalar("sum_in")],
+        [task, flag("goes_on_in"), scalar("sum_in")],
         [flag("goes_on_out"), scalar("sum_out")],
     )
     graph.initializer.extend(

@@ -37,7 +37,7 @@ def open_anew(request, clock, tmp_path):
     name = request.param
 
     @asynccontextmanager
-    async def opening():
+    async def header():
         if name == "memory":
             store = MemoryStore(clock)
         elif name == "valkey":
@@ -59,7 +59,7 @@ def open_anew(request, clock, tmp_path):
         finally:
             await store.close()
 
-    return opening
+    return header
 
 
 @pytest.fixture

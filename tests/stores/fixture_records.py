@@ -11,8 +11,15 @@ import json
 from pathlib import Path
 
 from service.contract.text import UNREAD, TextCursor
-from service.stores.record.history import Checkpoint, Keeps, Kept, pack_kept
-from service.stores.record.record import RECORD_FORMAT, Key, Opening, Origin, Record, pack_data
+from service.stores.record.history import Checkpoint, History, HistoryPolicy, pack_history
+from service.stores.record.record import (
+    RECORD_FORMAT,
+    Key,
+    ModelFingerprint,
+    Record,
+    SessionHeader,
+    pack_data,
+)
 from service.stores.record.replies import pack_reply
 from service.stores.sqlite.store import SqliteStore
 from tests.stores.support import NOW, Clock
@@ -20,7 +27,7 @@ from tests.stores.support import NOW, Clock
 FOLDER = Path(__file__).parent / "fixtures"
 TENANTS = ("", "acme")
 
-KEPT = Kept(
+KEPT = History(
     (b"k" * 16, b""),
     (Checkpoint(2, b"\x01earlier", TextCursor("é", 4)), Checkpoint(3, b"\x02", UNREAD)),
     (b"r1234", b"", b"r5678"),
@@ -30,18 +37,18 @@ RING = pack_reply(4, 2, bytes(range(16)), b"\x01\x02\x03\x04") + pack_reply(6, 1
 
 def described(record: Record) -> dict:
     """All that a record holds, for JSON; not how its bytes are laid out."""
-    opening = record.opening
+    header = record.header
     return {
-        "tenant": opening.tenant,
-        "name": opening.name,
-        "origin": list(opening.origin),
-        "start_s": opening.start_s,
-        "ring_size": opening.ring_size,
-        "created_at": opening.created_at,
-        "metadata": opening.metadata,
-        "history": opening.history,
-        "digest": opening.digest.hex(),
-        "outputs": opening.outputs.hex(),
+        "tenant": header.tenant,
+        "name": header.name,
+        "origin": list(header.fingerprint),
+        "start_s": header.start_s,
+        "ring_size": header.ring_size,
+        "created_at": header.created_at,
+        "metadata": header.metadata,
+        "history": header.history,
+        "digest": header.digest.hex(),
+        "outputs": header.outputs.hex(),
         "revision": record.revision.hex(),
         "step": record.step,
         "closed": record.closed,
@@ -55,7 +62,7 @@ def described(record: Record) -> dict:
             [each.from_step, each.num_observed, each.digest.hex(), each.outputs.hex()]
             for each in record.ring
         ],
-        "keeps": opening.keeps and list(opening.keeps),
+        "keeps": header.keeps and list(header.keeps),
         "keys": [each.key.hex() for each in record.ring],
         "checkpoints": [
             [each.step, each.state.hex(), each.cursor.pending, each.cursor.num_tokens]
@@ -73,10 +80,15 @@ def described_in(version: int) -> list[dict]:
     return json.loads((FOLDER / f"format_{version}.json").read_text(encoding="utf-8"))
 
 
-def _opening(tenant: str, name: str, model: str, **fields) -> Opening:
-    origin = Origin(model, "3", f"{model}-state/1", "ab" * 32)
-    return Opening(
-        tenant=tenant, name=name, origin=origin, created_at=NOW - 50.25, digest=b"c" * 16, **fields
+def _header(tenant: str, name: str, model: str, **fields) -> SessionHeader:
+    fingerprint = ModelFingerprint(model, "3", f"{model}-state/1", "ab" * 32)
+    return SessionHeader(
+        tenant=tenant,
+        name=name,
+        fingerprint=fingerprint,
+        created_at=NOW - 50.25,
+        digest=b"c" * 16,
+        **fields,
     )
 
 
@@ -84,29 +96,29 @@ async def _write(path: Path) -> list[dict]:
     """One of each kind of session, in each tenant: rows, text, closed, final, just opened."""
     store = SqliteStore.open(path, "power", Clock())
     keys = []
-    kept_past = pack_kept(KEPT)
+    kept_past = pack_history(KEPT)
     for tenant in TENANTS:
-        past = _opening(tenant, "past", "load", ring_size=2, keeps=Keeps(2, 5, 3))
-        rows = _opening(
+        past = _header(tenant, "past", "load", ring_size=2, keeps=HistoryPolicy(2, 5, 3))
+        rows = _header(
             tenant, "rows", "load", start_s=86_400, ring_size=2, history=4, outputs=b"\x00out",
             metadata={"place": "Clark/Lake", "n": [1, None, 2.5], "이름": "역"},
         )  # fmt: skip
-        text = _opening(tenant, "text.~-", "mood", ring_size=4)
+        text = _header(tenant, "text.~-", "mood", ring_size=4)
         cursor = TextCursor(" 최고👍", 3)
-        for opening, data, ending in [
+        for header, data, ending in [
             (past, pack_data(7, b"s", UNREAD, RING, 2, 60.0, NOW, kept=kept_past), None),
             (rows, pack_data(7, bytes(range(256)), UNREAD, RING, 2, 3600.5, NOW), None),
             (text, pack_data(2**40, b"\xff\x00", cursor, RING, 2, 1e6, NOW - 1), None),
-            (_opening(tenant, "new", "load"), pack_data(0, b"s", UNREAD, b"", 0, 60.0, NOW), None),
-            (_opening(tenant, "gone", "load"), pack_data(3, b"s", UNREAD, RING, 2, 9.0, NOW),
+            (_header(tenant, "new", "load"), pack_data(0, b"s", UNREAD, b"", 0, 60.0, NOW), None),
+            (_header(tenant, "gone", "load"), pack_data(3, b"s", UNREAD, RING, 2, 9.0, NOW),
              pack_data(3, b"", UNREAD, RING, 2, 0.0, NOW, "deleted")),
-            (_opening(tenant, "done", "mood"), pack_data(1, b"s", cursor, b"", 0, 9.0, NOW),
+            (_header(tenant, "done", "mood"), pack_data(1, b"s", cursor, b"", 0, 9.0, NOW),
              pack_data(2, b"", UNREAD, RING, 2, 0.0, NOW, "final")),
         ]:  # fmt: skip
-            [kept] = await store.commit([(opening, data, None)])
+            [kept] = await store.commit([(header, data, None)])
             if ending is not None:
-                await store.commit([(opening, ending, kept)])
-            keys.append(Key(tenant, opening.name))
+                await store.commit([(header, ending, kept)])
+            keys.append(Key(tenant, header.name))
     records = [await store.load(key) for key in keys]
     await store.close()
     return [described(record) for record in records if record]

@@ -1,7 +1,7 @@
 """Records to write, and a clock that stands still."""
 
 from service.contract.text import TextCursor
-from service.stores.record.record import Opening, Origin, Record, pack_data
+from service.stores.record.record import ModelFingerprint, Record, SessionHeader, pack_data
 from service.stores.record.replies import pack_reply
 
 NOW = 1_000_000.0
@@ -20,8 +20,8 @@ class Clock:
 
 def record_named(name="a", tenant="t", model="load", step=0, ttl_s=100.0, **changes):
     """A session as it is opened; nobody has kept it yet."""
-    opening = {
-        "origin": Origin(model, "1", "s", "g"),
+    header = {
+        "fingerprint": ModelFingerprint(model, "1", "s", "g"),
         "start_s": 86400,
         "ring_size": 2,
         "created_at": NOW,
@@ -31,7 +31,7 @@ def record_named(name="a", tenant="t", model="load", step=0, ttl_s=100.0, **chan
         "outputs": b"out",
     } | changes
     data = pack_data(step, STATE, CURSOR, REPLIES, 2, ttl_s, NOW)
-    return Record(Opening(tenant=tenant, name=name, **opening), data)
+    return Record(SessionHeader(tenant=tenant, name=name, **header), data)
 
 
 def after(record, closed="", ttl_s=None, state=None):
@@ -41,12 +41,12 @@ def after(record, closed="", ttl_s=None, state=None):
     if closed:
         state, ttl_s = b"", 0.0
     data = pack_data(record.step + 1, state, record.cursor, record.replies, 2, ttl_s, NOW, closed)
-    return Record(record.opening, data)
+    return Record(record.header, data)
 
 
 async def commit(store, record, base=None):
     """The record as it is kept now; None if another writer was first."""
-    [kept] = await store.commit([(record.opening, record.data, base)])
+    [kept] = await store.commit([(record.header, record.data, base)])
     return kept
 
 
@@ -60,7 +60,7 @@ def statements_of(connection):
 async def opened(store, *names, **fields):
     """Sessions of these names, as they are kept."""
     records = [record_named(name, **fields) for name in names]
-    kept = await store.commit([(record.opening, record.data, None) for record in records])
+    kept = await store.commit([(record.header, record.data, None) for record in records])
     assert None not in kept
     return kept
 

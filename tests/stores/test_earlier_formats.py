@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from service.stores.record.history import pack_kept
+from service.stores.record.history import pack_history
 from service.stores.record.record import RECORD_FORMAT, Key, Record, pack_data
 from service.stores.sqlite.store import SqliteStore
 from tests.stores.fixture_records import described, described_in, file_of
@@ -43,9 +43,9 @@ def after(record):
     replies = record.replies, record.num_replies
     data = pack_data(
         record.step + 1, record.state, record.cursor, *replies, record.ttl_s, NOW,
-        kept=pack_kept(record.kept),
+        kept=pack_history(record.kept),
     )  # fmt: skip
-    return Record(record.opening, data)
+    return Record(record.header, data)
 
 
 async def test_every_record_of_an_old_file_is_read_as_it_was_written(old_file, written):
@@ -59,7 +59,7 @@ async def test_live_sessions_of_an_old_file_are_listed_and_go_on(old_file, writt
     for tenant in ("", "acme"):
         live = [f for f in described_in(written) if f["tenant"] == tenant and not f["closed"]]
         found = await old_file.list_live(tenant, None, "", 99)
-        assert [record.opening.name for record in found] == sorted(f["name"] for f in live)
+        assert [record.header.name for record in found] == sorted(f["name"] for f in live)
         for record in found:
             kept = await commit(old_file, after(record), record)
             assert (await old_file.load(kept.key)).step == record.step + 1

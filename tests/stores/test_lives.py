@@ -33,7 +33,7 @@ async def test_the_moment_of_expiry_is_expired_already(store, clock):
     assert await commit(store, after(one), one)
     clock.now += 0.5
     assert await commit(store, after(two), two) is None
-    assert [r.opening.name for r in await store.list_live("t", None, "", 9)] == ["a"]
+    assert [r.header.name for r in await store.list_live("t", None, "", 9)] == ["a"]
     assert await commit(store, record_named("b"))
 
 
@@ -128,12 +128,12 @@ async def test_a_tombstone_stands_from_the_closing_not_from_the_expiry_that_was_
 
 
 async def test_a_session_put_off_by_steps_is_not_swept_and_later_is(store, clock):
-    put_off, _quiet = await opened(store, "a", "b")
+    reschedule, _quiet = await opened(store, "a", "b")
     for _ in range(10):
         clock.now += 99
-        put_off = await commit(store, after(put_off), put_off)
+        reschedule = await commit(store, after(reschedule), reschedule)
     assert await names_swept(store) == ["b"]
-    assert await store.load(put_off.key) == put_off
+    assert await store.load(reschedule.key) == reschedule
     clock.now += 100 + TOMBSTONE_S - 1
     assert await store.sweep(10) == []
     clock.now += 1
@@ -183,7 +183,7 @@ async def test_sessions_that_were_closed_and_swept_take_no_memory_any_more(store
         kept = await opened(store, *names, ttl_s=604_800.0)
         ends = [after(base, closed="deleted") for base in kept]
         await store.commit(
-            [(end.opening, end.data, base) for end, base in zip(ends, kept, strict=True)]
+            [(end.header, end.data, base) for end, base in zip(ends, kept, strict=True)]
         )
         clock.now += 3600 + TOMBSTONE_S
         assert len(await store.sweep(1000)) == 200

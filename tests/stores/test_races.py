@@ -34,12 +34,12 @@ async def test_of_two_replicas_one_wins_each_race_and_the_counts_add_up(open_rep
         await here.submit(A, create_load(ttl_s=3600))
         for step in range(NUM_RACES):
             rivals = list(zip((here, there), values[step], strict=True))
-            turn = 1 if step % 2 == 0 else -1  # whoever is asked first wins nearly always
+            task = 1 if step % 2 == 0 else -1  # whoever is asked first wins nearly always
             replies = await asyncio.gather(
-                *(engine.submit(A, step_rows(rows, step)) for engine, rows in rivals[::turn]),
+                *(engine.submit(A, step_rows(rows, step)) for engine, rows in rivals[::task]),
                 return_exceptions=True,
             )
-            replies = replies[::turn]
+            replies = replies[::task]
             [winner] = [place for place in (0, 1) if not isinstance(replies[place], Exception)]
             assert isinstance(replies[1 - winner], DigestMismatchError)
             assert replies[1 - winner].members["expected_step"] == step + 1

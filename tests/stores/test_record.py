@@ -64,8 +64,8 @@ def test_the_properties_of_a_record_are_what_was_packed(
     packed = b"".join(pack_reply(*reply[:4]) for reply in ring)
     data = pack_data(step, state, cursor, packed, len(ring), ttl_s, updated_at, closed)
     check_data(data)
-    opening = record_named("b", "u").opening
-    record = Record(opening, data, 7.0, 5)
+    header = record_named("b", "u").header
+    record = Record(header, data, 7.0, 5)
     assert (record.step, record.state, record.state_bytes) == (step, state, len(state))
     assert (record.cursor, record.ttl_s, record.updated_at) == (cursor, ttl_s, updated_at)
     assert (record.replies, record.ring, record.num_replies) == (packed, tuple(ring), len(ring))
@@ -155,7 +155,7 @@ def test_any_bytes_are_a_record_or_are_refused(tail):
             check_data(data)
         except RecordFormatError:
             continue
-        record = Record(record_named().opening, data)
+        record = Record(record_named().header, data)
         assert len(record.ring) == record.num_replies
 
 
@@ -167,7 +167,7 @@ def test_a_checked_record_can_be_read_in_all_its_parts(bit):
         check_data(bytes(flipped))
     except RecordFormatError:
         return
-    record = Record(record_named().opening, bytes(flipped))
+    record = Record(record_named().header, bytes(flipped))
     assert len(record.ring) == record.num_replies
     assert len(record.state) == record.state_bytes
     assert record.closed in ("", "deleted", "final")

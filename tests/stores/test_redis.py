@@ -69,7 +69,7 @@ async def test_a_server_that_forgot_the_scripts_is_told_them_again(replicas, ser
     kept = await opened(store, "a", "b")
     server.ask("SCRIPT", "FLUSH")
     steps = [after(base) for base in kept]
-    writes = [(step.opening, step.data, base) for step, base in zip(steps, kept, strict=True)]
+    writes = [(step.header, step.data, base) for step, base in zip(steps, kept, strict=True)]
     assert None not in await store.commit(writes)
 
 
@@ -133,7 +133,7 @@ async def test_a_damaged_record_is_refused_by_itself_and_left_out_of_lists(repli
     server.ask("HSET", session_key(member_of(Key("t", "a"))), "d", b"\0\0\0\0rubbish")
     with pytest.raises(Exception, match="damaged"):
         await store.load(Key("t", "a"))
-    assert [each.opening.name for each in await store.list_live("t", None, "", 9)] == ["b"]
+    assert [each.header.name for each in await store.list_live("t", None, "", 9)] == ["b"]
 
 
 async def test_a_full_server_refuses_each_write_and_keeps_what_it_has(server, clock):
@@ -142,7 +142,7 @@ async def test_a_full_server_refuses_each_write_and_keeps_what_it_has(server, cl
         [record] = await opened(store, "a")
         full.ask("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(WritesFailedError) as caught:
-            await store.commit([(record.opening, after(record).data, record)] * 2)
+            await store.commit([(record.header, after(record).data, record)] * 2)
         for outcome in caught.value.outcomes:
             assert type(outcome) is StoreUnavailableError
             assert outcome.retry_after_s == 1
@@ -209,7 +209,7 @@ async def test_one_server_of_a_cluster_that_is_away_fails_only_its_own_sessions(
         store = RedisStore(read_redis_url(f"redis+cluster://127.0.0.1:{nodes[0].port}"), 2.0, clock)
         kept = await opened(store, *(f"s{place}" for place in range(30)))
         nodes[2].kill()
-        writes = [(base.opening, after(base).data, base) for base in kept]
+        writes = [(base.header, after(base).data, base) for base in kept]
         with pytest.raises(WritesFailedError) as caught:
             await store.commit(writes)
         failed = [isinstance(each, StoreUnavailableError) for each in caught.value.outcomes]

@@ -185,7 +185,7 @@ async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other
     db.close()
     with pytest.raises(RecordUnreadableError, match="damaged"):
         await store.load(Key("t", "a"))
-    assert [r.opening.name for r in await store.list_live("t", None, "", 9)] == ["b"]
+    assert [r.header.name for r in await store.list_live("t", None, "", 9)] == ["b"]
     await store.close()
 
 
@@ -210,7 +210,7 @@ async def test_an_error_in_the_middle_of_a_group_keeps_nothing_of_it(tmp_path):
     store = SqliteStore.open(tmp_path / "s.db", "power")
     good, bad = record_named("a"), record_named("b", ttl_s=float("nan"))  # no time that fits
     with pytest.raises(StoreUnavailableError):
-        await store.commit([(each.opening, each.data, None) for each in (good, bad)])
+        await store.commit([(each.header, each.data, None) for each in (good, bad)])
     assert await store.load(good.key) is None
     assert await commit(store, good)
     await store.close()

@@ -76,7 +76,7 @@ async def test_a_damaged_record_fails_alone_and_is_named(path, damaged):
     assert "session 's06' of tenant 't'" in problem
     assert "expected checksum" in problem
     store = SqliteStore.open(path, "power")
-    names = [record.opening.name for record in await store.list_live("t", None, "", 99)]
+    names = [record.header.name for record in await store.list_live("t", None, "", 99)]
     assert len(names) == NUM_SESSIONS - 1
     for record in await store.list_live("t", None, "", 99):
         assert await commit(store, after(record), record)

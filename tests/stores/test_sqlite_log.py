@@ -56,7 +56,7 @@ async def write(store, log, prefix, num_bytes, num_rows=ROWS, state_bytes=10_000
         # SQLite does not write pages of a long record that stay as they are.
         steps = [after(base, state=bytes([count % 251]) * state_bytes) for base in bases]
         bases = await store.commit(
-            [(step.opening, step.data, base) for step, base in zip(steps, bases, strict=True)]
+            [(step.header, step.data, base) for step, base in zip(steps, bases, strict=True)]
         )
         assert None not in bases
         log.look()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.stores.base import TOMBSTONE_S
-from service.stores.record.history import Keeps
+from service.stores.record.history import HistoryPolicy
 from service.stores.record.record import Key
 from tests.stores.support import NOW, after, commit, opened, record_named, unkept
 
@@ -58,7 +58,7 @@ async def test_a_step_never_creates_a_record(store):
 async def test_a_live_record_is_not_created_again(store):
     await opened(store, "a")
     assert await commit(store, record_named(model="mood")) is None
-    assert (await store.load(Key("t", "a"))).opening.model == "load"
+    assert (await store.load(Key("t", "a"))).header.model == "load"
 
 
 async def test_one_lost_write_of_a_group_does_not_touch_the_others(store):
@@ -66,7 +66,7 @@ async def test_one_lost_write_of_a_group_does_not_touch_the_others(store):
     a, c, lost = record_named("a"), record_named("c"), after(b)
     strange = record_named("b")
     kept = await store.commit(
-        [(a.opening, a.data, None), (lost.opening, lost.data, strange), (c.opening, c.data, None)]
+        [(a.header, a.data, None), (lost.header, lost.data, strange), (c.header, c.data, None)]
     )
     assert [each is not None for each in kept] == [True, False, True]
     assert (await store.load(b.key)).revision == b.revision
@@ -75,14 +75,14 @@ async def test_one_lost_write_of_a_group_does_not_touch_the_others(store):
 async def test_two_writes_of_one_record_in_a_group_apply_once(store):
     [base] = await opened(store, "a")
     one, two = after(base), after(base)
-    kept = await store.commit([(base.opening, one.data, base), (base.opening, two.data, base)])
+    kept = await store.commit([(base.header, one.data, base), (base.header, two.data, base)])
     assert [each is not None for each in kept] == [True, False]
     assert (await store.load(base.key)).revision == one.revision
 
 
 async def test_two_creations_of_one_name_in_a_group_make_one_session(store):
     one, two = record_named("a"), record_named("a")
-    kept = await store.commit([(each.opening, each.data, None) for each in (one, two)])
+    kept = await store.commit([(each.header, each.data, None) for each in (one, two)])
     assert [each is not None for each in kept] == [True, False]
     assert (await store.load(one.key)).revision == one.revision
 
@@ -90,15 +90,15 @@ async def test_two_creations_of_one_name_in_a_group_make_one_session(store):
 async def test_a_write_with_another_opening_replaces_the_one_that_is_kept(store, clock):
     """As after an upgrade or a restore; whoever steps it on the old record loses."""
     base, bystander = await opened(store, "a", "b")
-    other = record_named("a", model="mood", ttl_s=5.0, keeps=Keeps(3, 2, 1), metadata=None)
+    other = record_named("a", model="mood", ttl_s=5.0, keeps=HistoryPolicy(3, 2, 1), metadata=None)
     lost = record_named("a", model="lost")
     kept = await commit(store, after(other), base)
     assert await commit(store, after(lost), base) is None
     found = await store.load(base.key)
     assert found == kept
-    assert found.opening == other.opening
+    assert found.header == other.header
     assert await store.load(bystander.key) == bystander
-    assert [r.opening.name for r in await store.list_live("t", "mood", "", 9)] == ["a"]
+    assert [r.header.name for r in await store.list_live("t", "mood", "", 9)] == ["a"]
     clock.now += 5 + TOMBSTONE_S
     assert [(swept.key.name, swept.model) for swept in await store.sweep(9)] == [("a", "mood")]
 
@@ -127,24 +127,24 @@ async def check_group_in(store, kinds, seed):
         name = f"{seed}-{place}"
         record = record_named(name, model=f"m{place}")
         if kind == "create":
-            writes.append((record.opening, record.data, None))
+            writes.append((record.header, record.data, None))
             expected.append(record.data)
             continue
         first = await commit(store, record)
         base = await commit(store, after(first), first)
         if kind == "create what is there":
-            writes.append((record.opening, record_named(name).data, None))
+            writes.append((record.header, record_named(name).data, None))
             expected.append(None)
         elif kind == "reopen":
             assert await commit(store, after(base, closed="final"), base)
             again = record_named(name, model="again")
-            writes.append((again.opening, again.data, None))
+            writes.append((again.header, again.data, None))
             expected.append(again.data)
         else:
             step = after(base, closed="deleted" if kind.endswith("close") else "")
-            writes.append((step.opening, step.data, first if "stale" in kind else base))
+            writes.append((step.header, step.data, first if "stale" in kind else base))
             expected.append(None if "stale" in kind else step.data)
-    before = [await store.load(Key("t", opening.name)) for opening, _, _ in writes]
+    before = [await store.load(Key("t", header.name)) for header, _, _ in writes]
     kept = await store.commit(writes)
     assert [each and each.data for each in kept] == expected
     for found, each in zip(before, kept, strict=True):
@@ -178,9 +178,9 @@ async def test_lists_hold_live_records_page_by_page(store, clock):
     gone = await store.load(Key("t", "b"))
     await commit(store, after(gone, closed="deleted"), gone)
     first = await store.list_live("t", None, "", 2)
-    second = await store.list_live("t", None, first[-1].opening.name, 9)
-    assert [r.opening.name for r in first + second] == ["a", "c", "d", "e"]
-    assert [r.opening.name for r in await store.list_live("t", "mood", "", 9)] == ["c"]
+    second = await store.list_live("t", None, first[-1].header.name, 9)
+    assert [r.header.name for r in first + second] == ["a", "c", "d", "e"]
+    assert [r.header.name for r in await store.list_live("t", "mood", "", 9)] == ["c"]
     clock.now += 101
     assert await store.list_live("t", None, "", 9) == []
 

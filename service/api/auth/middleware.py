@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.auth.keys import Caller, KeyRing
-from service.api.auth.rate_limits import Rates
+from service.api.auth.rate_limits import RateLimits
 from service.api.problems import carry_problem, error_responses
 from service.errors import CarryError, ForbiddenError, RateLimitedError, UnauthenticatedError
 from service.settings import Settings
@@ -63,7 +63,11 @@ class RequireKey:
     """
 
     def __init__(
-        self, app: ASGIApp, keys: KeyRing, rates: Rates, open_paths: frozenset[str] = frozenset()
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        rates: RateLimits,
+        open_paths: frozenset[str] = frozenset(),
     ) -> None:
         self._app = app
         self._rates = rates

@@ -6,7 +6,7 @@ Rule 2: a request that is refused does not count, for any limit. Only where anot
         last place between the look at all of them and the count, those before it have counted.
         If Redis cannot be asked, requests pass: whatever needs a session is then refused by the
         store anyway.
-Rule 3: keys without a limit are never counted; those with one leave the short way of steps.
+Rule 3: keys without a limit are never counted; those with one leave the fast path of steps.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _PREFIX = "carry:limits"
 """Under `carry:`, as all of the store: its user may be one that sees nothing else."""
 
 
-class Rates:
+class RateLimits:
     """Owned by the application; the library drops windows that are over."""
 
     def __init__(self, store_url: str, options: StoreOptions) -> None:

@@ -18,7 +18,7 @@ from service.contract.outputs import OutputLayout
 from service.engine.session.requests import CreateRequest, Observations, StepRequest
 from service.errors import InvalidInputError, TooLargeError
 from service.settings import Settings
-from service.stores.record.history import Keeps
+from service.stores.record.history import HistoryPolicy
 
 NANOSECOND_RANGE_S = 2**62 // 10**9
 """Times within about ±146 years of 1970: what every calendar in use here covers."""
@@ -29,7 +29,7 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Reads:
+class BodySpec:
     """What of a model its bodies are read by: worked out once, and small enough to be sent along.
 
     Without `columns` and `tensors` it reads text; a model that writes reads text in any case, about
@@ -53,7 +53,7 @@ class Reads:
         return "text" if self.columns is None else "observations"
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "Reads":
+    def of(cls, manifest: Manifest) -> "BodySpec":
         forecast, graph = manifest.forecast, manifest.graph
         return cls(
             manifest.name,
@@ -69,7 +69,7 @@ class Reads:
 
 _OF_VECTORS = (["text"], ["observations"], ["text", "observations"])
 
-Catalog = Mapping[tuple[str, str | None], Reads]
+Catalog = Mapping[tuple[str, str | None], BodySpec]
 """By name and version; None is the default version."""
 
 
@@ -82,7 +82,7 @@ class Asked(NamedTuple):
     horizon: int | None
 
 
-class NoSuchReads(NamedTuple):
+class UnknownModel(NamedTuple):
     """A body names a model that is not in the catalog."""
 
     model: str
@@ -95,24 +95,24 @@ class NoSuchReads(NamedTuple):
 
 def read_create(
     catalog: Catalog, parts: list[bytes], limits: Settings
-) -> tuple[str | None, CreateRequest] | NoSuchReads:
+) -> tuple[str | None, CreateRequest] | UnknownModel:
     """The session's name, where the client chose one, and what it asks for."""
     body = _parse(SessionCreate, parts, limits)
     reads = catalog.get((body.model, body.version))
     if reads is None:
-        return NoSuchReads(body.model, body.version)
+        return UnknownModel(body.model, body.version)
     request = decode_create(reads, body, limits)
     return body.session, replace(request, known_digest=request.digest)
 
 
 def read_step(
-    model: Reads, schema: type[Observed], parts: list[bytes], limits: Settings
+    model: BodySpec, schema: type[Observed], parts: list[bytes], limits: Settings
 ) -> StepRequest:
     request = decode_step(model, _parse(schema, parts, limits), limits)
     return request._replace(known_digest=request.digest)
 
 
-def read_predict(model: Reads, parts: list[bytes], limits: Settings) -> Asked:
+def read_predict(model: BodySpec, parts: list[bytes], limits: Settings) -> Asked:
     return decode_predict(model, _parse(PredictRequest, parts, limits), limits)
 
 
@@ -125,7 +125,7 @@ def _parse(schema: type[_Body], parts: list[bytes], limits: Settings) -> _Body:
 # Bodies that are parsed.
 
 
-def decode_predict(model: Reads, body: PredictRequest, limits: Settings) -> Asked:
+def decode_predict(model: BodySpec, body: PredictRequest, limits: Settings) -> Asked:
     """What a `POST …/predict` asks for."""
     if len(body.instances) > limits.max_instances:
         raise TooLargeError(
@@ -143,7 +143,7 @@ def decode_predict(model: Reads, body: PredictRequest, limits: Settings) -> Aske
     return Asked(instances, ids, body.quantiles, body.horizon)
 
 
-def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> CreateRequest:
+def decode_create(model: BodySpec, body: SessionCreate, limits: Settings) -> CreateRequest:
     """What a `POST /v1/sessions` asks for."""
     history, start_s = None, decode_time(model, body.start, "body")
     if body.history is not None:
@@ -172,7 +172,7 @@ def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> Create
         )
     keeps = None
     if body.checkpoints or body.keep_observations:
-        keeps = Keeps(body.checkpoints, body.checkpoint_every, body.keep_observations)
+        keeps = HistoryPolicy(body.checkpoints, body.checkpoint_every, body.keep_observations)
     return CreateRequest(
         model=model.name,
         version=body.version,
@@ -186,7 +186,9 @@ def decode_create(model: Reads, body: SessionCreate, limits: Settings) -> Create
     )
 
 
-def decode_step(model: Reads, body: Observed, limits: Settings, where: str = "body") -> StepRequest:
+def decode_step(
+    model: BodySpec, body: Observed, limits: Settings, where: str = "body"
+) -> StepRequest:
     """What a step or a preview asks for; `where` locates it in its request."""
     final = isinstance(body, StepBody) and body.final
     observations, emit = _observations(model, body, final, limits, where), body.emit
@@ -197,7 +199,7 @@ def decode_step(model: Reads, body: Observed, limits: Settings, where: str = "bo
     return StepRequest(observations, body.step, emit, not isinstance(body, StepBody))
 
 
-def decode_time(model: Reads, time: datetime | None, where: str) -> int | None:
+def decode_time(model: BodySpec, time: datetime | None, where: str) -> int | None:
     """RFC 3339 → whole seconds since the epoch; a time without a zone is UTC."""
     if time is None:
         return None
@@ -220,7 +222,7 @@ def require_start(model: str, frequency_s: int, start_s: int, what: str) -> None
 
 
 def _decode_asked(
-    model: Reads, instance: Instance, limits: Settings, where: str
+    model: BodySpec, instance: Instance, limits: Settings, where: str
 ) -> tuple[Observations, int | None]:
     """An instance to be answered, where a history would only be read."""
     if model.writes:
@@ -229,7 +231,7 @@ def _decode_asked(
 
 
 def _decode_instance(
-    model: Reads, instance: Instance, limits: Settings, where: str
+    model: BodySpec, instance: Instance, limits: Settings, where: str
 ) -> tuple[Observations, int | None]:
     refuse_writing(model.name, instance, where)
     observations = _observations(model, instance, False, limits, where)
@@ -237,7 +239,7 @@ def _decode_instance(
 
 
 def _observations(
-    model: Reads, body: Observed | Instance, final: bool, limits: Settings, where: str
+    model: BodySpec, body: Observed | Instance, final: bool, limits: Settings, where: str
 ) -> Observations:
     rows, text = body.observations, body.text
     kinds = (("text", text), ("observations", rows), ("tensors", body.tensors))
@@ -266,7 +268,7 @@ def _observations(
     return Observations(rows=read_rows(model.columns, rows, where))
 
 
-def _bound_reply(model: Reads, num_answers: int, limits: Settings) -> None:
+def _bound_reply(model: BodySpec, num_answers: int, limits: Settings) -> None:
     num_bytes = num_answers * model.reply_bytes_per_step
     _bound(num_bytes, limits.max_reply_bytes, "the reply", "bytes of outputs")
 

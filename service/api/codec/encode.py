@@ -105,7 +105,7 @@ def present_tags(model: LoadedModel, outputs: Mapping[str, np.ndarray]) -> Json:
     }
 
 
-def present_reply(
+def encode_reply(
     model: LoadedModel, reply: Reply, emit: Literal["last", "all"], options: ForecastOptions
 ) -> Json:
     """The prediction after a request's last observation, or one after each of them."""
@@ -121,7 +121,7 @@ def present_reply(
     if model.manifest.tag is not None:
         return {"prediction": present_tags(model, outputs)}
     count = len(next(iter(outputs.values())))
-    start_s, before = reply.record.opening.start_s, reply.step - count + 1
+    start_s, before = reply.record.header.start_s, reply.step - count + 1
     if emit == "last":
         place = count - 1
         last = present_prediction(model, outputs, place, before + place, start_s, options)
@@ -136,14 +136,14 @@ def present_reply(
 def _written_forecast(
     model: LoadedModel, reply: Reply, packed: PackedOutputs, json: ForecastJson
 ) -> orjson.Fragment:
-    start_s = reply.record.opening.start_s
+    start_s = reply.record.header.start_s
     start = None if start_s is None else rfc3339(row_time_s(model, start_s, reply.step))
     return json.write(packed[-model.runner.outputs.step_bytes :], start)
 
 
 def present_session(record: Record, layout_norms: Mapping[str, float], now: float) -> Json:
     """A session as `GET` and lists show it."""
-    opening, kept = record.opening, record.kept
+    opening, kept = record.header, record.kept
     return {
         "session": opening.name,
         "model": opening.model,

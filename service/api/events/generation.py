@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     texts: list[str]
 
 
-class Heard:
+class TokenStream:
     """Events of one request, bounded by the characters that it may have written.
 
     Whoever streams it owns it; a listener of the engine puts in.
@@ -44,8 +44,8 @@ class Heard:
         self.events: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.has_heard = False
 
-    def listener(self, index: int) -> "HeardInstance":
-        return HeardInstance(self, index)
+    def listener(self, index: int) -> "TokenListener":
+        return TokenListener(self, index)
 
     # What is said of it; under `/v2` otherwise.
 
@@ -68,10 +68,10 @@ class Heard:
         return event(orjson.loads(carry_problem(error).body), "error")
 
 
-class HeardInstance:
+class TokenListener:
     """The engine's listener for one instance."""
 
-    def __init__(self, heard: Heard, index: int) -> None:
+    def __init__(self, heard: TokenStream, index: int) -> None:
         self._heard = heard
         self._index = index
         self._has_written = False
@@ -87,7 +87,7 @@ class HeardInstance:
 
 
 async def stream(
-    context: Context, answering: Coroutine[Any, Any, Answer], heard: Heard
+    context: Context, answering: Coroutine[Any, Any, Answer], heard: TokenStream
 ) -> Response:
     """Answer with a stream. A client that leaves ends what is not committed yet.
 
@@ -112,7 +112,7 @@ async def stream(
 
 
 async def _events(
-    first: bytes | None, task: "asyncio.Task[Answer]", heard: Heard
+    first: bytes | None, task: "asyncio.Task[Answer]", heard: TokenStream
 ) -> AsyncIterator[bytes]:
     try:
         upcoming = first
@@ -125,7 +125,7 @@ async def _events(
         task.cancel()
 
 
-def _last(task: "asyncio.Task[Answer]", heard: Heard) -> list[bytes]:
+def _last(task: "asyncio.Task[Answer]", heard: TokenStream) -> list[bytes]:
     try:
         return heard.last_of(task.result())
     except CarryError as error:

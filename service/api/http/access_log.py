@@ -18,9 +18,9 @@ from service.api.request_ids import (
     named_in,
     request_id_of,
 )
-from service.api.request_scope import begin_trail, where_time_went
+from service.api.request_scope import begin_timing, where_time_went
 from service.api.v2.errors import unexpected_response
-from service.engine.timing import Trail, on
+from service.engine.timing import RequestTiming, on
 
 log = structlog.get_logger()
 
@@ -30,24 +30,29 @@ _UNTRACED = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v
 """What is asked every few seconds, by probes and Prometheus."""
 
 
-class Asked:
+class RequestScope:
     """A request, as far as it is known before it is answered."""
 
-    __slots__ = ("began_s", "caller", "is_endless", "method", "path", "request_id", "trail")
+    __slots__ = ("began_s", "caller", "is_endless", "method", "path", "request_id", "timing")
 
     def __init__(
-        self, method: str, path: str, request_id: str, trail: Trail | None, caller: Caller | None
+        self,
+        method: str,
+        path: str,
+        request_id: str,
+        timing: RequestTiming | None,
+        caller: Caller | None,
     ) -> None:
         self.method = method
         self.path = path
         self.request_id = request_id
-        self.trail = trail
+        self.timing = timing
         self.caller = caller
-        self.began_s = time.perf_counter() if trail is None else trail.began_s
+        self.began_s = time.perf_counter() if timing is None else timing.began_s
         self.is_endless = False  # answered by a stream of events
 
 
-class Observe:
+class AccessLog:
     """Times every request, answers our own defects, and logs what took long or failed."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
@@ -61,10 +66,10 @@ class Observe:
             await self._app(scope, receive, send)
             return
         status, path, headers = 0, scope["path"], dict(scope["headers"])
-        trail = None if path in _UNTRACED else begin_trail(self._context, headers)
+        timing = None if path in _UNTRACED else begin_timing(self._context, headers)
         request_id = request_id_of(headers.get(REQUEST_ID))
-        asked = Asked(scope["method"], path, request_id, trail, None)
-        added = headers_of(request_id, trail)
+        asked = RequestScope(scope["method"], path, request_id, timing, None)
+        added = headers_of(request_id, timing)
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -74,7 +79,7 @@ class Observe:
                 message = {**message, "headers": [*told, *added]}
             await send(message)
 
-        with known_by(request_id, trail, path), on(trail):
+        with known_by(request_id, timing, path), on(timing):
             try:
                 await self._app(scope, receive, watch)
             except ClientDisconnect:  # in the middle of its body: nobody is there to be answered
@@ -89,7 +94,7 @@ class Observe:
             asked.caller = scope.get("caller")
             self.answered(asked, route_of(scope), status)
 
-    def answered(self, asked: Asked, route: str, status: int) -> None:
+    def answered(self, asked: RequestScope, route: str, status: int) -> None:
         """Count an answer; tell its trace and the log of it, where there is reason to."""
         seconds = time.perf_counter() - asked.began_s
         method = asked.method if asked.method in _METHODS else "other"
@@ -97,22 +102,24 @@ class Observe:
         # A probe that is answered "not ready" is no failure, and comes every few seconds.
         is_worth_a_line = is_slow or (status >= 500 and route != "/readyz")
         exemplar = None
-        if asked.trail is not None and asked.trail.is_sampled:
-            exemplar = {"trace_id": str(asked.trail.trace_id)}
-            _end_trace(asked, asked.trail, method, route, status, seconds)
+        if asked.timing is not None and asked.timing.is_sampled:
+            exemplar = {"trace_id": str(asked.timing.trace_id)}
+            _end_trace(asked, asked.timing, method, route, status, seconds)
         elif is_worth_a_line:
             exemplar = {"request_id": asked.request_id}
         timed_s = None if asked.is_endless else seconds
         self._context.metrics.request_answered(method, route, status, timed_s, exemplar)
         if is_worth_a_line or self._logs_all:
-            with known_by(asked.request_id, asked.trail, asked.path):
+            with known_by(asked.request_id, asked.timing, asked.path):
                 said = self._said_of(asked, route, status, seconds)
                 if is_worth_a_line:
                     log.warning("slow or failed request", method=method, **said)
                 else:
                     log.debug("request", method=method, **said)
 
-    def _said_of(self, asked: Asked, route: str, status: int, seconds: float) -> dict[str, Any]:
+    def _said_of(
+        self, asked: RequestScope, route: str, status: int, seconds: float
+    ) -> dict[str, Any]:
         """Not the path: whoever mistakes it for the place of a key would have it logged."""
         said: dict[str, Any] = {"route": route, "status": status, "seconds": round(seconds, 6)}
         caller, session = asked.caller, named_in(asked.path).get("session")
@@ -120,8 +127,8 @@ class Observe:
             said["tenant"] = caller.tenant
             if session is not None:
                 said |= self._model_of(caller, session)
-        if asked.trail is not None:
-            said |= where_time_went(asked.trail, asked.began_s + seconds)
+        if asked.timing is not None:
+            said |= where_time_went(asked.timing, asked.began_s + seconds)
         return said
 
     def _model_of(self, caller: Caller, session: str) -> dict[str, str]:
@@ -131,7 +138,7 @@ class Observe:
 
 
 def _end_trace(
-    asked: Asked, trail: Trail, method: str, route: str, status: int, seconds: float
+    asked: RequestScope, timing: RequestTiming, method: str, route: str, status: int, seconds: float
 ) -> None:
     said: dict[str, str | int] = {
         "http.request.method": method if method in _METHODS else "_OTHER",
@@ -142,4 +149,4 @@ def _end_trace(
     session = named_in(asked.path).get("session")
     if session is not None:
         said["carry.session"] = session
-    trail.end(f"{method} {route}", trail.began_s + seconds, said, has_failed=status >= 500)
+    timing.end(f"{method} {route}", timing.began_s + seconds, said, has_failed=status >= 500)

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from service.api.http.fast_path import HotPath
+from service.api.http.fast_path import FastPath
 from service.api.http.half_closed import HalfClosedWatch
 from service.api.request_ids import early_problem
 from service.errors import CarryError, MalformedError, SlowRequestError, TooManyConnectionsError
@@ -47,7 +47,7 @@ class EndingConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        assert isinstance(self.app, HotPath), "service.app makes nothing else"
+        assert isinstance(self.app, FastPath), "service.app makes nothing else"
         self.served = self.app
         self._admitted = self.app.connections
         self._num_requests = 0  # that have come in whole

@@ -24,13 +24,13 @@ from service.api.codec.idempotency import IDEMPOTENCY_KEY
 from service.api.codec.schemas import StepBody
 from service.api.codec.validation import is_crowded, parse_body
 from service.api.context import Context
-from service.api.http.access_log import Asked, Observe
+from service.api.http.access_log import AccessLog, RequestScope
 from service.api.http.connection_limits import Connections
 from service.api.http.middleware import LimitBody, RequireJson
 from service.api.http.whole_bodies import hand_over_whole_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, headers_of, known_by, request_id_of
-from service.api.request_scope import begin_trail
+from service.api.request_scope import begin_timing
 from service.api.sessions.steps import (
     STEPS_PATH,
     BigBody,
@@ -51,7 +51,7 @@ _ROUTE = SimpleNamespace(path=STEPS_PATH)
 _STEPS = re.compile(r"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 
 
-class HotPath:
+class FastPath:
     """Answers steps itself and hands everything else to `app`."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
@@ -62,8 +62,8 @@ class HotPath:
         self._knows_origins = bool(settings.cors_origins)
         limited = LimitBody(self._answer_asgi, settings.max_body_bytes)
         guarded = RequireKey(RequireJson(limited), context.keys, context.rates)
-        self._observe = Observe(guarded, context)
-        self._refuse_head = Observe(OpenInferenceErrors(_answer_fault), context)
+        self._observe = AccessLog(guarded, context)
+        self._refuse_head = AccessLog(OpenInferenceErrors(_answer_fault), context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "fault" in scope:  # of its head, see `heads.py`
@@ -90,9 +90,9 @@ class HotPath:
 
         What it returns may be cancelled, if nobody waits for the answer any more; None: answered.
         """
-        trail = begin_trail(self.context, headers)
+        timing = begin_timing(self.context, headers)
         request_id = request_id_of(headers.get(REQUEST_ID))
-        asked = Asked("POST", f"/v1/sessions/{session}/steps", request_id, trail, caller)
+        asked = RequestScope("POST", f"/v1/sessions/{session}/steps", request_id, timing, caller)
 
         def answer(emit: Literal["last", "all"], outcome: Reply | CarryError) -> None:
             response: Response | Exception
@@ -106,7 +106,7 @@ class HotPath:
             self._finish(asked, response, on_answer)
 
         try:
-            future = submit_cached(self.context, caller, session, data, trail, answer)
+            future = submit_cached(self.context, caller, session, data, timing, answer)
         except Exception as error:  # the request's boundary
             self._finish(asked, error, on_answer)
             return None
@@ -116,21 +116,23 @@ class HotPath:
         return future
 
     async def _answer_slowly(
-        self, asked: Asked, caller: Caller, session: str, data: bytes, on_answer: OnAnswer
+        self, asked: RequestScope, caller: Caller, session: str, data: bytes, on_answer: OnAnswer
     ) -> None:
         """The whole way: the model is asked of the store, the body may be big or wrong."""
-        with known_by(asked.request_id, asked.trail, asked.path), on(asked.trail):
+        with known_by(asked.request_id, asked.timing, asked.path), on(asked.timing):
             response = await self._respond(caller, session, [data])
         self._finish(asked, response, on_answer)
 
-    def _finish(self, asked: Asked, outcome: Response | Exception, on_answer: OnAnswer) -> None:
+    def _finish(
+        self, asked: RequestScope, outcome: Response | Exception, on_answer: OnAnswer
+    ) -> None:
         if isinstance(outcome, Response):
             response = outcome
         else:
-            with known_by(asked.request_id, asked.trail, asked.path):
+            with known_by(asked.request_id, asked.timing, asked.path):
                 response = _problem(outcome, asked.path)
         self._observe.answered(asked, STEPS_PATH, response.status_code)
-        response.raw_headers += headers_of(asked.request_id, asked.trail)
+        response.raw_headers += headers_of(asked.request_id, asked.timing)
         on_answer(response)
 
     async def _answer_asgi(self, scope: Scope, receive: Receive, send: Send) -> None:

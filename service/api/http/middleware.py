@@ -152,7 +152,7 @@ _OTHER_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 class SecureHeaders:
     """Tells browsers to guess nothing, to frame nothing and to load nothing from elsewhere.
 
-    Steps on the short way have but what the server adds to every answer (`server.py`).
+    Steps on the fast path have but what the server adds to every answer (`server.py`).
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,6 +1,6 @@
-"""uvicorn's HTTP/1.1 protocol, with a short way for steps: no ASGI messages, one write an answer.
+"""uvicorn's HTTP/1.1 protocol, with a fast path for steps: no ASGI messages, one write an answer.
 
-Rule 1: a request goes the short way only if it is a plain step: HTTP/1.1 kept alive, its length and
+Rule 1: a request goes the fast path only if it is a plain step: HTTP/1.1 kept alive, its length and
         kind announced and ordinary, its key known, nothing before it on its connection unanswered,
         and the client reading its answers. Any other goes uvicorn's ordinary way, to the same
         application.

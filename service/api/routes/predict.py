@@ -19,7 +19,7 @@ from service.api.codec.examples import VECTOR_EXAMPLE
 from service.api.codec.generation import split_written
 from service.api.codec.schemas import PredictAnswer, PredictRequest
 from service.api.context import Context, InContext
-from service.api.events.generation import MEDIA_TYPE, Heard, InAccept, stream
+from service.api.events.generation import MEDIA_TYPE, InAccept, TokenStream, stream
 from service.api.events.generation import Answer as WrittenAnswer
 from service.api.problems import error_responses
 from service.engine.models.loaded_model import LoadedModel
@@ -74,7 +74,7 @@ async def _read_and_predict(
     version: str | None = None,
 ) -> Response:
     loaded = context.engine.registry.get(model, version)
-    reads = context.face(loaded).reads
+    reads = context.view_of(loaded).reads
     asked = await context.reader.call(read_predict, reads, parts, context.settings)
     options = ForecastOptions.of(loaded, asked.quantiles, asked.horizon)
     return await _answer(context, loaded, asked, options)
@@ -107,12 +107,12 @@ async def _predict(
 ) -> Response:
     model = context.engine.registry.get(name, version)
     options = ForecastOptions.of(model, body.quantiles, body.horizon)
-    asked = decode_predict(context.face(model).reads, body, context.settings)
+    asked = decode_predict(context.view_of(model).reads, body, context.settings)
     if MEDIA_TYPE not in accept or model.manifest.generate is None:
         return await _answer(context, model, asked, options)
-    heard = Heard()
+    heard = TokenStream()
     heard_of = [
-        (observations.heard_by(heard.listener(index)), start_s)
+        (observations.with_listener(heard.listener(index)), start_s)
         for index, (observations, start_s) in enumerate(asked.instances)
     ]
     answering = _answer_heard(context, model, asked._replace(instances=heard_of))

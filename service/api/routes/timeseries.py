@@ -207,7 +207,7 @@ def _instance(
             f"{where}.frequency",
             f"is {said.frequency}: expected {spec.frequency}, that of model {model.name!r}",
         )
-    start_s = decode_time(context.face(model).reads, said.start_timestamp, where)
+    start_s = decode_time(context.view_of(model).reads, said.start_timestamp, where)
     if start_s is None and model.time is not None:
         raise _invalid(
             f"{where}.start_timestamp",

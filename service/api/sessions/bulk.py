@@ -142,12 +142,12 @@ async def _decoded(
 ) -> StepRequest:
     model, where = await models.of(key), f"body.steps[{place}]"
     try:
-        return decode_step(context.face(model).reads, step, context.settings, where)
+        return decode_step(context.view_of(model).reads, step, context.settings, where)
     except CarryError:
         fresh = await models.afresh(key)
         if fresh is model:
             raise
-        return decode_step(context.face(fresh).reads, step, context.settings, where)
+        return decode_step(context.view_of(fresh).reads, step, context.settings, where)
 
 
 async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Response:

@@ -62,7 +62,7 @@ async def listen(
     after = record.step if last is None else last
     poll_s = context.settings.events_poll_s
     watch = context.engine.watch(key, record, after, poll_s)
-    opening = {"session": session, "step": record.step, "replay": record.opening.ring_size}
+    opening = {"session": session, "step": record.step, "replay": record.header.ring_size}
     first = [event(opening, "open", after)]
     if last_event_id is not None and last is None:  # what the client has is not known
         first.append(_gap(Gap(0, after)))

@@ -12,7 +12,7 @@ from service.api.codec.generation import decode_generate, split_written
 from service.api.codec.idempotency import InHeader, digest_of_key
 from service.api.codec.schemas import GenerateAnswer, GenerateBody
 from service.api.context import Context, InContext
-from service.api.events.generation import MEDIA_TYPE, Answer, Heard, InAccept, stream
+from service.api.events.generation import MEDIA_TYPE, Answer, InAccept, TokenStream, stream
 from service.api.problems import error_responses
 from service.api.sessions.steps import step_response
 
@@ -50,7 +50,7 @@ async def generate_on(
     """
     if MEDIA_TYPE not in accept:
         return (await _answer(context, caller, session, body, idempotency_key, None)).response
-    heard = Heard()
+    heard = TokenStream()
     answering = _answer(context, caller, session, body, idempotency_key, heard)
     return await stream(context, answering, heard)
 
@@ -61,7 +61,7 @@ async def _answer(
     session: str,
     body: GenerateBody,
     key: str | None,
-    heard: Heard | None,
+    heard: TokenStream | None,
 ) -> Answer:
     model = await context.engine.model_of(context.key(caller, session), is_fresh=True)
     listener = None if heard is None else heard.listener(0)

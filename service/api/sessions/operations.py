@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 
 from service.api.auth.middleware import InCaller
-from service.api.codec.encode import Json, json_response, present_reply, rfc3339
+from service.api.codec.encode import Json, encode_reply, json_response, rfc3339
 from service.api.codec.examples import FORK_EXAMPLES, REWIND_EXAMPLES, UPGRADE_EXAMPLES
 from service.api.codec.idempotency import InHeader, name_by_key
 from service.api.codec.schemas import (
@@ -102,28 +102,28 @@ def _upgrade_of(context: Context, reply: Reply, policy: str) -> Json:
     """What an upgrade did, with the prediction of a replay."""
     registry, before = context.engine.registry, reply.before or reply.record
     told: Json = {
-        "from_version": before.opening.version,
+        "from_version": before.header.version,
         "policy": policy,
         "replayed": len(reply.record.kept.observations) if reply.outputs else 0,
         "divergence": None,
     }
     if not reply.outputs:
         return told
-    after = registry.get_for_reply(reply.record.opening)
-    old = registry.find_for_session(before.opening)
+    after = registry.get_for_reply(reply.record.header)
+    old = registry.find_for_session(before.header)
     told["divergence"] = divergence(old, last_prediction(before), after, reply.outputs)
-    return told | present_reply(after, reply, "last", context.face(after).whole_forecast)
+    return told | encode_reply(after, reply, "last", context.view_of(after).whole_forecast)
 
 
 def opened_response(reply: Reply) -> Response:
     """201 for a session that is new under its name, 200 for one that took another's place."""
-    location = {"Location": f"/v1/sessions/{reply.record.opening.name}"}
+    location = {"Location": f"/v1/sessions/{reply.record.header.name}"}
     status = 201 if reply.is_new else 200
     return json_response(_described(reply), status, location | replay_header(reply))
 
 
 def _described(reply: Reply) -> Json:
-    opening = reply.record.opening
+    opening = reply.record.header
     return {
         "session": opening.name,
         "model": opening.model,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Path, Query, Response
 from service.api.auth.keys import Caller
 from service.api.auth.middleware import InCaller
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
-from service.api.codec.decode import NoSuchReads, decode_create, read_create
+from service.api.codec.decode import UnknownModel, decode_create, read_create
 from service.api.codec.encode import Json, json_response, present_session
 from service.api.codec.examples import CREATE_EXAMPLES, PREVIEW_EXAMPLES, STEP_EXAMPLES
 from service.api.codec.fields import SessionName
@@ -38,7 +38,7 @@ async def _read_and_create(
     context: Context, caller: Caller, parts: list[bytes], key: str | None
 ) -> Response:
     read = await context.reader.call(read_create, context.catalog(), parts, context.settings)
-    if isinstance(read, NoSuchReads):
+    if isinstance(read, UnknownModel):
         context.engine.registry.get(read.model, read.version)  # raises, and says what is loaded
         assert False, "the catalog holds every loaded model"  # noqa: B011, PT015 -- our own bug
     return await _create(context, caller, *read, key)
@@ -71,7 +71,7 @@ async def create_session(
     an Idempotency-Key makes it the same session.
     """
     model = context.engine.registry.get(body.model, body.version)
-    request = decode_create(context.face(model).reads, body, context.settings)
+    request = decode_create(context.view_of(model).reads, body, context.settings)
     return await _create(context, caller, body.session, request, key)
 
 
@@ -156,7 +156,7 @@ async def list_sessions(
     now = await context.engine.store.now()
     page = {
         "sessions": [_detail(context, record, now) for record in records[:limit]],
-        "next_cursor": records[limit - 1].opening.name if len(records) > limit else None,
+        "next_cursor": records[limit - 1].header.name if len(records) > limit else None,
     }
     return json_response(page)
 
@@ -178,7 +178,7 @@ async def _create(
             f"another request came under this Idempotency-Key and opened session {name!r}: repeat"
             " it as it was, or take a new key"
         ) from error
-    opening = reply.record.opening
+    opening = reply.record.header
     named = {"session": name, "model": opening.model, "version": opening.version}
     answer = named | step_answer(context, reply, "last")
     headers = {"Location": f"/v1/sessions/{name}"} | replay_header(reply)
@@ -186,7 +186,7 @@ async def _create(
 
 
 def _detail(context: Context, record: Record, now: float) -> Json:
-    opening = record.opening
+    opening = record.header
     loaded = context.engine.registry.find_for_session(opening)
     norms = loaded.layout.norms(record.state) if loaded else {}
     return present_session(record, norms, now)

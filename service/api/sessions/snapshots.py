@@ -16,7 +16,7 @@ from service.api.sessions.routes import InPath
 from service.engine.session.requests import RestoreRequest
 from service.errors import SnapshotRefusedError, TooLargeError, UnsupportedMediaTypeError
 from service.settings import Settings
-from service.stores.record.history import Keeps
+from service.stores.record.history import HistoryPolicy
 from service.stores.record.record import Record
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
@@ -88,10 +88,10 @@ async def restore_snapshot(
 
 def _require_allowed(sealed: Record, limits: Settings) -> None:
     """Hold a session that was opened elsewhere to what may be opened here."""
-    keeps = sealed.opening.keeps or Keeps()
+    keeps = sealed.header.keeps or HistoryPolicy()
     for name, value, setting, most in (
         ("ttl_s", sealed.ttl_s, "CARRY_MAX_TTL_S", limits.max_ttl_s),
-        ("replay", sealed.opening.ring_size, "CARRY_MAX_REPLAY", limits.max_replay),
+        ("replay", sealed.header.ring_size, "CARRY_MAX_REPLAY", limits.max_replay),
         ("checkpoints", keeps.checkpoints, "CARRY_MAX_CHECKPOINTS", limits.max_checkpoints),
         (
             "keep_observations",
@@ -105,12 +105,12 @@ def _require_allowed(sealed: Record, limits: Settings) -> None:
                 f"{name} of the snapshot: expected at most {most:.15g}, found {value:.15g}; raise"
                 f" {setting}, or restore it where it was taken"
             )
-    if sealed.opening.start_s is not None and abs(sealed.opening.start_s) > NANOSECOND_RANGE_S:
+    if sealed.header.start_s is not None and abs(sealed.header.start_s) > NANOSECOND_RANGE_S:
         raise SnapshotRefusedError(
             f"start of the snapshot: expected a time from 1824 to 2116, found"
-            f" {sealed.opening.start_s} s; take another one"
+            f" {sealed.header.start_s} s; take another one"
         )
-    if len(orjson.dumps(sealed.opening.metadata)) > MAX_METADATA_BYTES:
+    if len(orjson.dumps(sealed.header.metadata)) > MAX_METADATA_BYTES:
         raise SnapshotRefusedError(
             f"metadata of the snapshot: expected at most {MAX_METADATA_BYTES} bytes; take another"
         )

@@ -10,7 +10,7 @@ from fastapi import Response
 from service.api.auth.keys import Caller
 from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.codec.decode import decode_step, read_step
-from service.api.codec.encode import Json, json_response, present_reply, rfc3339
+from service.api.codec.encode import Json, encode_reply, json_response, rfc3339
 from service.api.codec.idempotency import digest_of_key
 from service.api.codec.schemas import Observed, StepBody
 from service.api.codec.validation import is_crowded, parse_body
@@ -18,7 +18,7 @@ from service.api.context import Context
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.session.requests import StepRequest
 from service.engine.session.rules import Reply
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import CarryError
 
 STEPS_PATH = "/v1/sessions/{session}/steps"
@@ -76,7 +76,7 @@ def submit_cached(
     caller: Caller,
     session: str,
     data: bytes,
-    trail: Trail | None,
+    timing: RequestTiming | None,
     on_reply: OnReply,
 ) -> "asyncio.Future[Any] | None":
     """Submit a step of a session whose model is known here, from a body that is as it should be.
@@ -94,10 +94,10 @@ def submit_cached(
     context.engine.refuse_if_full(model)
     try:
         body = parse_body(StepBody, data)
-        request = decode_step(context.face(model).reads, body, context.settings)
+        request = decode_step(context.view_of(model).reads, body, context.settings)
     except CarryError:  # said again, better, on the whole way
         return None
-    return context.engine.submit(key, request, trail, partial(on_reply, request.emit))
+    return context.engine.submit(key, request, timing, partial(on_reply, request.emit))
 
 
 def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:
@@ -108,12 +108,12 @@ def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) 
 def step_answer(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Json:
     """The members that every answer to a step has."""
     record = reply.record
-    model = context.engine.registry.get_for_reply(record.opening)
+    model = context.engine.registry.get_for_reply(record.header)
     return {
-        "session": record.opening.name,
+        "session": record.header.name,
         "step": reply.step,
         "expires_at": rfc3339(record.expires_at),
-    } | present_reply(model, reply, emit, context.face(model).whole_forecast)
+    } | encode_reply(model, reply, emit, context.view_of(model).whole_forecast)
 
 
 def replay_header(reply: Reply) -> dict[str, str]:
@@ -123,7 +123,7 @@ def replay_header(reply: Reply) -> dict[str, str]:
 async def _request_of(
     context: Context, model: LoadedModel, body: Observed | BigBody
 ) -> StepRequest:
-    reads, limits = context.face(model).reads, context.settings
+    reads, limits = context.view_of(model).reads, context.settings
     if isinstance(body, BigBody):
         return await context.reader.call(read_step, reads, body.schema, body.parts, limits)
     return decode_step(reads, body, limits)

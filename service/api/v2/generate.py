@@ -22,7 +22,7 @@ from service.api.auth.middleware import InCaller
 from service.api.codec.encode import json_response
 from service.api.codec.generation import split_written
 from service.api.context import Context, InContext
-from service.api.events.generation import Answer, Heard, stream
+from service.api.events.generation import Answer, TokenStream, stream
 from service.api.events.sse import event
 from service.api.v2.errors import Asked, error_json
 from service.api.v2.generate_body import GenerateRequest, read_generate
@@ -74,7 +74,7 @@ async def generate_stream_with_version(
     return await _stream(context, caller, model, version, request)
 
 
-class _Pieces(Heard):
+class _Pieces(TokenStream):
     """Characters of one request as events of the protocol. The task that answers sets the rest."""
 
     def __init__(self, asked: Asked) -> None:
@@ -166,7 +166,7 @@ async def _write(
     head = _head(model, asked)
     if heard is not None:
         heard.head, heard.task = head, asyncio.current_task()
-        observations = observations.heard_by(heard.listener(0))
+        observations = observations.with_listener(heard.listener(0))
     if sequence is None:
         [packed] = await engine.predict(model, [(observations, None)], "last")
         return model, head, split_written(model, packed)[1]
@@ -181,7 +181,7 @@ async def _write(
             restarts=context.settings.v2_start == "restart", asked_at=asked_at,
         ),
     )  # fmt: skip
-    model = engine.registry.get_for_reply(reply.record.opening)
+    model = engine.registry.get_for_reply(reply.record.header)
     head = _head(model, asked) | {"parameters": sequence.told(reply.step)}
     if heard is not None:
         heard.head = head

@@ -157,7 +157,7 @@ async def _run(
         asked_at=asked_at,
     )
     told = sequence.told(reply.step)
-    return [reply.outputs], told, context.engine.registry.get_for_reply(reply.record.opening)
+    return [reply.outputs], told, context.engine.registry.get_for_reply(reply.record.header)
 
 
 def _emit(model: LoadedModel, parameters: dict[str, Any]) -> Literal["last", "all"]:

@@ -1,4 +1,4 @@
-"""Frames of a WebSocket told apart: plain text goes a short way, any other frame to the library.
+"""Frames of a WebSocket told apart: plain text goes a fast path, any other frame to the library.
 
 Rule 1: nothing of a frame is judged here but whether it is plain: text, whole (FIN), with no
         reserved bit. Any other is handed on as it came, for the library to read or to refuse.

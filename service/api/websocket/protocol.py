@@ -26,7 +26,7 @@ from websockets.protocol import State
 
 from service.api.auth.key_watch import WatchedKey
 from service.api.http.connection_end import LINGER_BYTES, LINGER_S
-from service.api.http.fast_path import HotPath
+from service.api.http.fast_path import FastPath
 from service.api.problems import carry_problem, http_problem, unexpected_problem
 from service.api.request_ids import REQUEST_ID, known_by, request_id_of
 from service.api.stream_admission import SUBPROTOCOL, admit, authorization_of, offered
@@ -75,7 +75,7 @@ class StreamProtocol(EndingProtocol):
             self._connect(event, match)
 
     def connection_made(self, transport: BaseTransport) -> None:
-        assert isinstance(self.app, HotPath), "service.app makes nothing else"
+        assert isinstance(self.app, FastPath), "service.app makes nothing else"
         self.context = self.app.context
         super().connection_made(transport)
 

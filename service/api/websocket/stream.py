@@ -31,7 +31,7 @@ from service.api.context import Context
 from service.api.sessions.steps import reply_to_step, step_answer
 from service.api.websocket.timing import StreamFollower
 from service.engine.session.rules import Reply
-from service.engine.timing import Trail, on
+from service.engine.timing import RequestTiming, on
 from service.errors import CarryError
 from service.stores.record.record import Key, Record
 
@@ -52,14 +52,14 @@ class Wire(Protocol):
 class _Message:
     """A message that has no answer yet, or whose answer waits for those before it."""
 
-    __slots__ = ("answer", "body", "echo", "num_bytes", "trail", "work")
+    __slots__ = ("answer", "body", "echo", "num_bytes", "timing", "work")
 
     def __init__(self, body: StepBody | None, echo: dict[str, Any], num_bytes: int) -> None:
         self.body = body
         self.echo = echo
         self.num_bytes = num_bytes
         self.answer: bytes | None = None
-        self.trail: Trail | None = None
+        self.timing: RequestTiming | None = None
         self.work: asyncio.Future[Any] | None = None
 
 
@@ -112,7 +112,7 @@ class Stream:
     @staticmethod
     def hello(record: Record) -> bytes:
         """What a client of one session gets first: where to go on."""
-        name, ring_size = record.opening.name, record.opening.ring_size
+        name, ring_size = record.header.name, record.header.ring_size
         return orjson.dumps({"session": name, "step": record.step, "replay": ring_size})
 
     def take(self, data: bytes) -> None:
@@ -212,20 +212,20 @@ class Stream:
         if model is None:
             return False
         try:
-            request = decode_step(context.face(model).reads, body, context.settings)
+            request = decode_step(context.view_of(model).reads, body, context.settings)
         except CarryError:  # the cached model may be that of an earlier session of this name
             return False
-        message.trail = trail = self._follower.begin()
+        message.timing = timing = self._follower.begin()
         on_reply = partial(self._on_reply, channel, message, request.emit)
-        message.work = context.engine.submit(channel.key, request, trail, on_reply)
+        message.work = context.engine.submit(channel.key, request, timing, on_reply)
         return True
 
     def _begin_slowly(self, channel: _Channel, message: _Message, body: StepBody) -> None:
         """The same by a task; the others of this session wait for its answer."""
         channel.is_asking = True
         reply = reply_to_step(self._context, self._caller, channel.session, body)
-        message.trail = self._follower.begin()
-        with on(message.trail):
+        message.timing = self._follower.begin()
+        with on(message.timing):
             message.work = task = asyncio.ensure_future(reply)
         task.add_done_callback(partial(self._on_slow_reply, channel, message))
 
@@ -266,10 +266,10 @@ class Stream:
             echo = message.echo | {"session": channel.session}
             if message.body is not None and message.body.step is not None:
                 echo["step"] = message.body.step
-            message.answer = self._follower.problem(failure, echo, message.trail)
+            message.answer = self._follower.problem(failure, echo, message.timing)
         message.work = None
-        if message.trail is not None:
-            self._follower.answered(channel.session, message.trail, failure)
+        if message.timing is not None:
+            self._follower.answered(channel.session, message.timing, failure)
         self._answer_in_order(channel)
         if channel.waiting:
             self._pump(channel)

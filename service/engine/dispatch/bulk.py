@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from service.engine.dispatch.request_task import Turn
+from service.engine.dispatch.request_task import RequestTask
 from service.engine.inference.admission import Admission
 from service.engine.session.requests import SessionRequest
 from service.engine.session.rules import Reply
@@ -24,8 +24,8 @@ from service.errors import CarryError, SkippedError
 from service.stores.record.record import Key, PackedOutputs, Record
 
 if TYPE_CHECKING:  # they know each other
-    from service.engine.dispatch.dispatcher import Turns
-    from service.engine.dispatch.session_queues import Lanes
+    from service.engine.dispatch.dispatcher import Dispatcher
+    from service.engine.dispatch.session_queues import SessionQueues
 
 _WINDOW = 1024
 
@@ -50,16 +50,16 @@ class Bulk(ABC):
         num_outcomes: int,
         future: "asyncio.Future[Outcomes]",
         deadline: float,
-        lanes: "Lanes",
-        turns: "Turns",
+        queues: "SessionQueues",
+        dispatcher: "Dispatcher",
     ) -> None:
         self.future = future
         self.deadline = deadline
         self.failed: set[Key] = set()
-        self.trail = CURRENT.get()
+        self.timing = CURRENT.get()
         self.admission = Admission()
-        self._lanes = lanes
-        self._turns = turns
+        self._queues = queues
+        self._dispatcher = dispatcher
         self._outcomes = Outcomes([-1] * num_outcomes, [b""] * num_outcomes)
         self._num_left = num_outcomes
         self._is_begin_due = False
@@ -101,10 +101,10 @@ class BulkRequests(Bulk):
         requests: Sequence[tuple[Key, SessionRequest]],
         future: "asyncio.Future[Outcomes]",
         deadline: float,
-        lanes: "Lanes",
-        turns: "Turns",
+        queues: "SessionQueues",
+        dispatcher: "Dispatcher",
     ) -> None:
-        super().__init__(len(requests), future, deadline, lanes, turns)
+        super().__init__(len(requests), future, deadline, queues, dispatcher)
         self._requests = requests
         self._num_begun = 0
 
@@ -144,11 +144,11 @@ class BulkRequests(Bulk):
 
     def _begin_one(self, place: int) -> None:
         key, request = self._requests[place]
-        lane = self._lanes.lane_of(key)
-        turn = BulkTurn(lane, request, self.future, self.deadline, self.trail)
-        turn.bulk, turn.place = self, place
+        queue = self._queues.queue_of(key)
+        task = BulkTask(queue, request, self.future, self.deadline, self.timing)
+        task.bulk, task.place = self, place
         try:
-            self._turns.join(turn)
+            self._dispatcher.join(task)
         except CarryError as error:
             self.take(place, error)
 
@@ -157,7 +157,7 @@ class BulkRequests(Bulk):
         return self._num_begun < len(self._requests)
 
 
-class BulkTurn(Turn):
+class BulkTask(RequestTask):
     """One request of a bulk; `future` is that of all."""
 
     __slots__ = ("bulk", "place")
@@ -170,8 +170,8 @@ class BulkTurn(Turn):
         return self.bulk.admission
 
     def is_wanted(self) -> bool:
-        if self.lane.key in self.bulk.failed:
-            self.end(skipped(self.lane.key))
+        if self.queue.key in self.bulk.failed:
+            self.end(skipped(self.queue.key))
             return False
         return not self.future.done()
 

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from service.engine.dispatch.bulk import BulkRequests, BulkTurn
+from service.engine.dispatch.bulk import BulkRequests, BulkTask
 from service.engine.dispatch.row_group import RowGroup
-from service.engine.dispatch.session_queues import Lane
+from service.engine.dispatch.session_queues import SessionQueue
 from service.engine.inference.admission import Admission
 from service.engine.inference.refusals import too_late
 from service.engine.inference.worker import Worker
 from service.engine.session.requests import Observations, StepRequest
 from service.engine.session.rules import Reply
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import CarryError, QueueFullError
 from service.stores.record.record import Key, Record
 
 if TYPE_CHECKING:
-    from service.engine.dispatch.dispatcher import Turns
+    from service.engine.dispatch.dispatcher import Dispatcher
 
 _MAX_ROWS = 64
 
@@ -48,27 +48,29 @@ class BulkRows(BulkRequests):
     def _begin_some(self, places: range) -> None:
         groups: dict[Worker, BulkGroup] = {}
         keys, steps = self._requests.keys, self._requests.steps
-        lane_of, num_values = self._lanes.lane_of, self._requests.rows.shape[1]
+        queue_of, num_values = self._queues.queue_of, self._requests.rows.shape[1]
         for place in places:
-            lane, step = lane_of(keys[place]), steps[place]
-            worker = lane.worker
+            queue, step = queue_of(keys[place]), steps[place]
+            worker = queue.worker
             if (
                 worker is None
-                or not lane.is_plain
-                or lane.head is not None
-                or (step is not None and step != lane.step)
-                or (self.failed and lane.key in self.failed)
+                or not queue.is_plain
+                or queue.head is not None
+                or (step is not None and step != queue.step)
+                or (self.failed and queue.key in self.failed)
             ):
                 self._begin_one(place)
                 continue
             group = groups.get(worker)
             if group is None:
-                group = groups[worker] = BulkGroup(self, self._turns, worker, self._requests.rows)
-            if not group.head(lane, num_values):
+                group = groups[worker] = BulkGroup(
+                    self, self._dispatcher, worker, self._requests.rows
+                )
+            if not group.head(queue, num_values):
                 self._begin_one(place)
                 continue
             group.places.append(place)
-            if len(group.lanes) == _MAX_ROWS:
+            if len(group.queues) == _MAX_ROWS:
                 groups.pop(worker).submit()
         for group in groups.values():
             group.submit()
@@ -83,13 +85,13 @@ class BulkRows(BulkRequests):
                 number += 1
         self._took(number)
 
-    def alone(self, lane: Lane, place: int) -> None:
-        """Begin again, alone and at the head of its lane, a row that could not go with others."""
+    def alone(self, queue: SessionQueue, place: int) -> None:
+        """Begin again, alone and at the head of its queue, a row that could not go with others."""
         _, request = self._requests[place]
-        turn = BulkTurn(lane, request, self.future, self.deadline, self.trail)
-        turn.bulk, turn.place = self, place
-        lane.head = turn
-        self._turns.begin(turn)
+        task = BulkTask(queue, request, self.future, self.deadline, self.timing)
+        task.bulk, task.place = self, place
+        queue.head = task
+        self._dispatcher.begin(task)
 
 
 class BulkGroup(RowGroup):
@@ -97,8 +99,10 @@ class BulkGroup(RowGroup):
 
     __slots__ = ("_bulk", "_rows", "places")
 
-    def __init__(self, bulk: BulkRows, turns: "Turns", worker: Worker, rows: np.ndarray) -> None:
-        super().__init__(turns, worker)
+    def __init__(
+        self, bulk: BulkRows, dispatcher: "Dispatcher", worker: Worker, rows: np.ndarray
+    ) -> None:
+        super().__init__(dispatcher, worker)
         self._bulk = bulk
         self._rows = rows
         self.deadline = bulk.deadline
@@ -107,8 +111,8 @@ class BulkGroup(RowGroup):
     def submit(self) -> None:
         try:
             self.worker.submit_group(self)
-            for trail in self.trails:
-                trail.queued(self.worker.model)
+            for timing in self.timings:
+                timing.queued(self.worker.model)
         except QueueFullError as error:
             self.fail(error)
 
@@ -125,8 +129,8 @@ class BulkGroup(RowGroup):
         return self._bulk.admission
 
     @property
-    def trails(self) -> Collection[Trail]:
-        return () if self._bulk.trail is None else (self._bulk.trail,)
+    def timings(self) -> Collection[RequestTiming]:
+        return () if self._bulk.timing is None else (self._bulk.timing,)
 
     @property
     def is_full(self) -> bool:
@@ -137,7 +141,7 @@ class BulkGroup(RowGroup):
         if not (self._bulk.future.done() or now > self.deadline):
             return 0
         self.fail(too_late())
-        self.lanes.clear()
+        self.queues.clear()
         return num_rows
 
     def values(self) -> np.ndarray:
@@ -149,12 +153,12 @@ class BulkGroup(RowGroup):
     def answer_committed(self, places: list[int], records: list[Record], steps: list[int]) -> None:
         num_bytes = self.worker.model.runner.outputs.step_bytes
         outputs = [record.data[-num_bytes:] for record in records]
-        for trail in self.trails:
-            trail.committed()
+        for timing in self.timings:
+            timing.committed()
         self._bulk.took_group([self.places[place] for place in places], steps, outputs)
 
     def alone(self, place: int) -> None:
-        self._bulk.alone(self.lanes[place], self.places[place])
+        self._bulk.alone(self.queues[place], self.places[place])
 
     def forget(self, place: int) -> None:
         super().forget(place)

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.engine.dispatch.bulk import Bulk, BulkTurn, Outcomes, skipped
+from service.engine.dispatch.bulk import Bulk, BulkTask, Outcomes, skipped
 from service.engine.session.requests import Observations, StepRequest
 from service.engine.session.rules import Reply
 from service.errors import CarryError, InvalidInputError, ModelFailedError, NotFiniteError
 from service.stores.record.record import Key
 
 if TYPE_CHECKING:  # they know each other
-    from service.engine.dispatch.dispatcher import Turns
-    from service.engine.dispatch.session_queues import Lanes
+    from service.engine.dispatch.dispatcher import Dispatcher
+    from service.engine.dispatch.session_queues import SessionQueues
 
 _MAX_UNDER_WAY = 8192
 _MAY_BE_ONE_ROW = (InvalidInputError, ModelFailedError, NotFiniteError)
@@ -84,10 +84,10 @@ class BulkRuns(Bulk):
         requests: RunRequests,
         future: "asyncio.Future[Outcomes]",
         deadline: float,
-        lanes: "Lanes",
-        turns: "Turns",
+        queues: "SessionQueues",
+        dispatcher: "Dispatcher",
     ) -> None:
-        super().__init__(len(requests), future, deadline, lanes, turns)
+        super().__init__(len(requests), future, deadline, queues, dispatcher)
         self._requests = requests
         self._waiting = requests.runs()
         self._ready = deque(self._waiting)
@@ -139,8 +139,8 @@ class BulkRuns(Bulk):
 
     def _next_run(self, key: Key) -> Run:
         """No longer than from one checkpoint of its session to the next."""
-        run, cached = self._waiting[key].popleft(), self._lanes.cached(key)
-        keeps = cached and cached.opening.keeps
+        run, cached = self._waiting[key].popleft(), self._queues.cached(key)
+        keeps = cached and cached.header.keeps
         if keeps and keeps.checkpoints and len(run) > keeps.checkpoint_every:
             self._waiting[key].appendleft(run[keeps.checkpoint_every :])
             run = run[: keeps.checkpoint_every]
@@ -149,12 +149,12 @@ class BulkRuns(Bulk):
     def _begin_run(self, key: Key, run: Run) -> None:
         self._under_way[run[0]] = key, run
         self._num_under_way += len(run)
-        lane = self._lanes.lane_of(key)
+        queue = self._queues.queue_of(key)
         request = self._requests.request_of(run)
-        turn = BulkTurn(lane, request, self.future, self.deadline, self.trail)
-        turn.bulk, turn.place = self, run[0]
+        task = BulkTask(queue, request, self.future, self.deadline, self.timing)
+        task.bulk, task.place = self, run[0]
         try:
-            self._turns.join(turn)
+            self._dispatcher.join(task)
         except CarryError as error:
             self.take(run[0], error)
 

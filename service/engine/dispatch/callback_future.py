@@ -9,7 +9,7 @@ from service.errors import CarryError
 OnEnd = Callable[[Reply | CarryError], None]
 
 
-class Told(asyncio.Future[None]):
+class CallbackFuture(asyncio.Future[None]):
     """Calls `on_end` with a reply or an error, once; never after it was cancelled.
 
     By itself it says only that this is over, so an error in it is not one that nobody asked for.

@@ -16,8 +16,8 @@ import numpy as np
 from service.contract.text import NO_TEXT, UNREAD
 from service.engine.dispatch.decisions import decide_turn, num_steps_made, written
 from service.engine.dispatch.group_commit import Committer
-from service.engine.dispatch.request_task import Turn
-from service.engine.dispatch.session_queues import Lane, Lanes
+from service.engine.dispatch.request_task import RequestTask
+from service.engine.dispatch.session_queues import SessionQueue, SessionQueues
 from service.engine.dispatch.step_group import StepGroup
 from service.engine.graph.runner import BatchResult
 from service.engine.inference.worker import Worker
@@ -33,7 +33,7 @@ from service.engine.session.rules import (
     stepped_alike,
 )
 from service.engine.session.starts import leaves_nothing
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import (
     CarryError,
     ContentionError,
@@ -41,7 +41,7 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.stores.base import Store, Write
-from service.stores.record.record import STATE_AT, Origin, Record
+from service.stores.record.record import STATE_AT, ModelFingerprint, Record
 from service.wordings import case
 
 _MAX_LOST_RACES = 50
@@ -49,105 +49,105 @@ _FEW = 6
 """Turns that are committed faster one by one than by columns."""
 
 
-class Turns:
-    """Brings the turn at the head of a lane to its end, then begins the next."""
+class Dispatcher:
+    """Brings the turn at the head of a session queue to its end, then begins the next."""
 
     def __init__(
         self,
         registry: Registry,
         workers: Workers,
         store: Store,
-        lanes: Lanes,
+        queues: SessionQueues,
         observer: Observer,
     ) -> None:
         self._registry = registry
         self._workers = workers
         self._store = store
-        self.lanes = lanes
+        self.queues = queues
         self.observer = observer
         self.committer = Committer(store, observer)
         self._open: dict[Worker, StepGroup] = {}
         self._loads: set[asyncio.Task[None]] = set()
 
-    def join(self, turn: Turn) -> None:
+    def join(self, task: RequestTask) -> None:
         """Take a turn up, behind the others of its session.
 
         Raises:
             QueueFullError: too many of them wait already.
         """
-        if self.lanes.join(turn):
-            self.begin(turn)
+        if self.queues.join(task):
+            self.begin(task)
 
     def gather(
         self,
-        lane: Lane,
+        queue: SessionQueue,
         request: StepRequest,
         future: "asyncio.Future[Reply]",
         deadline: float,
-        trail: Trail | None,
+        timing: RequestTiming | None,
     ) -> bool:
         """Take up a single step (`is_single`) with others; False if it must go as a turn.
 
         Raises:
             QueueFullError: its model has too much to do.
         """
-        worker = lane.worker
+        worker = queue.worker
         if worker is None:
             return False
         group = self._open.get(worker)
         if group is None or not group.is_open:
             group = self._open[worker] = StepGroup(self, worker)
-        return group.add(lane, request, future, deadline, trail)
+        return group.add(queue, request, future, deadline, timing)
 
     async def forget_worker(self, worker: Worker) -> None:
-        """Give a worker no more steps: every lane finds its own anew."""
-        await self.lanes.forget_worker(worker)
+        """Give a worker no more steps: every session queue finds its own anew."""
+        await self.queues.forget_worker(worker)
         self._open.pop(worker, None)
 
     # A turn begins: decide, from the cache if that may be enough, else from the store.
 
-    def begin(self, turn: Turn) -> None:
-        """`turn` has come to the head of its lane."""
-        if not turn.is_wanted():
-            self.next(turn.lane)
+    def begin(self, task: RequestTask) -> None:
+        """`turn` has come to the head of its session queue."""
+        if not task.is_wanted():
+            self.next(task.queue)
             return
-        lane = turn.lane
-        if lane.record is not None and may_apply(turn.request, lane.record, lane.step):
+        queue = task.queue
+        if queue.record is not None and may_apply(task.request, queue.record, queue.step):
             try:
-                self._run(turn, lane.record, lane.record, turn.request.observations)
+                self._run(task, queue.record, queue.record, task.request.observations)
             except Exception:  # noqa: S110 -- a guess led here: the store knows the truth
                 pass
             else:
                 return
-        self._decide_from_store(turn)
+        self._decide_from_store(task)
 
-    def _decide_from_store(self, turn: Turn) -> None:
-        task = asyncio.create_task(self._load_and_decide(turn))
-        self._loads.add(task)
-        task.add_done_callback(self._loads.discard)
+    def _decide_from_store(self, task: RequestTask) -> None:
+        loading = asyncio.create_task(self._load_and_decide(task))
+        self._loads.add(loading)
+        loading.add_done_callback(self._loads.discard)
 
-    async def _load_and_decide(self, turn: Turn) -> None:
+    async def _load_and_decide(self, task: RequestTask) -> None:
         try:
-            found = await self._store.load(turn.lane.key)
-            self.lanes.remember(turn.lane, found)
-            decision = await decide_turn(turn, found, self._store, self._registry)
+            found = await self._store.load(task.queue.key)
+            self.queues.remember(task.queue, found)
+            decision = await decide_turn(task, found, self._store, self._registry)
             if isinstance(decision, Apply):
-                turn.expired = decision.expired
-                observations = decision.fed or turn.request.observations
-                self._run(turn, decision.base, decision.replaces, observations)
+                task.expired = decision.expired
+                observations = decision.fed or task.request.observations
+                self._run(task, decision.base, decision.replaces, observations)
             else:
-                self._end(turn, decision.reply)
+                self._end(task, decision.reply)
         except CarryError as error:
-            self._end(turn, error)
+            self._end(task, error)
         except Exception as error:  # a task's boundary: the client must get an answer
-            self.lanes.remember(turn.lane, None)
-            self._end(turn, _unexpected(error))
+            self.queues.remember(task.queue, None)
+            self._end(task, _unexpected(error))
 
     # Run what was decided.
 
     def _run(
         self,
-        turn: Turn,
+        task: RequestTask,
         base: Record,
         replaces: Record | None,
         observations: Observations | None,
@@ -157,182 +157,188 @@ class Turns:
         Raises:
             CarryError: the model is gone, the input does not fit it, or its queue is full.
         """
-        turn.base, turn.replaces = base, replaces
-        request, lane = turn.request, turn.lane
+        task.base, task.replaces = base, replaces
+        request, queue = task.request, task.queue
         if observations is None:
-            turn.cursor, turn.outputs = UNREAD, b""
-            self._commit_one(turn, base.state)
+            task.cursor, task.outputs = UNREAD, b""
+            self._commit_one(task, base.state)
             return
-        worker = lane.worker or self._worker_for(turn, base)
+        worker = queue.worker or self._worker_for(task, base)
         model = worker.model
-        step = lane.step if base is lane.record else base.step
+        step = queue.step if base is queue.record else base.step
         cursor = NO_TEXT if model.codec is None else base.cursor
         state = base.data[STATE_AT : STATE_AT + model.layout.row_bytes]
-        start_s = base.opening.start_s
-        turn.cursor = feed(turn, model, start_s, step, cursor, state, observations, request.emit)
+        start_s = base.header.start_s
+        task.cursor = feed(task, model, start_s, step, cursor, state, observations, request.emit)
         if request.is_preview or request.key is not None or observations.final:
-            turn.is_simple = False
-        worker.submit(turn)
+            task.is_simple = False
+        worker.submit(task)
 
-    def _worker_for(self, turn: Turn, base: Record) -> Worker:
+    def _worker_for(self, task: RequestTask, base: Record) -> Worker:
         """The worker of a record's model, remembered with the record."""
-        worker = self._workers.of(self._registry.get_for_session(base.opening))
+        worker = self._workers.of(self._registry.get_for_session(base.header))
         row_bytes = worker.model.layout.row_bytes
         if base.state_bytes != row_bytes:  # it would fail the whole batch that it is in
             raise RecordUnreadableError(
                 case(
                     "record-unfit",
-                    session=base.opening.name,
+                    session=base.header.name,
                     state_bytes=base.state_bytes,
                     expected_bytes=row_bytes,
                 )
             )
-        if base is turn.lane.record:
-            turn.lane.worker = worker
-            opening = base.opening
-            turn.lane.is_plain = (
-                worker.model.codec is None and opening.ring_size == 1 and opening.keeps is None
+        if base is task.queue.record:
+            task.queue.worker = worker
+            header = base.header
+            task.queue.is_plain = (
+                worker.model.codec is None and header.ring_size == 1 and header.keeps is None
             )
         return worker
 
-    def ran(self, turns: list[Turn], rows: list[int], result: BatchResult) -> None:
+    def ran(self, tasks: list[RequestTask], rows: list[int], result: BatchResult) -> None:
         """The graph is through with some turns, all those of a batch that ended there."""
-        alike = [turn.is_simple and turn.lane.is_plain and turn.remaining for turn in turns]
-        if len(turns) == len(result.states) and len(turns) > _FEW and all(alike):
-            self._commit_alike(turns, result.states, result.last)
+        alike = [task.is_simple and task.queue.is_plain and task.remaining for task in tasks]
+        if len(tasks) == len(result.states) and len(tasks) > _FEW and all(alike):
+            self._commit_alike(tasks, result.states, result.last)
             return
-        for turn, row in zip(turns, rows, strict=True):
-            if turn.remaining:  # it lies in the result as it is
-                turn.state, turn.outputs = result.state_of(row), result.last_of(row)
-            elif turn.cursor is not NO_TEXT and turn.writer is not None:
-                turn.cursor = turn.writer.cursor
-            request = turn.request
+        for task, row in zip(tasks, rows, strict=True):
+            if task.remaining:  # it lies in the result as it is
+                task.state, task.outputs = result.state_of(row), result.last_of(row)
+            elif task.cursor is not NO_TEXT and task.writer is not None:
+                task.cursor = task.writer.cursor
+            request = task.request
             if isinstance(request, StepRequest) and request.is_preview:
-                step = turn.base.step + request.observations.num_observed
-                self._end(turn, Reply(turn.base, step, turn.outputs))
-            elif isinstance(request, StartRequest) and leaves_nothing(request, turn.replaces):
-                self._end_unwritten(turn, request)
+                step = task.base.step + request.observations.num_observed
+                self._end(task, Reply(task.base, step, task.outputs))
+            elif isinstance(request, StartRequest) and leaves_nothing(request, task.replaces):
+                self._end_unwritten(task, request)
             else:
-                self._commit_one(turn, turn.state)
+                self._commit_one(task, task.state)
 
-    def failed(self, turn: Turn, error: CarryError) -> None:
+    def failed(self, task: RequestTask, error: CarryError) -> None:
         """A turn could not be run."""
-        self._end(turn, error)
+        self._end(task, error)
 
     # Commit what was run, and answer.
 
-    def _commit_one(self, turn: Turn, state: bytes) -> None:
-        opening, data = written(turn, state)
-        write = opening, data, turn.replaces
-        self.committer.put([write], partial(self._answer, [turn]))
+    def _commit_one(self, task: RequestTask, state: bytes) -> None:
+        header, data = written(task, state)
+        write = header, data, task.replaces
+        self.committer.put([write], partial(self._answer, [task]))
 
-    def _commit_alike(self, turns: list[Turn], states: np.ndarray, outputs: np.ndarray) -> None:
+    def _commit_alike(
+        self, tasks: list[RequestTask], states: np.ndarray, outputs: np.ndarray
+    ) -> None:
         """Commit a whole batch of turns that differ in nothing but their values."""
-        bases = [turn.base for turn in turns]
-        steps = [turn.lane.step for turn in turns]
-        requests: list[StepRequest] = [turn.request for turn in turns]  # type: ignore[misc]  # are alike
+        bases = [task.base for task in tasks]
+        steps = [task.queue.step for task in tasks]
+        requests: list[StepRequest] = [task.request for task in tasks]  # type: ignore[misc]  # are alike
         counts = [request.observations.num_observed for request in requests]
         digests = [request.digest for request in requests]
         data = stepped_alike(bases, steps, counts, digests, states, outputs, time.time())
         num_bytes = outputs.shape[1]
-        for turn, each in zip(turns, data, strict=True):
-            turn.outputs = each[-num_bytes:]
-        openings = [base.opening for base in bases]
-        writes: list[Write] = list(zip(openings, data, bases, strict=True))
-        self.committer.put(writes, partial(self._answer, turns))
+        for task, each in zip(tasks, data, strict=True):
+            task.outputs = each[-num_bytes:]
+        headers = [base.header for base in bases]
+        writes: list[Write] = list(zip(headers, data, bases, strict=True))
+        self.committer.put(writes, partial(self._answer, tasks))
 
-    def _answer(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
-        self._count(turns, outcomes)  # first: whoever is answered may ask how many there were
-        for turn, outcome in zip(turns, outcomes, strict=True):
+    def _answer(
+        self, tasks: list[RequestTask], outcomes: Sequence[Record | CarryError | None]
+    ) -> None:
+        self._count(tasks, outcomes)  # first: whoever is answered may ask how many there were
+        for task, outcome in zip(tasks, outcomes, strict=True):
             if isinstance(outcome, Record):
-                if turn.trail is not None:
-                    turn.trail.committed()
-                self._committed(turn, outcome)
+                if task.timing is not None:
+                    task.timing.committed()
+                self._committed(task, outcome)
             elif outcome is None:
-                self._race_lost(turn)
+                self._race_lost(task)
             else:
-                self.lanes.remember(turn.lane, None)
-                self._end(turn, outcome)
-        self.observer.cache_changed(len(self.lanes), self.lanes.state_bytes)
+                self.queues.remember(task.queue, None)
+                self._end(task, outcome)
+        self.observer.cache_changed(len(self.queues), self.queues.state_bytes)
 
-    def _count(self, turns: list[Turn], outcomes: Sequence[Record | CarryError | None]) -> None:
-        num_steps: dict[Origin, int] = defaultdict(int)
-        for turn, outcome in zip(turns, outcomes, strict=True):
+    def _count(
+        self, tasks: list[RequestTask], outcomes: Sequence[Record | CarryError | None]
+    ) -> None:
+        num_steps: dict[ModelFingerprint, int] = defaultdict(int)
+        for task, outcome in zip(tasks, outcomes, strict=True):
             if isinstance(outcome, Record):
-                num_steps[outcome.opening.origin] += num_steps_made(turn, outcome)
+                num_steps[outcome.header.fingerprint] += num_steps_made(task, outcome)
         for each, number in num_steps.items():
             self.observer.steps_committed(each.model, each.version, number)
 
-    def _committed(self, turn: Turn, record: Record) -> None:
+    def _committed(self, task: RequestTask, record: Record) -> None:
         """Answer a committed turn."""
-        lane, request = turn.lane, turn.request
+        queue, request = task.queue, task.request
         if (
-            turn.replaces is lane.record
+            task.replaces is queue.record
             and isinstance(request, StepRequest)
             and not request.observations.final
         ):
-            step = lane.step + request.observations.num_observed
-            self.lanes.stepped(lane, record, step)
-            turn.end(Reply(record, step, turn.outputs))
-            self.next(lane)
+            step = queue.step + request.observations.num_observed
+            self.queues.stepped(queue, record, step)
+            task.end(Reply(record, step, task.outputs))
+            self.next(queue)
             return
-        is_new = turn.replaces is None
-        self._report_life(turn, record, is_new=is_new)
-        self.lanes.remember(lane, record)
-        reply = Reply(record, record.step, turn.outputs, is_new=is_new, before=turn.replaces)
-        self._end(turn, reply)
+        is_new = task.replaces is None
+        self._report_life(task, record, is_new=is_new)
+        self.queues.remember(queue, record)
+        reply = Reply(record, record.step, task.outputs, is_new=is_new, before=task.replaces)
+        self._end(task, reply)
 
-    def _end_unwritten(self, turn: Turn, request: StartRequest) -> None:
+    def _end_unwritten(self, task: RequestTask, request: StartRequest) -> None:
         """Answer a start that ends its session, where none was open."""
-        count, opening = request.observations.num_observed, turn.base.opening
-        self.observer.steps_committed(opening.model, opening.version, count)
-        self.observer.session_created(opening.model, opening.version)
-        self.observer.session_ended(opening.model, opening.version, "final")
-        self._end(turn, Reply(turn.base, count, turn.outputs, is_new=True))
+        count, header = request.observations.num_observed, task.base.header
+        self.observer.steps_committed(header.model, header.version, count)
+        self.observer.session_created(header.model, header.version)
+        self.observer.session_ended(header.model, header.version, "final")
+        self._end(task, Reply(task.base, count, task.outputs, is_new=True))
 
-    def _report_life(self, turn: Turn, record: Record, *, is_new: bool) -> None:
-        opening = record.opening
-        if isinstance(turn.request, StartRequest) and turn.replaces is not None:
-            gone = turn.replaces.opening
+    def _report_life(self, task: RequestTask, record: Record, *, is_new: bool) -> None:
+        header = record.header
+        if isinstance(task.request, StartRequest) and task.replaces is not None:
+            gone = task.replaces.header
             self.observer.session_ended(gone.model, gone.version, "replaced")
             is_new = True
         if is_new:
-            self.observer.session_created(opening.model, opening.version)
+            self.observer.session_created(header.model, header.version)
         if record.closed:
-            self.observer.session_ended(opening.model, opening.version, record.closed)
-        if turn.expired is not None:
-            gone = turn.expired.opening
+            self.observer.session_ended(header.model, header.version, record.closed)
+        if task.expired is not None:
+            gone = task.expired.header
             self.observer.session_ended(gone.model, gone.version, "expired")
-        if turn.request.operation is not None:
-            self.observer.session_operated(opening.model, opening.version, turn.request.operation)
+        if task.request.operation is not None:
+            self.observer.session_operated(header.model, header.version, task.request.operation)
 
-    def _race_lost(self, turn: Turn) -> None:
-        turn.num_lost_races += 1
+    def _race_lost(self, task: RequestTask) -> None:
+        task.num_lost_races += 1
         self.observer.commit_conflicted()
-        if turn.num_lost_races <= _MAX_LOST_RACES:
-            self._decide_from_store(turn)
+        if task.num_lost_races <= _MAX_LOST_RACES:
+            self._decide_from_store(task)
             return
         self._end(
-            turn,
+            task,
             ContentionError(
-                case("contention", session=turn.lane.key.name, num_lost=turn.num_lost_races),
+                case("contention", session=task.queue.key.name, num_lost=task.num_lost_races),
                 retry_after_s=1,
             ),
         )
 
-    def _end(self, turn: Turn, outcome: Reply | CarryError) -> None:
+    def _end(self, task: RequestTask, outcome: Reply | CarryError) -> None:
         if isinstance(outcome, CarryError):
             self.observer.request_refused(outcome.code)
-        turn.end(outcome)
-        self.next(turn.lane)
+        task.end(outcome)
+        self.next(task.queue)
 
-    def next(self, lane: Lane) -> None:
-        """The turn at the head of the lane is over."""
-        turn = self.lanes.next(lane)
-        if turn is not None:
-            assert isinstance(turn, Turn), "nothing else waits in a lane"
-            # Not called from here, so that a long lane of refusals does not nest.
-            asyncio.get_running_loop().call_soon(self.begin, turn)
+    def next(self, queue: SessionQueue) -> None:
+        """The turn at the head of the session queue is over."""
+        task = self.queues.next(queue)
+        if task is not None:
+            assert isinstance(task, RequestTask), "nothing else waits in a session queue"
+            # Not called from here, so that a long session queue of refusals does not nest.
+            asyncio.get_running_loop().call_soon(self.begin, task)
 
 
 def _unexpected(error: Exception) -> CarryError:

@@ -49,7 +49,7 @@ async def _ask(
     found = await asyncio.gather(*(_load(store, writes[at]) for at in unknown))
     again = []
     for at, there in zip(unknown, found, strict=True):
-        opening, data, base = writes[at]
+        header, data, base = writes[at]
         if isinstance(there, StoreUnavailableError):
             if there.is_silent:
                 known[at] = _given_up(there)
@@ -57,7 +57,7 @@ async def _ask(
         if isinstance(there, CarryError):
             known[at] = there
         elif there is not None and there.revision == revision_of(data):
-            known[at] = Record(opening, data, there.expires_at, there.place)
+            known[at] = Record(header, data, there.expires_at, there.place)
         elif base is None or (there is not None and there.revision == base.revision):
             again.append(at)
         else:
@@ -79,9 +79,9 @@ async def _ask(
 
 
 async def _load(store: Store, write: Write) -> Outcome:
-    opening = write[0]
+    header = write[0]
     try:
-        return await store.load(Key(opening.tenant, opening.name))
+        return await store.load(Key(header.tenant, header.name))
     except CarryError as error:
         return error
 

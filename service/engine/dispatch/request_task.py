@@ -4,17 +4,17 @@ import asyncio
 from typing import Any
 
 from service.contract.text import TextCursor
-from service.engine.dispatch.session_queues import Lane
+from service.engine.dispatch.session_queues import SessionQueue
 from service.engine.inference.job import Job
 from service.engine.session.requests import SessionRequest
 from service.engine.session.rules import Reply
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import CarryError
 from service.stores.record.record import Record
 
 
-class Turn(Job):
-    """A turn is the job of its own request: its lane, and what was decided, travel with it.
+class RequestTask(Job):
+    """A turn is the job of its own request: its queue, and what was decided, travel with it.
 
     `base` is the record that the request is run on; `replaces` is the one that must still be
     stored, None for a new session; `expired` is one in whose place a new session is opened. `seen`
@@ -22,7 +22,14 @@ class Turn(Job):
     """
 
     __slots__ = (
-        "base", "cursor", "expired", "lane", "num_lost_races", "replaces", "request", "seen",
+        "base",
+        "cursor",
+        "expired",
+        "num_lost_races",
+        "queue",
+        "replaces",
+        "request",
+        "seen",
     )  # fmt: skip
 
     base: Record
@@ -32,17 +39,17 @@ class Turn(Job):
 
     def __init__(
         self,
-        lane: Lane,
+        queue: SessionQueue,
         request: SessionRequest,
         future: "asyncio.Future[Any]",
         deadline: float,
-        trail: Trail | None = None,
+        timing: RequestTiming | None = None,
     ) -> None:
-        self.lane = lane
+        self.queue = queue
         self.request = request
         self.future = future
         self.deadline = deadline
-        self.trail = trail
+        self.timing = timing
         self.expired: Record | None = None
         self.num_lost_races = 0
 

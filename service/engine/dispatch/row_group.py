@@ -2,7 +2,7 @@
 
 Rule 1: a row is in a group only if its session is idle, cached, plain and at the step that the row
         names. Any other row goes alone, as a turn; so does one whose commit was refused.
-Rule 2: a group heads the lanes of its sessions until it is committed: whatever comes for them
+Rule 2: a group heads the queues of its sessions until it is committed: whatever comes for them
         waits behind it.
 Rule 3: a group is one batch of the graph and one part of a group commit.
 
@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from service.engine.dispatch.group_commit import Committer
-from service.engine.dispatch.request_task import Turn
-from service.engine.dispatch.session_queues import Lane, Lanes
+from service.engine.dispatch.request_task import RequestTask
+from service.engine.dispatch.session_queues import SessionQueue, SessionQueues
 from service.engine.graph.runner import Batch, BatchResult
 from service.engine.inference.admission import Admission
 from service.engine.inference.worker import Worker
@@ -27,7 +27,7 @@ from service.engine.observer import Observer
 from service.engine.session.inputs import first_time_s
 from service.engine.session.requests import digests_of_rows
 from service.engine.session.rules import Reply, stepped_alike
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import CarryError, InvalidInputError
 from service.stores.base import Write
 from service.stores.record.record import STATE_AT, Record
@@ -37,7 +37,7 @@ class GroupOwner(Protocol):
     """What a group asks of the dispatcher that made it."""
 
     @property
-    def lanes(self) -> Lanes: ...
+    def queues(self) -> SessionQueues: ...
 
     @property
     def committer(self) -> Committer: ...
@@ -45,25 +45,25 @@ class GroupOwner(Protocol):
     @property
     def observer(self) -> Observer: ...
 
-    def begin(self, turn: Turn) -> None:
-        """Begin a turn that heads its lane."""
+    def begin(self, task: RequestTask) -> None:
+        """Begin a turn that heads its queue."""
 
-    def next(self, lane: Lane) -> None:
-        """The head of the lane is over: begin what waits behind it."""
+    def next(self, queue: SessionQueue) -> None:
+        """The head of the queue is over: begin what waits behind it."""
 
 
 class RowGroup(ABC):
     """One batch of single rows, from `head` to the answers."""
 
-    __slots__ = ("_bases", "_first_times", "deadline", "lanes", "turns", "worker")
+    __slots__ = ("_bases", "_first_times", "deadline", "dispatcher", "queues", "worker")
 
     deadline: float
     """Until when its rows may be waited for."""
 
-    def __init__(self, turns: GroupOwner, worker: Worker) -> None:
-        self.turns = turns
+    def __init__(self, dispatcher: GroupOwner, worker: Worker) -> None:
+        self.dispatcher = dispatcher
         self.worker = worker
-        self.lanes: list[Lane] = []
+        self.queues: list[SessionQueue] = []
         self._bases: list[Record] = []
         self._first_times: list[int] = []
 
@@ -84,7 +84,7 @@ class RowGroup(ABC):
 
     @property
     @abstractmethod
-    def trails(self) -> Collection[Trail]: ...
+    def timings(self) -> Collection[RequestTiming]: ...
 
     @property
     @abstractmethod
@@ -107,35 +107,35 @@ class RowGroup(ABC):
 
     @abstractmethod
     def alone(self, place: int) -> None:
-        """Begin again, alone and at the head of its lane, a row that could not go with others."""
+        """Begin again, alone and at the head of its queue, a row that could not go with others."""
 
     # The same for all.
 
-    def head(self, lane: Lane, num_values: int) -> bool:
-        """Head the lane of a row; False, with nothing done, if it does not fit the model."""
-        base, model = lane.record, self.worker.model
+    def head(self, queue: SessionQueue, num_values: int) -> bool:
+        """Head the queue of a row; False, with nothing done, if it does not fit the model."""
+        base, model = queue.record, self.worker.model
         if base is None or num_values != model.num_values:
             return False
         if model.time is not None:
             try:
-                first_s = first_time_s(model, base.opening.start_s, lane.step, 1)
+                first_s = first_time_s(model, base.header.start_s, queue.step, 1)
             except InvalidInputError:
                 return False
             self._first_times.append(first_s)
-        self.turns.lanes.begin(lane, self)
-        self.lanes.append(lane)
+        self.dispatcher.queues.begin(queue, self)
+        self.queues.append(queue)
         self._bases.append(base)
         return True
 
     def forget(self, place: int) -> None:
-        """Take a row out again; whoever headed its lane by it lets the lane go on."""
-        del self.lanes[place], self._bases[place]
+        """Take a row out again; whoever headed its queue by it lets the queue go on."""
+        del self.queues[place], self._bases[place]
         if self._first_times:
             del self._first_times[place]
 
     @property
     def num_rows(self) -> int:
-        return len(self.lanes)
+        return len(self.queues)
 
     def stage(self) -> Batch:
         """The batch that these rows are."""
@@ -148,52 +148,52 @@ class RowGroup(ABC):
 
     def ran(self, result: BatchResult) -> None:
         """Commit all rows at once."""
-        steps = [lane.step for lane in self.lanes]
+        steps = [queue.step for queue in self.queues]
         counts = [1] * len(steps)
         digests = digests_of_rows(self.values())
         data = stepped_alike(
             self._bases, steps, counts, digests, result.states, result.last, time.time()
         )
-        openings = [base.opening for base in self._bases]
-        writes: list[Write] = list(zip(openings, data, self._bases, strict=True))
-        self.turns.committer.put(writes, self._committed)
+        headers = [base.header for base in self._bases]
+        writes: list[Write] = list(zip(headers, data, self._bases, strict=True))
+        self.dispatcher.committer.put(writes, self._committed)
 
     def refuse(self, places: list[int], error: CarryError) -> None:
         """Rows that were not applied leave the group."""
         for place in reversed(places):
             self.answer(place, error)
-            self.turns.next(self.lanes[place])
+            self.dispatcher.next(self.queues[place])
             self.forget(place)
 
     def fail(self, error: CarryError) -> None:
         """None of the rows was applied."""
-        for place, lane in enumerate(self.lanes):
+        for place, queue in enumerate(self.queues):
             self.answer(place, error)
-            self.turns.next(lane)
+            self.dispatcher.next(queue)
 
     def end(self, outcome: Reply | CarryError) -> None:
         """Answer all rows that have no answer yet; the group still ends by itself."""
-        for place in range(len(self.lanes)):
+        for place in range(len(self.queues)):
             self.answer(place, outcome)
 
     def _committed(self, outcomes: Sequence[Record | CarryError | None]) -> None:
-        turns, lanes = self.turns, self.turns.lanes
+        dispatcher, queues = self.dispatcher, self.dispatcher.queues
         places, records, steps = [], [], []
-        for place, (lane, kept) in enumerate(zip(self.lanes, outcomes, strict=True)):
+        for place, (queue, kept) in enumerate(zip(self.queues, outcomes, strict=True)):
             if isinstance(kept, Record):
-                step = lane.step + 1
-                lanes.stepped(lane, kept, step)
+                step = queue.step + 1
+                queues.stepped(queue, kept, step)
                 places.append(place)
                 records.append(kept)
                 steps.append(step)
-                turns.next(lane)
+                dispatcher.next(queue)
             elif kept is None:  # another writer was first
-                lanes.remember(lane, None)
+                queues.remember(queue, None)
                 self.alone(place)
             else:
-                lanes.remember(lane, None)
+                queues.remember(queue, None)
                 self.answer(place, kept)
-                turns.next(lane)
+                dispatcher.next(queue)
         model = self.worker.model
-        turns.observer.steps_committed(model.name, model.version, len(places))
+        dispatcher.observer.steps_committed(model.name, model.version, len(places))
         self.answer_committed(places, records, steps)

@@ -1,10 +1,10 @@
-"""Lanes: the requests of one session, one at a time, in the order in which they came.
+"""Session queues: the requests of one session, one at a time, in the order in which they came.
 
-Rule 1: the turn at the head of a lane is the only one in flight; it ends exactly once.
-Rule 2: a lane's cached record is a guess, and of an open session. It is dropped whenever a write
-        was refused or its outcome is not known, and with the lane when the cache is full.
-Rule 3: a lane with waiting turns is never dropped. Of the idle ones, those leave first that were
-        not used for a whole round: a step only marks its lane, nothing is moved.
+Rule 1: the turn at the head of a queue is the only one in flight; it ends exactly once.
+Rule 2: a queue's cached record is a guess, and of an open session. It is dropped whenever a write
+        was refused or its outcome is not known, and with the queue when the cache is full.
+Rule 3: a queue with waiting turns is never dropped. Of the idle ones, those leave first that were
+        not used for a whole round: a step only marks its queue, nothing is moved.
 """
 
 import asyncio
@@ -43,10 +43,10 @@ class Queued(Head, Protocol):
     """A request that waits for those of its session before it."""
 
     @property
-    def lane(self) -> "Lane": ...
+    def queue(self) -> "SessionQueue": ...
 
 
-class Lane:
+class SessionQueue:
     """A session's turn in flight, those behind it, and its record and step as last seen.
 
     `worker` is that of its model; it is set when the record was found to fit it. `is_plain` says
@@ -66,145 +66,145 @@ class Lane:
         self.is_used = False
 
 
-class Lanes:
-    """All lanes of a process: about `max_cached` idle ones keep their record."""
+class SessionQueues:
+    """All queues of a process: about `max_cached` idle ones keep their record."""
 
     def __init__(self, max_cached: int) -> None:
         self._max_cached = max_cached
-        self._lanes: OrderedDict[Key, Lane] = OrderedDict()
-        self._began: list[Lane] = []
+        self._queues: OrderedDict[Key, SessionQueue] = OrderedDict()
+        self._began: list[SessionQueue] = []
         self._num_busy = 0
         self.state_bytes = 0
         self.watchers: dict[Key, list[Callable[[Record], None]]] = {}
 
     def __len__(self) -> int:
-        return len(self._lanes)
+        return len(self._queues)
 
     def cached(self, key: Key) -> Record | None:
         """The record as last seen: a guess."""
-        lane = self._lanes.get(key)
-        return lane.record if lane else None
+        queue = self._queues.get(key)
+        return queue.record if queue else None
 
     def cached_model(self, key: Key) -> LoadedModel | None:
         """The model of the session as last seen: a guess as well."""
-        lane = self._lanes.get(key)
-        return lane.worker.model if lane and lane.worker else None
+        queue = self._queues.get(key)
+        return queue.worker.model if queue and queue.worker else None
 
-    def lane_of(self, key: Key) -> Lane:
-        """The lane of a session, until its last turn is over."""
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(key)
-        return lane
+    def queue_of(self, key: Key) -> SessionQueue:
+        """The queue of a session, until its last turn is over."""
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = SessionQueue(key)
+        return queue
 
-    def join(self, turn: Queued) -> bool:
-        """Put a turn behind the others of its lane; True if it is the head.
+    def join(self, task: Queued) -> bool:
+        """Put a turn behind the others of its queue; True if it is the head.
 
         Raises:
             QueueFullError: too many requests of this session wait already.
         """
-        lane = turn.lane
-        if lane.head is None:
-            self.begin(lane, turn)
+        queue = task.queue
+        if queue.head is None:
+            self.begin(queue, task)
             return True
-        if lane.waiting is None:
-            lane.waiting = deque()
-        if len(lane.waiting) >= _MAX_WAITING_TURNS - 1:
+        if queue.waiting is None:
+            queue.waiting = deque()
+        if len(queue.waiting) >= _MAX_WAITING_TURNS - 1:
             raise QueueFullError(
-                case("session-queue-full", session=lane.key.name, num_waiting=_MAX_WAITING_TURNS),
+                case("session-queue-full", session=queue.key.name, num_waiting=_MAX_WAITING_TURNS),
                 retry_after_s=1,
             )
-        lane.waiting.append(turn)
+        queue.waiting.append(task)
         return False
 
-    def begin(self, lane: Lane, head: Head) -> None:
-        """Head an idle lane."""
-        lane.head = head
-        lane.is_used = lane.record is not None
+    def begin(self, queue: SessionQueue, head: Head) -> None:
+        """Head an idle queue."""
+        queue.head = head
+        queue.is_used = queue.record is not None
         self._num_busy += 1
-        self._began.append(lane)
+        self._began.append(queue)
 
-    def next(self, lane: Lane) -> Queued | None:
-        """The head of the lane is over: the next turn, if there is one."""
-        if lane.waiting:
-            lane.head = following = lane.waiting.popleft()
+    def next(self, queue: SessionQueue) -> Queued | None:
+        """The head of the queue is over: the next turn, if there is one."""
+        if queue.waiting:
+            queue.head = following = queue.waiting.popleft()
             return following
-        lane.head = None
+        queue.head = None
         self._num_busy -= 1
-        if lane.record is None:
-            self._drop(lane)
-        elif len(self._lanes) - self._num_busy > self._max_cached:
-            self._drop(self._least_used(lane))
+        if queue.record is None:
+            self._drop(queue)
+        elif len(self._queues) - self._num_busy > self._max_cached:
+            self._drop(self._least_used(queue))
         return None
 
-    def remember(self, lane: Lane, record: Record | None) -> None:
-        """Set what the lane believes the store holds."""
-        if lane.record is not None:
-            self.state_bytes -= len(lane.record.data)
-        lane.worker = None
-        lane.is_plain = False
+    def remember(self, queue: SessionQueue, record: Record | None) -> None:
+        """Set what the queue believes the store holds."""
+        if queue.record is not None:
+            self.state_bytes -= len(queue.record.data)
+        queue.worker = None
+        queue.is_plain = False
         if record is not None and self.watchers:
-            self._show(lane.key, record)
+            self._show(queue.key, record)
         if record is None or record.closed:
-            lane.record = None
+            queue.record = None
             return
         self.state_bytes += len(record.data)
-        lane.record = record
-        lane.step = record.step
+        queue.record = record
+        queue.step = record.step
 
-    def stepped(self, lane: Lane, record: Record, step: int) -> None:
+    def stepped(self, queue: SessionQueue, record: Record, step: int) -> None:
         """As `remember`, after a step of the session that it holds."""
-        if lane.record is not None:
-            self.state_bytes += len(record.data) - len(lane.record.data)
-            lane.record = record
-            lane.step = step
+        if queue.record is not None:
+            self.state_bytes += len(record.data) - len(queue.record.data)
+            queue.record = record
+            queue.step = step
         if self.watchers:
-            self._show(lane.key, record)
+            self._show(queue.key, record)
 
     def forget(self, key: Key) -> None:
         """Keep nothing of a session that is gone, unless somebody asks for it just now."""
-        lane = self._lanes.get(key)
-        if lane is not None and lane.head is None:
-            self._drop(lane)
+        queue = self._queues.get(key)
+        if queue is not None and queue.head is None:
+            self._drop(queue)
 
     async def forget_worker(self, worker: Worker) -> None:
-        """Let every lane find its worker anew; others go on between a few thousand of them."""
-        for number, lane in enumerate(list(self._lanes.values()), start=1):
-            if lane.worker is worker:
-                lane.worker = None
-                lane.is_plain = False
+        """Let every queue find its worker anew; others go on between a few thousand of them."""
+        for number, queue in enumerate(list(self._queues.values()), start=1):
+            if queue.worker is worker:
+                queue.worker = None
+                queue.is_plain = False
             if number % _LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def turns(self) -> list[Head]:
-        """Every turn that has not ended. Called now and then: it forgets which lanes came to rest.
+    def tasks(self) -> list[Head]:
+        """Every turn that has not ended. Called now and then: it forgets which queues came to rest.
 
-        What began since the last call is noted by its lane alone, so that a turn that has ended
+        What began since the last call is noted by its queue alone, so that a turn that has ended
         keeps nothing alive.
         """
-        turns: list[Head] = []
-        self._began = [lane for lane in dict.fromkeys(self._began) if lane.head is not None]
-        for lane in self._began:
-            if lane.head is not None:
-                turns += [lane.head, *(lane.waiting or ())]
-        return turns
+        tasks: list[Head] = []
+        self._began = [queue for queue in dict.fromkeys(self._began) if queue.head is not None]
+        for queue in self._began:
+            if queue.head is not None:
+                tasks += [queue.head, *(queue.waiting or ())]
+        return tasks
 
     def _show(self, key: Key, record: Record) -> None:
         for watcher in self.watchers.get(key, ()):
             watcher(record)
 
-    def _least_used(self, found: Lane) -> Lane:
-        """Of a few of the oldest lanes, one that nobody used for a round; else any idle one."""
+    def _least_used(self, found: SessionQueue) -> SessionQueue:
+        """Of a few of the oldest queues, one that nobody used for a round; else any idle one."""
         for _ in range(_LOOKS):
-            lane = next(iter(self._lanes.values()))
-            self._lanes.move_to_end(lane.key)
-            if lane.head is None:
-                if not lane.is_used:
-                    return lane
-                lane.is_used = False
-                found = lane
+            queue = next(iter(self._queues.values()))
+            self._queues.move_to_end(queue.key)
+            if queue.head is None:
+                if not queue.is_used:
+                    return queue
+                queue.is_used = False
+                found = queue
         return found
 
-    def _drop(self, lane: Lane) -> None:
-        self.remember(lane, None)
-        del self._lanes[lane.key]
+    def _drop(self, queue: SessionQueue) -> None:
+        self.remember(queue, None)
+        del self._queues[queue.key]

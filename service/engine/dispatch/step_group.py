@@ -12,27 +12,27 @@ from typing import TypeGuard
 
 import numpy as np
 
-from service.engine.dispatch.request_task import Turn
+from service.engine.dispatch.request_task import RequestTask
 from service.engine.dispatch.row_group import GroupOwner, RowGroup
-from service.engine.dispatch.session_queues import Lane
+from service.engine.dispatch.session_queues import SessionQueue
 from service.engine.graph.runner import Batch
 from service.engine.inference.refusals import too_late
 from service.engine.inference.worker import Worker
 from service.engine.session.requests import StepRequest
 from service.engine.session.rules import Reply
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import CarryError, QueueFullError
 from service.stores.record.record import Record
 
 
-def is_single(request: object, lane: Lane) -> TypeGuard[StepRequest]:
+def is_single(request: object, queue: SessionQueue) -> TypeGuard[StepRequest]:
     """Whether a request is one row for a session that is idle, cached, plain, and where it says;
     what says its time is compared with that of the session, alone."""
     return (
-        lane.is_plain
-        and lane.head is None
+        queue.is_plain
+        and queue.head is None
         and type(request) is StepRequest
-        and (request.step == lane.step or request.step is None)
+        and (request.step == queue.step or request.step is None)
         and request.emit == "last"
         and not request.is_preview
         and request.key is None
@@ -46,24 +46,24 @@ def is_single(request: object, lane: Lane) -> TypeGuard[StepRequest]:
 class StepGroup(RowGroup):
     """Steps that wait for their batch, as many as make good use of the graph."""
 
-    __slots__ = ("_deadlines", "_requests", "_trails", "_values", "futures", "is_open")
+    __slots__ = ("_deadlines", "_requests", "_timings", "_values", "futures", "is_open")
 
-    def __init__(self, turns: GroupOwner, worker: Worker) -> None:
-        super().__init__(turns, worker)
+    def __init__(self, dispatcher: GroupOwner, worker: Worker) -> None:
+        super().__init__(dispatcher, worker)
         self.is_open = True
         self.futures: list[asyncio.Future[Reply]] = []
         self._requests: list[StepRequest] = []
         self._deadlines: list[float] = []
-        self._trails: dict[asyncio.Future[Reply], Trail] = {}
+        self._timings: dict[asyncio.Future[Reply], RequestTiming] = {}
         self._values: np.ndarray | None = None
 
     def add(
         self,
-        lane: Lane,
+        queue: SessionQueue,
         request: StepRequest,
         future: "asyncio.Future[Reply]",
         deadline: float,
-        trail: Trail | None = None,
+        timing: RequestTiming | None = None,
     ) -> bool:
         """Take a step up; False, with nothing done, if it does not fit the model.
 
@@ -71,37 +71,37 @@ class StepGroup(RowGroup):
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
         rows = request.observations.rows
-        if rows is None or not self.head(lane, rows.shape[1]):
+        if rows is None or not self.head(queue, rows.shape[1]):
             return False
-        num_rows = len(self.lanes)
+        num_rows = len(self.queues)
         try:
             self.worker.row_joined(self, is_first=num_rows == 1)
         except QueueFullError:
             RowGroup.forget(self, -1)
-            self.turns.next(lane)
+            self.dispatcher.next(queue)
             raise
         self.deadline = deadline  # the latest: clients all have the same time
         self.futures.append(future)
         self._requests.append(request)
         self._deadlines.append(deadline)
-        if trail is not None:
-            self._trails[future] = trail
-            trail.queued(self.worker.model)
+        if timing is not None:
+            self._timings[future] = timing
+            timing.queued(self.worker.model)
         if num_rows == self.worker.full_rows:
             self.is_open = False
         return True
 
     @property
     def num_pieces(self) -> int:
-        return len(self.lanes)
+        return len(self.queues)
 
     @property
     def admission(self) -> None:
         return None  # each row was let in by itself
 
     @property
-    def trails(self) -> Collection[Trail]:
-        return self._trails.values()
+    def timings(self) -> Collection[RequestTiming]:
+        return self._timings.values()
 
     @property
     def is_full(self) -> bool:
@@ -133,7 +133,7 @@ class StepGroup(RowGroup):
         if future.done():
             return
         if isinstance(outcome, CarryError):
-            self.turns.observer.request_refused(outcome.code)
+            self.dispatcher.observer.request_refused(outcome.code)
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
@@ -142,24 +142,24 @@ class StepGroup(RowGroup):
         num_bytes = self.worker.model.runner.outputs.step_bytes
         for place, record, step in zip(places, records, steps, strict=True):
             future = self.futures[place]
-            if self._trails and future in self._trails:
-                self._trails[future].committed()
+            if self._timings and future in self._timings:
+                self._timings[future].committed()
             if not future.done():  # else the client left; what was committed stays committed
                 future.set_result(Reply(record, step, record.data[-num_bytes:]))
 
     def alone(self, place: int) -> None:
-        lane = self.lanes[place]
+        queue = self.queues[place]
         future = self.futures[place]
-        trail = self._trails.get(future)
-        turn = Turn(lane, self._requests[place], future, self._deadlines[place], trail)
-        turn.num_lost_races = 1
-        lane.head = turn
-        self.turns.observer.commit_conflicted()
-        self.turns.begin(turn)
+        timing = self._timings.get(future)
+        task = RequestTask(queue, self._requests[place], future, self._deadlines[place], timing)
+        task.num_lost_races = 1
+        queue.head = task
+        self.dispatcher.observer.commit_conflicted()
+        self.dispatcher.begin(task)
 
     def forget(self, place: int) -> None:
         super().forget(place)
-        self._trails.pop(self.futures[place], None)
+        self._timings.pop(self.futures[place], None)
         for column in (self.futures, self._requests, self._deadlines):
             del column[place]
         self._values = None

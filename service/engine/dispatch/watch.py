@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import NamedTuple, Self
 
-from service.engine.dispatch.session_queues import Lanes
+from service.engine.dispatch.session_queues import SessionQueues
 from service.engine.session.rules import Reply
 from service.stores.base import Store
 from service.stores.record.record import Key, Record
@@ -46,9 +46,15 @@ class Watch:
     """Iterates over what happens to a session from `after_step` on."""
 
     def __init__(
-        self, lanes: Lanes, store: Store, key: Key, found: Record, after_step: int, poll_s: float
+        self,
+        queues: SessionQueues,
+        store: Store,
+        key: Key,
+        found: Record,
+        after_step: int,
+        poll_s: float,
     ) -> None:
-        self._lanes = lanes
+        self._queues = queues
         self._store = store
         self._key = key
         self._step = after_step
@@ -60,14 +66,14 @@ class Watch:
         self._take(found)
 
     def __enter__(self) -> Self:
-        self._lanes.watchers.setdefault(self._key, []).append(self._take)
+        self._queues.watchers.setdefault(self._key, []).append(self._take)
         return self
 
     def __exit__(self, *_: object) -> None:
-        watchers = self._lanes.watchers[self._key]
+        watchers = self._queues.watchers[self._key]
         watchers.remove(self._take)
         if not watchers:
-            del self._lanes.watchers[self._key]
+            del self._queues.watchers[self._key]
 
     async def __aiter__(self) -> AsyncIterator[Happening]:
         while True:

@@ -43,7 +43,7 @@ class Sampling(NamedTuple):
         return f"{self.max_tokens} at {self.temperature!r} by {self.seed}"
 
 
-class Writer:
+class Sampler:
     """Chooses what comes next until it is through; `text` is what it wrote."""
 
     def __init__(

@@ -58,12 +58,12 @@ class Backlog:
             self.require_room(num_steps, num_pieces)
             admission.let_in_by.add(self)
 
-    def take_in(self, num_steps: int, num_counted: int) -> None:
+    def add(self, num_steps: int, num_counted: int) -> None:
         """Count work in that was let in."""
         self.num_steps += num_steps
         self.num_counted += num_counted
 
-    def let_out(self, num_steps: int, num_counted: int) -> None:
+    def release(self, num_steps: int, num_counted: int) -> None:
         """Count work out."""
         self.num_steps -= num_steps
         self.num_counted -= num_counted

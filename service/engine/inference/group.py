@@ -5,7 +5,7 @@ from typing import Protocol
 
 from service.engine.graph.runner import Batch, BatchResult
 from service.engine.inference.admission import Admission
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import CarryError
 
 
@@ -22,7 +22,7 @@ class Group(Protocol):
         """Of the request that it is a part of, if it is."""
 
     @property
-    def trails(self) -> Collection[Trail]:
+    def timings(self) -> Collection[RequestTiming]:
         """Of its requests, those that have one."""
 
     @property

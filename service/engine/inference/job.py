@@ -14,9 +14,9 @@ import numpy as np
 
 from service.contract.outputs import OutputLayout
 from service.engine.graph.runner import BatchResult
-from service.engine.graph.sampler import Writer
+from service.engine.graph.sampler import Sampler
 from service.engine.inference.admission import Admission
-from service.engine.timing import Trail
+from service.engine.timing import RequestTiming
 from service.errors import CarryError
 from service.stores.record.record import PackedOutputs
 
@@ -61,7 +61,7 @@ class Job:
         "running_state",
         "state",
         "steps_left",
-        "trail",
+        "timing",
         "values",
         "writer",
     )
@@ -70,21 +70,21 @@ class Job:
     outputs: PackedOutputs
     constants: bytes  # of models that have any: those of one batch are alike
     counted: int  # the worker's own
-    writer: Writer | None  # of a job of text only
+    writer: Sampler | None  # of a job of text only
 
     def __init__(
-        self, future: "asyncio.Future[Any]", deadline: float, trail: Trail | None = None
+        self, future: "asyncio.Future[Any]", deadline: float, timing: RequestTiming | None = None
     ) -> None:
         self.future = future
         self.deadline = deadline
-        self.trail = trail
+        self.timing = timing
 
-    def feed(self, segments: list[Segment], state: bytes, writer: Writer | None = None) -> None:
+    def feed(self, segments: list[Segment], state: bytes, writer: Sampler | None = None) -> None:
         """Set what is to be run, from which state. No segment is empty."""
         self.state = self.running_state = state
         self.writer = writer
         self.steps_left = sum([segment.num_steps for segment in segments])
-        self._later: list[Segment | Writer] = [*segments[1:]]
+        self._later: list[Segment | Sampler] = [*segments[1:]]
         if writer is not None:
             self.steps_left += writer.max_steps
             self._later.append(writer)
@@ -159,4 +159,4 @@ class Job:
         return True
 
 
-_NOTHING: list[Segment | Writer] = []
+_NOTHING: list[Segment | Sampler] = []

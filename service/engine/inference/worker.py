@@ -134,7 +134,7 @@ class Worker:
             QueueFullError: they do not fit the queue; nothing of them was done.
         """
         self._backlog.admit(group.admission, group.num_rows, self._num_pieces())
-        self._backlog.take_in(group.num_rows, group.num_rows)
+        self._backlog.add(group.num_rows, group.num_rows)
         self._groups.append(group)
         self._num_grouped += group.num_pieces
         self._pump_soon()
@@ -146,7 +146,7 @@ class Worker:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
         self._backlog.require_room(1, len(self._waiting) + self._num_grouped)
-        self._backlog.take_in(1, 1)
+        self._backlog.add(1, 1)
         if is_first:
             self._groups.append(group)
         self._num_grouped += 1
@@ -174,11 +174,11 @@ class Worker:
     def _put(self, job: Job) -> None:
         assert job.steps_left, "a job without steps would never end"
         job.counted = min(job.steps_left, COUNTED_STEPS)
-        self._backlog.take_in(job.steps_left, job.counted)
+        self._backlog.add(job.steps_left, job.counted)
         self._waiting.append(job)
-        if job.trail is not None:
+        if job.timing is not None:
             self._has_trails = True
-            job.trail.queued(self.model)
+            job.timing.queued(self.model)
         self._pump_soon()
 
     # Plan.
@@ -239,7 +239,7 @@ class Worker:
     def _begin_group(self, group: Group, *, is_passing: bool) -> bool:
         self._num_grouped -= group.num_pieces
         num_dropped = group.drop_unwanted(time.monotonic())
-        self._backlog.let_out(num_dropped, num_dropped)
+        self._backlog.release(num_dropped, num_dropped)
         if not group.num_rows:
             return True
         return self._run(group.stage(), group, is_passing=is_passing)
@@ -314,18 +314,18 @@ class Worker:
             self._observer.batch_ran(self.model.name, self.model.version, num_rows, batch.ort_s)
         if isinstance(load, tuple):
             if self._has_trails:
-                mark_batch([job.trail for job in load[0]], self.model, batch)
+                mark_batch([job.timing for job in load[0]], self.model, batch)
             if result is None:
                 self._finish(load[0], model_failed(self.model, batch.error))
             else:
                 self._apply_jobs(result, *load)
             return
-        if load.trails:
-            mark_batch(load.trails, self.model, batch)
+        if load.timings:
+            mark_batch(load.timings, self.model, batch)
         if result is None:
             self._finish_group(load, model_failed(self.model, batch.error))
             return
-        self._backlog.let_out(num_rows, num_rows)
+        self._backlog.release(num_rows, num_rows)
         if result.refused is not None:
             load.refuse(np.flatnonzero(result.refused).tolist(), not_finite(self.model))
         if load.num_rows:
@@ -380,11 +380,11 @@ class Worker:
 
     def _finish(self, jobs: list[Job], problem: CarryError) -> None:
         for job in jobs:
-            self._backlog.let_out(job.steps_left, job.counted)
+            self._backlog.release(job.steps_left, job.counted)
             self._on_failed(job, problem)
 
     def _finish_group(self, group: Group, problem: CarryError) -> None:
-        self._backlog.let_out(group.num_rows, group.num_rows)
+        self._backlog.release(group.num_rows, group.num_rows)
         group.fail(problem)
 
     def _num_pieces(self) -> int:

@@ -3,8 +3,8 @@
 Rule 1: a model is *served*; then *retiring*: sessions of it may be stepped, nothing else begins,
         and it may be served again; then *leaving*: nothing begins, what has begun is answered;
         then gone: its thread has ended and its graph is freed, whoever still holds the model.
-Rule 2: work is given on the event loop to a worker that was found here, or in a lane. Before the
-        last of it is waited for, no lane holds a leaving worker any more.
+Rule 2: work is given on the event loop to a worker that was found here, or in a queue. Before the
+        last of it is waited for, no queue holds a leaving worker any more.
 
 The engine owns it, from `start` to `close`.
 """

@@ -16,7 +16,7 @@ VALUE_NAME: Final = "models"
 """Of the value in the store that holds them."""
 
 
-class Word(BaseModel):
+class ModelPolicy(BaseModel):
     """What was said of one model: of its versions by number, and of all others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,19 +29,19 @@ class Word(BaseModel):
         return self.versions.get(version, self.others)
 
 
-_NOTHING = Word()
+_NOTHING = ModelPolicy()
 
 
-class Wanted(BaseModel):
+class DesiredState(BaseModel):
     """The value in the store; bounded by the number of models that were ever spoken of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     revision: int = 0
-    models: dict[str, Word] = Field(default_factory=dict)
+    models: dict[str, ModelPolicy] = Field(default_factory=dict)
 
     @classmethod
-    def read(cls, data: bytes) -> "Wanted":
+    def read(cls, data: bytes) -> "DesiredState":
         """From the store's bytes; empty ones are nothing said.
 
         Raises:
@@ -55,19 +55,19 @@ class Wanted(BaseModel):
                 " was written by a later service; upgrade this one"
             ) from None
 
-    def of(self, name: str) -> Word:
+    def of(self, name: str) -> ModelPolicy:
         return self.models.get(name, _NOTHING)
 
-    def said(self, name: str, version: str | None, *, is_wanted: bool) -> "Wanted":
+    def said(self, name: str, version: str | None, *, is_wanted: bool) -> "DesiredState":
         """After a word about one version of a model, or about all of them."""
         revision = self.revision + 1
         before = self.of(name)
         if version is None:
-            word = Word(revision=revision, others=is_wanted)
+            word = ModelPolicy(revision=revision, others=is_wanted)
         else:
             versions = before.versions | {version: is_wanted}
-            word = Word(revision=revision, others=before.others, versions=versions)
-        return Wanted(revision=revision, models=self.models | {name: word})
+            word = ModelPolicy(revision=revision, others=before.others, versions=versions)
+        return DesiredState(revision=revision, models=self.models | {name: word})
 
     def to_bytes(self) -> bytes:
         return self.model_dump_json().encode()

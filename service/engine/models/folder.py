@@ -28,7 +28,7 @@ Found = dict[str, dict[str, Content]]
 """By name and version, as the folder lists them: nothing else is ever read."""
 
 
-class Look(NamedTuple):
+class FolderScan(NamedTuple):
     """What lies in the folder, and which names in it cannot be read, with the reason."""
 
     found: Found
@@ -51,7 +51,7 @@ class ModelsFolder:
         self._verifier = verifier
         self._limit_s = limit_s
 
-    async def look(self) -> Look:
+    async def look(self) -> FolderScan:
         """Raises OSError where it cannot be read."""
         return await in_daemon("models-look", self._look)
 
@@ -73,13 +73,13 @@ class ModelsFolder:
     async def load(self, bundle: Bundle) -> LoadedModel:
         """As `load_model`, of a bundle that was `read`."""
         is_checked, manifest = self._verifier is not None, bundle.manifest
-        opening = in_daemon(
+        header = in_daemon(
             f"models-{manifest.name}-{manifest.version}",
             lambda: load_model(bundle, self._provider, self._num_threads, is_checked=is_checked),
         )
         try:
             async with asyncio.timeout(self._limit_s):
-                return await opening
+                return await header
         except TimeoutError:  # it ended where it was tried out; here its thread is left behind
             raise BundleError(
                 f"it was not opened in {self._limit_s:g} s: load it again, or raise"
@@ -95,12 +95,12 @@ class ModelsFolder:
         """What is under way ends with whoever waits for it; nothing else is held."""
         self.rest()
 
-    def _look(self) -> Look:
+    def _look(self) -> FolderScan:
         found: Found = {}
         paths, unreadable = bundle_folders(self._path)
         for path in paths:
             found.setdefault(path.parent.name, {})[path.name] = _content_of(path)
-        return Look(found, unreadable)
+        return FolderScan(found, unreadable)
 
 
 def _content_of(path: Path) -> Content:

@@ -12,7 +12,7 @@ from service.contract.tensors import InputSpec
 from service.engine.graph.batch_planner import BatchLimits
 from service.engine.graph.runner import Runner
 from service.engine.graph.vector_runner import steps_of_tokens
-from service.stores.record.record import Origin
+from service.stores.record.record import ModelFingerprint
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -28,7 +28,7 @@ class LoadedModel:
     codec: Codec | None
     name: str = field(init=False)
     version: str = field(init=False)
-    origin: Origin = field(init=False)
+    fingerprint: ModelFingerprint = field(init=False)
     x: InputSpec | None = field(init=False)
     time: InputSpec | None = field(init=False)
     tokens: InputSpec | None = field(init=False)
@@ -43,7 +43,7 @@ class LoadedModel:
         for name, value in (
             ("name", self.manifest.name),
             ("version", self.manifest.version),
-            ("origin", self._origin()),
+            ("fingerprint", self._fingerprint()),
             ("x", x),
             ("num_values", x.concrete(1)[-1] if x else 0),
             ("time", graph.input_with("time")),
@@ -76,7 +76,9 @@ class LoadedModel:
             is_ragged=graph.input_with("length") is not None,
         )
 
-    def _origin(self) -> Origin:
+    def _fingerprint(self) -> ModelFingerprint:
         manifest = self.manifest
         graph_sha256 = manifest.files[manifest.graph.file]
-        return Origin(manifest.name, manifest.version, self.layout.schema_hash, graph_sha256)
+        return ModelFingerprint(
+            manifest.name, manifest.version, self.layout.schema_hash, graph_sha256
+        )

@@ -14,7 +14,7 @@ from service.engine.graph.runner import resolve_provider
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.loader import load_model, reason_of
 from service.errors import ModelNotFoundError, StartUpError, VersionGoneError
-from service.stores.record.record import Opening
+from service.stores.record.record import SessionHeader
 from service.wordings import case
 
 log = structlog.get_logger()
@@ -119,22 +119,24 @@ class Registry:
     def find(self, name: str, version: str) -> LoadedModel | None:
         return self._models.get(name, {}).get(version)
 
-    def find_for_session(self, opening: Opening) -> LoadedModel | None:
+    def find_for_session(self, header: SessionHeader) -> LoadedModel | None:
         """The version that a session was opened with, if it may be stepped."""
-        model = self.find(opening.model, opening.version)
-        if model is not None and model.origin == opening.origin:
+        model = self.find(header.model, header.version)
+        if model is not None and model.fingerprint == header.fingerprint:
             return model
-        return next((each for each in self._retiring if each.origin == opening.origin), None)
+        return next(
+            (each for each in self._retiring if each.fingerprint == header.fingerprint), None
+        )
 
-    def get_for_session(self, opening: Opening) -> LoadedModel:
+    def get_for_session(self, header: SessionHeader) -> LoadedModel:
         """As `find_for_session`.
 
         Raises:
             VersionGoneError: it is not loaded any more, or is not the same any more.
         """
-        model = self.find_for_session(opening)
+        model = self.find_for_session(header)
         if model is None:
-            name, version = opening.model, opening.version
+            name, version = header.model, header.version
             loaded = sorted(self._models.get(name, {}), key=int)
             changed = ", with other weights or states" if version in loaded else ""
             raise VersionGoneError(
@@ -142,12 +144,12 @@ class Registry:
             )
         return model
 
-    def get_for_reply(self, opening: Opening) -> LoadedModel:
+    def get_for_reply(self, header: SessionHeader) -> LoadedModel:
         """As `get_for_session`, of a model that is leaving as well: it has made a reply."""
         for model in self._leaving:
-            if model.origin == opening.origin:
+            if model.fingerprint == header.fingerprint:
                 return model
-        return self.get_for_session(opening)
+        return self.get_for_session(header)
 
 
 def load_registry(folder: Path, provider: str, num_threads: int) -> Registry:

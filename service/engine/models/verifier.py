@@ -90,7 +90,7 @@ class Verifier:
         self._provider = provider
         self._num_threads = num_threads
         self._limit_s = limit_s
-        self._turn = threading.Semaphore(1)
+        self._task = threading.Semaphore(1)
         self._room = threading.Semaphore(_MAX_PROCESSES)
         self._lock = threading.Lock()  # of the three below
         self._idle: list[_Child] = []
@@ -126,13 +126,13 @@ class Verifier:
 
     def tried(self, verification: Verification) -> str:
         """As `Verification.run`, for one that is not known."""
-        turn = _Turn(self._turn)
+        task = _Turn(self._task)
         _acquire(self._room, verification)
         try:
-            turn.take(verification)
-            answer = self._asked(verification, turn.give)
+            task.take(verification)
+            answer = self._asked(verification, task.give)
         finally:
-            turn.give()
+            task.give()
             self._room.release()
         if "refused" in answer:
             raise BundleError(str(answer["refused"]))
@@ -192,18 +192,18 @@ class Verifier:
 class _Turn:
     """Held by who is tried, until it is through or takes long."""
 
-    def __init__(self, turn: threading.Semaphore) -> None:
-        self._turn = turn
+    def __init__(self, task: threading.Semaphore) -> None:
+        self._task = task
         self._has_it = False
 
     def take(self, verification: Verification) -> None:
-        _acquire(self._turn, verification)
+        _acquire(self._task, verification)
         self._has_it = True
 
     def give(self) -> None:
         if self._has_it:
             self._has_it = False
-            self._turn.release()
+            self._task.release()
 
 
 def _acquire(semaphore: threading.Semaphore, verification: Verification) -> None:

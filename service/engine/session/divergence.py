@@ -36,5 +36,5 @@ def last_prediction(record: Record) -> PackedOutputs:
     ring = record.ring
     if ring:
         return ring[-1].outputs
-    opening = record.opening
-    return opening.outputs if opening.history == record.step else b""
+    header = record.header
+    return header.outputs if header.history == record.step else b""

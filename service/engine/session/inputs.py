@@ -11,7 +11,7 @@ import numpy as np
 from service.contract.characters import CharacterCodec, Codec
 from service.contract.errors import TextError, TokenizerError
 from service.contract.text import UNREAD, FedText, TextCursor
-from service.engine.graph.sampler import Sampling, Writer
+from service.engine.graph.sampler import Sampler, Sampling
 from service.engine.graph.vector_runner import step_of_vector
 from service.engine.inference.job import Job, Segment
 from service.engine.models.loaded_model import LoadedModel
@@ -166,7 +166,7 @@ def _writing(
     cursor: TextCursor,
     observations: Observations,
     sampling: Sampling,
-) -> tuple[Writer, Segment, TextCursor]:
+) -> tuple[Sampler, Segment, TextCursor]:
     """Who writes on, and what is read before."""
     if not isinstance(model.codec, CharacterCodec):
         raise InvalidInputError(
@@ -174,7 +174,7 @@ def _writing(
         )
     fed = _read_text(model, model.codec, cursor, observations.text or "")
     layout, name = model.runner.outputs, model.manifest.graph.outputs[0].name
-    writer = Writer(
+    writer = Sampler(
         model.codec,
         sampling,
         step,

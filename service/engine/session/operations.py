@@ -37,8 +37,8 @@ from service.errors import (
     SnapshotRefusedError,
     UpgradeRefusedError,
 )
-from service.stores.record.history import Kept, pack_kept
-from service.stores.record.record import Key, Opening, Record, pack_data
+from service.stores.record.history import History, pack_history
+from service.stores.record.record import Key, Record, SessionHeader, pack_data
 
 
 def decide_fork(
@@ -62,24 +62,24 @@ def decide_fork(
     if source is None:
         raise session_not_found(request.source)
     require_live(source, now)
-    origin = source.opening.origin
-    if model is None or model.origin != origin:
+    fingerprint = source.header.fingerprint
+    if model is None or model.fingerprint != fingerprint:
         raise ModelNotFoundError(
-            f"session {request.source.name!r} is of model {origin.model!r} version"
-            f" {origin.version}, which begins nothing more: it was unloaded, or has other weights"
-            " or states now; see GET /v1/models for what is loaded"
+            f"session {request.source.name!r} is of model {fingerprint.model!r} version"
+            f" {fingerprint.version}, which starts nothing new: it was unloaded, or its weights or"
+            " state layout have changed; GET /v1/models lists what is loaded"
         )
-    opening = replace(
-        source.opening,
+    header = replace(
+        source.header,
         name=key.name,
         created_at=now,
-        metadata=source.opening.metadata if request.metadata is None else request.metadata,
+        metadata=source.header.metadata if request.metadata is None else request.metadata,
         history=source.step,
         digest=request.digest,
         outputs=b"",
     )
     ttl_s = source.ttl_s if request.ttl_s is None else request.ttl_s
-    return Apply(_as_it_is(source, opening, ttl_s, now), None, expired=if_expired(found))
+    return Apply(_as_it_is(source, header, ttl_s, now), None, expired=if_expired(found))
 
 
 def decide_rewind(
@@ -98,11 +98,11 @@ def decide_rewind(
         if each.step == request.step:
             data = pack_data(
                 each.step, each.state, each.cursor, b"", 0, live.ttl_s, now,
-                kept=pack_kept(kept_at(live, each.step)),
+                kept=pack_history(kept_at(live, each.step)),
             )  # fmt: skip
-            return Apply(Record(live.opening, data), live)
+            return Apply(Record(live.header, data), live)
     steps = [each.step for each in kept]
-    keeps = live.opening.keeps
+    keeps = live.header.keeps
     chosen = f"it keeps {keeps.checkpoints if keeps else 0} past states"
     raise CheckpointGoneError(
         f"session {key.name!r} is at step {live.step} and has no state of step {request.step}:"
@@ -123,38 +123,38 @@ def decide_restore(
         CarryError: it is of another tenant or graph, or the name is taken.
     """
     sealed = request.sealed
-    origin = sealed.opening.origin
-    if sealed.opening.tenant != key.tenant:
+    fingerprint = sealed.header.fingerprint
+    if sealed.header.tenant != key.tenant:
         raise SnapshotForeignError(
             "the snapshot belongs to another tenant: restore it with its key"
         )
-    if model is None or model.origin != origin:
+    if model is None or model.fingerprint != fingerprint:
         raise SnapshotRefusedError(
-            f"the snapshot is of model {origin.model!r} version {origin.version}, graph"
-            f" {origin.graph_sha256[:12]}, which is not loaded here: load that bundle first"
+            f"the snapshot is of model {fingerprint.model!r} version {fingerprint.version}, graph"
+            f" {fingerprint.graph_sha256[:12]}, which is not loaded here: load that bundle first"
         )
     if sealed.state_bytes != model.layout.row_bytes:
         raise SnapshotRefusedError(
             f"expected a snapshot with a state of {model.layout.row_bytes} bytes, as model"
-            f" {origin.model!r} has, found {sealed.state_bytes}: take another one"
+            f" {fingerprint.model!r} has, found {sealed.state_bytes}: take another one"
         )
-    if model.time is not None and sealed.opening.start_s is None:
+    if model.time is not None and sealed.header.start_s is None:
         raise SnapshotRefusedError(
-            f"model {origin.model!r} uses the time of each row: expected a snapshot with a start,"
-            " found none; take another one"
+            f"model {fingerprint.model!r} uses the time of each row: expected a snapshot with a"
+            " start, found none; take another one"
         )
-    opening = replace(
-        sealed.opening, name=key.name, created_at=now, history=sealed.step, digest=request.digest
+    header = replace(
+        sealed.header, name=key.name, created_at=now, history=sealed.step, digest=request.digest
     )
-    base = _as_it_is(sealed, opening, sealed.ttl_s, now)
+    base = _as_it_is(sealed, header, sealed.ttl_s, now)
     if not is_open(found, now):
         return Apply(base, None, expired=if_expired(found))
     if not request.replaces:
         return first_answer(found, request.digest, "session-exists-replace")
-    if found.opening.model != origin.model:
+    if found.header.model != fingerprint.model:
         raise SessionExistsError(
-            f"session {key.name!r} is open and of model {found.opening.model!r}, the snapshot is of"
-            f" {origin.model!r}: choose another name, or close it first",
+            f"session {key.name!r} is open and of model {found.header.model!r}, the snapshot is of"
+            f" {fingerprint.model!r}: choose another name, or close it first",
             expected_step=found.step,
         )
     return Apply(base, found)
@@ -176,39 +176,39 @@ def decide_upgrade(
         CarryError: the session cannot be stepped, or not be handed to that version.
     """
     live = _require_found(found, key, now)
-    if live.opening.origin == model.origin:
+    if live.header.fingerprint == model.fingerprint:
         return Answer(Reply(live, live.step, b""))
     _require_same_inputs(live, old, model)
-    opening = replace(live.opening, origin=model.origin, outputs=b"")
+    header = replace(live.header, fingerprint=model.fingerprint, outputs=b"")
     if request.policy == "carry":
         _require_same_layout(live, model)
         if not (request.force or _means_the_same(live, old, model)):
             raise _other_weights(live, model)
-        return Apply(_as_it_is(live, opening, live.ttl_s, now), live)
+        return Apply(_as_it_is(live, header, live.ttl_s, now), live)
     observations = live.kept.observations
     if not observations:
         raise UpgradeRefusedError(
             f"session {key.name!r} has kept no observations to replay: expected it to have been"
             ' opened with keep_observations; "carry" may do where the layouts of the states agree'
         )
-    kept = pack_kept(Kept(observations=observations))
+    kept = pack_history(History(observations=observations))
     step = live.step - len(observations)
     initial = model.layout.initial_row
     data = pack_data(step, initial, UNREAD, b"", 0, live.ttl_s, now, kept=kept)
-    return Apply(Record(opening, data), live, fed=unpack_observations(observations))
+    return Apply(Record(header, data), live, fed=unpack_observations(observations))
 
 
 def replayed(base: Record, state: bytes, cursor: TextCursor, now: float) -> bytes:
     """The data of a session whose kept observations were run by another version from its start."""
     kept = base.kept
     step = base.step + len(kept.observations)
-    return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, kept=pack_kept(kept))
+    return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, kept=pack_history(kept))
 
 
 def _require_same_layout(live: Record, model: LoadedModel) -> None:
-    if live.opening.origin.state_schema != model.origin.state_schema:
+    if live.header.fingerprint.state_schema != model.fingerprint.state_schema:
         raise UpgradeRefusedError(
-            f"version {live.opening.version} and version {model.version} of model {model.name!r}"
+            f"version {live.header.version} and version {model.version} of model {model.name!r}"
             " lay their states out differently (state_schema), so it cannot be handed over:"
             ' expected "policy": "replay", for sessions that keep_observations'
         )
@@ -216,18 +216,18 @@ def _require_same_layout(live: Record, model: LoadedModel) -> None:
 
 def _means_the_same(live: Record, old: LoadedModel | None, model: LoadedModel) -> bool:
     """Whether the same weights made the state, or either manifest says that it means the same."""
-    made_by, origin = live.opening.origin.graph_sha256, model.origin
-    if made_by == origin.graph_sha256 or made_by in model.manifest.compatible_states:
+    made_by, fingerprint = live.header.fingerprint.graph_sha256, model.fingerprint
+    if made_by == fingerprint.graph_sha256 or made_by in model.manifest.compatible_states:
         return True
-    if old is None or old.origin != live.opening.origin:
+    if old is None or old.fingerprint != live.header.fingerprint:
         return False
-    return origin.graph_sha256 in old.manifest.compatible_states
+    return fingerprint.graph_sha256 in old.manifest.compatible_states
 
 
 def _other_weights(live: Record, model: LoadedModel) -> UpgradeRefusedError:
     kept = len(live.kept.observations)
     return UpgradeRefusedError(
-        f"session {live.opening.name!r} has a state of version {live.opening.version}, which means"
+        f"session {live.header.name!r} has a state of version {live.header.version}, which means"
         f" something else to the weights of version {model.version} of model {model.name!r}:"
         f' expected "policy": "replay", which makes a state of the kept observations (it keeps'
         f" {kept}; keep_observations is said when a session is opened), a version whose manifest"
@@ -237,11 +237,11 @@ def _other_weights(live: Record, model: LoadedModel) -> UpgradeRefusedError:
 
 
 def _require_same_inputs(live: Record, old: LoadedModel | None, model: LoadedModel) -> None:
-    opening = live.opening
-    if model.time is not None and opening.start_s is None:
+    header = live.header
+    if model.time is not None and header.start_s is None:
         raise UpgradeRefusedError(
             f"version {model.version} of model {model.name!r} uses the time of each row, and"
-            f" session {opening.name!r} was opened without a start: open a new one"
+            f" session {header.name!r} was opened without a start: open a new one"
         )
     if old is not None and _inputs(old) != _inputs(model):
         raise UpgradeRefusedError(
@@ -260,11 +260,11 @@ def _inputs(model: LoadedModel) -> str:
     return f"{list(manifest.columns or tensors)} (to {manifest.task})"
 
 
-def _as_it_is(record: Record, opening: Opening, ttl_s: float, now: float) -> Record:
+def _as_it_is(record: Record, header: SessionHeader, ttl_s: float, now: float) -> Record:
     """A record at the same step under another opening, with all that it keeps but replies."""
-    kept = pack_kept(record.kept._replace(keys=()))
+    kept = pack_history(record.kept._replace(keys=()))
     data = pack_data(record.step, record.state, record.cursor, b"", 0, ttl_s, now, kept=kept)
-    return Record(opening, data)
+    return Record(header, data)
 
 
 def _require_found(found: Record | None, key: Key, now: float) -> Record:

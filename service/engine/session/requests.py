@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from service.engine.graph.sampler import Listener, Sampling
-from service.stores.record.history import Keeps
+from service.stores.record.history import HistoryPolicy
 from service.stores.record.record import Key, Record
 
 
@@ -36,7 +36,7 @@ class Observations(NamedTuple):
     sampling: Sampling | None = None
     time_s: int | None = None
 
-    def heard_by(self, listener: Listener) -> "Observations":
+    def with_listener(self, listener: Listener) -> "Observations":
         """The same; `listener` hears what is written."""
         sampling = self.sampling and self.sampling._replace(listener=listener)
         return self._replace(sampling=sampling)
@@ -108,7 +108,7 @@ class CreateRequest:
     metadata: dict[str, Any] | None = None
     resumes: bool = False
     known_digest: bytes | None = None
-    keeps: Keeps | None = None
+    keeps: HistoryPolicy | None = None
     operation: ClassVar[None] = None
     emit: ClassVar[Literal["last"]] = "last"
     is_preview: ClassVar[bool] = False
@@ -142,7 +142,7 @@ class StartRequest:
     since the epoch, is when the request arrived: of two starts at once the later one stays.
     """
 
-    opening: CreateRequest
+    header: CreateRequest
     asked_at: float
     emit: Literal["last", "all"] = "last"
     replaces: bool = True
@@ -152,15 +152,15 @@ class StartRequest:
 
     @classmethod
     def anew(
-        cls, opening: CreateRequest, asked_at: float, emit: Literal["last", "all"] = "last"
+        cls, header: CreateRequest, asked_at: float, emit: Literal["last", "all"] = "last"
     ) -> "StartRequest":
         """A start that is no repetition of any other."""
-        return cls(replace(opening, known_digest=token_bytes(16)), asked_at, emit)
+        return cls(replace(header, known_digest=token_bytes(16)), asked_at, emit)
 
     @property
     def observations(self) -> Observations:
-        assert self.opening.history is not None, "a start feeds at least one observation"
-        return self.opening.history
+        assert self.header.history is not None, "a start feeds at least one observation"
+        return self.header.history
 
     @property
     def answers_all(self) -> bool:
@@ -170,8 +170,8 @@ class StartRequest:
     @property
     def digest(self) -> bytes:
         if not self.answers_all and not self.observations.final:
-            return self.opening.digest
-        return blake2b(self.opening.digest + self.emit.encode(), digest_size=16).digest()
+            return self.header.digest
+        return blake2b(self.header.digest + self.emit.encode(), digest_size=16).digest()
 
 
 class _Unfed:

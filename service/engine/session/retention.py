@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from service.engine.session.observation_codec import pack_observations
 from service.engine.session.requests import Observations, StepRequest
-from service.stores.record.history import Checkpoint, Keeps, Kept
+from service.stores.record.history import Checkpoint, History, HistoryPolicy
 from service.stores.record.record import Record
 
 T = TypeVar("T")
@@ -22,12 +22,12 @@ MAX_CHECKPOINT_BYTES = 1_048_576
 MAX_OBSERVATION_BYTES = 1_048_576
 """Of the past observations that one session keeps."""
 
-_NOT_KEPT = Keeps()
+_NOT_KEPT = HistoryPolicy()
 
 
-def kept_after_step(base: Record, request: StepRequest, num_replies: int) -> Kept:
+def kept_after_step(base: Record, request: StepRequest, num_replies: int) -> History:
     """What is kept after a step, which leaves `num_replies` replies, its own the last."""
-    kept, keeps = base.kept, base.opening.keeps or _NOT_KEPT
+    kept, keeps = base.kept, base.header.keeps or _NOT_KEPT
     before = kept.keys or (b"",) * base.num_replies
     keys = (*before, request.key or b"")[-num_replies:]
     checkpoints = kept.checkpoints
@@ -35,10 +35,12 @@ def kept_after_step(base: Record, request: StepRequest, num_replies: int) -> Kep
     if keeps.checkpoints and is_due:
         here = Checkpoint(base.step, base.state, base.cursor)
         checkpoints = _last_checkpoints((*checkpoints, here), keeps)
-    return Kept(keys, checkpoints, with_observations(kept, keeps, request.observations))
+    return History(keys, checkpoints, with_observations(kept, keeps, request.observations))
 
 
-def with_observations(kept: Kept, keeps: Keeps, observed: Observations) -> tuple[bytes, ...]:
+def with_observations(
+    kept: History, keeps: HistoryPolicy, observed: Observations
+) -> tuple[bytes, ...]:
     """The last observations, these included."""
     if not keeps.observations:
         return ()
@@ -46,15 +48,17 @@ def with_observations(kept: Kept, keeps: Keeps, observed: Observations) -> tuple
     return tuple(_last_within(last, [len(each) for each in last], MAX_OBSERVATION_BYTES))
 
 
-def kept_at(record: Record, step: int) -> Kept:
+def kept_at(record: Record, step: int) -> History:
     """What is kept of a session that goes back to an earlier step: no reply, nothing after it."""
     kept = record.kept
     num_left = max(0, len(kept.observations) - (record.step - step))
     earlier = tuple([each for each in kept.checkpoints if each.step < step])
-    return Kept((), earlier, kept.observations[:num_left])
+    return History((), earlier, kept.observations[:num_left])
 
 
-def _last_checkpoints(checkpoints: Sequence[Checkpoint], keeps: Keeps) -> tuple[Checkpoint, ...]:
+def _last_checkpoints(
+    checkpoints: Sequence[Checkpoint], keeps: HistoryPolicy
+) -> tuple[Checkpoint, ...]:
     last = list(checkpoints[-keeps.checkpoints :])
     sizes = [len(each.state) for each in last]
     return tuple(_last_within(last, sizes, MAX_CHECKPOINT_BYTES))

@@ -32,12 +32,12 @@ from service.errors import (
     StepConflictError,
 )
 from service.stores.record.batch_pack import pack_alike
-from service.stores.record.history import NOTHING_KEPT, Kept, pack_kept, unpack_kept
+from service.stores.record.history import NO_HISTORY, History, pack_history, unpack_history
 from service.stores.record.record import (
     Key,
-    Opening,
     PackedOutputs,
     Record,
+    SessionHeader,
     pack_data,
 )
 from service.stores.record.replies import KeptReply, PackedReplies, first_reply_bytes, pack_reply
@@ -120,11 +120,11 @@ def decide_create(
     """
     if not is_open(found, now):
         return Apply(seed, None, expired=if_expired(found))
-    if request.resumes and found.opening.model == request.model:
+    if request.resumes and found.header.model == request.model:
         return Answer(Reply(found, found.step, b""))
-    is_resumable = found.opening.model == request.model and not request.resumes
+    is_resumable = found.header.model == request.model and not request.resumes
     refusal: Taken = "session-exists-resume" if is_resumable else "session-exists"
-    return first_answer(found, seed.opening.digest, refusal)
+    return first_answer(found, seed.header.digest, refusal)
 
 
 def is_open(found: Record | None, now: float) -> TypeGuard[Record]:
@@ -143,7 +143,7 @@ def first_answer(found: Record, digest: bytes, refusal: Taken = "session-exists"
     Raises:
         SessionExistsError: the session is open, from another request.
     """
-    first = found.opening
+    first = found.header
     if first.digest == digest:
         return Answer(Reply(found, first.history, first.outputs, is_replay=True, is_new=True))
     raise SessionExistsError(
@@ -154,10 +154,10 @@ def first_answer(found: Record, digest: bytes, refusal: Taken = "session-exists"
 
 def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float) -> Record:
     """The record of a session that has not seen anything yet."""
-    opening = Opening(
+    header = SessionHeader(
         tenant=key.tenant,
         name=key.name,
-        origin=model.origin,
+        fingerprint=model.fingerprint,
         start_s=request.start_s,
         ring_size=request.ring_size,
         created_at=now,
@@ -166,7 +166,7 @@ def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float
         keeps=request.keeps,
     )
     return Record(
-        opening, pack_data(0, model.layout.initial_row, UNREAD, b"", 0, request.ttl_s, now)
+        header, pack_data(0, model.layout.initial_row, UNREAD, b"", 0, request.ttl_s, now)
     )
 
 
@@ -177,16 +177,16 @@ def opened(
     cursor: TextCursor,
     outputs: PackedOutputs,
     now: float,
-) -> tuple[Opening, bytes]:
+) -> tuple[SessionHeader, bytes]:
     """The opening and the data of a session, after its history."""
-    opening, count, kept = seed.opening, 0, NOTHING_KEPT
+    header, count, kept = seed.header, 0, NO_HISTORY
     if history is not None:
         count = history.num_observed
-        opening = replace(opening, history=count, outputs=outputs)
-        if opening.keeps is not None:
-            kept = Kept(observations=with_observations(kept, opening.keeps, history))
-    packed = pack_kept(kept)
-    return opening, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, kept=packed)
+        header = replace(header, history=count, outputs=outputs)
+        if header.keeps is not None:
+            kept = History(observations=with_observations(kept, header.keeps, history))
+    packed = pack_history(kept)
+    return header, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, kept=packed)
 
 
 def stepped(
@@ -202,8 +202,8 @@ def stepped(
     count, step = observations.num_observed, base.step
     replies, num_replies = _with_reply(base, pack_reply(step, count, request.digest, outputs))
     kept = b""
-    if request.key is not None or base.opening.keeps is not None or not base.is_plain:
-        kept = pack_kept(kept_after_step(base, request, num_replies))
+    if request.key is not None or base.header.keeps is not None or not base.is_plain:
+        kept = pack_history(kept_after_step(base, request, num_replies))
     if observations.final:
         return _tombstone(step + count, replies, num_replies, kept, now, "final")
     return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now, kept=kept)
@@ -237,7 +237,7 @@ def stepped_alike(
 
 def closed(base: Record, reason: str, now: float) -> bytes:
     """A tombstone: no state and no pending text, only the last replies; see `TOMBSTONE_S`."""
-    kept = pack_kept(base.kept)
+    kept = pack_history(base.kept)
     return _tombstone(base.step, base.replies, base.num_replies, kept, now, reason)
 
 
@@ -261,14 +261,14 @@ def may_apply(request: SessionRequest, record: Record, step: int) -> bool:
 def _tombstone(
     step: int, replies: PackedReplies, num_replies: int, kept: bytes, now: float, reason: str
 ) -> bytes:
-    keys = pack_kept(Kept(keys=unpack_kept(kept).keys))
+    keys = pack_history(History(keys=unpack_history(kept).keys))
     return pack_data(step, b"", UNREAD, replies, num_replies, 0.0, now, reason, keys)
 
 
 def _with_reply(base: Record, reply: PackedReplies) -> tuple[PackedReplies, int]:
     """The last replies, bounded by count and by bytes, and their number; the newest is kept."""
     before, num_before = base.replies, base.num_replies
-    most_before = base.opening.ring_size - 1
+    most_before = base.header.ring_size - 1
     start = 0
     while num_before and (
         num_before > most_before or len(before) - start + len(reply) > MAX_RING_BYTES
@@ -297,7 +297,7 @@ def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
             raise DigestMismatchError(
                 case(
                     "digest-mismatch-key" if request.step is None else "digest-mismatch",
-                    session=found.opening.name,
+                    session=found.header.name,
                     from_step=reply.from_step,
                     expected_step=found.step,
                 ),
@@ -310,14 +310,12 @@ def require_live(found: Record, now: float) -> None:
     """Raise SessionClosedError or SessionExpiredError unless the record can be stepped."""
     if found.closed:
         raise SessionClosedError(
-            case(
-                "session-closed", session=found.opening.name, reason=found.closed, step=found.step
-            ),
+            case("session-closed", session=found.header.name, reason=found.closed, step=found.step),
             expected_step=found.step,
         )
     if found.expires_at <= now:
         raise SessionExpiredError(
-            case("session-expired", session=found.opening.name, ttl_s=found.ttl_s)
+            case("session-expired", session=found.header.name, ttl_s=found.ttl_s)
         )
 
 
@@ -325,7 +323,7 @@ def wrong_step(
     found: Record, step: int, *, is_preview: bool = False
 ) -> StepConflictError | ReplayExpiredError:
     """Why a request that names `step` is neither applied nor answered again."""
-    name = found.opening.name
+    name = found.header.name
     ring = found.ring
     oldest_kept = ring[0].from_step if ring else found.step
     if step < oldest_kept and not is_preview:
@@ -333,7 +331,7 @@ def wrong_step(
             case(
                 "replay-expired",
                 session=name,
-                num_kept=found.opening.ring_size,
+                num_kept=found.header.ring_size,
                 step=step,
                 expected_step=found.step,
             ),

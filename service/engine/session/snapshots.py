@@ -22,8 +22,8 @@ from pathlib import Path
 
 from service.engine.session.sound_record import require_sound
 from service.errors import SnapshotRefusedError, SnapshotsOffError, StartUpError
-from service.stores.record.checksummed import checksum, decode_record, encode_opening
-from service.stores.record.history import pack_kept
+from service.stores.record.checksummed import checksum, decode_record, encode_header
+from service.stores.record.history import pack_history
 from service.stores.record.record import Record, RecordFormatError, pack_data
 
 SNAPSHOT_FORMAT = 1
@@ -69,13 +69,13 @@ class SnapshotKeys:
         """
         self.require_any()
         key_id, key = next(iter(self._keys.items()))
-        opening = encode_opening(replace(record.opening, outputs=b""))
+        header = encode_header(replace(record.header, outputs=b""))
         data = pack_data(
             record.step, record.state, record.cursor, b"", 0, record.ttl_s, record.updated_at,
-            kept=pack_kept(record.kept._replace(keys=())),
+            kept=pack_history(record.kept._replace(keys=())),
         )  # fmt: skip
-        head = _HEAD.pack(_MAGIC, SNAPSHOT_FORMAT, key_id, len(opening))
-        signed = b"".join((head, opening, data))
+        head = _HEAD.pack(_MAGIC, SNAPSHOT_FORMAT, key_id, len(header))
+        signed = b"".join((head, header, data))
         return signed + _sign(key, signed)
 
     def open(self, snapshot: bytes) -> Record:
@@ -101,10 +101,10 @@ class SnapshotKeys:
         if not hmac.compare_digest(_sign(key, signed), signature):
             raise SnapshotRefusedError("the snapshot was altered: its signature does not fit")
         _require_known(version)
-        opening = signed[_HEAD.size : _HEAD.size + opening_bytes]
+        header = signed[_HEAD.size : _HEAD.size + opening_bytes]
         data = signed[_HEAD.size + opening_bytes :]
         try:
-            record = decode_record(opening, checksum(opening), data, checksum(data))
+            record = decode_record(header, checksum(header), data, checksum(data))
             require_sound(record)
         except RecordFormatError as error:  # of a later service, with the same key
             raise SnapshotRefusedError(f"the snapshot cannot be read: {error.detail}") from None

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from service.engine.session.observation_codec import require_sound_observations
 from service.engine.session.retention import MAX_CHECKPOINT_BYTES, MAX_OBSERVATION_BYTES
-from service.stores.record.history import Keeps, Kept
-from service.stores.record.record import Opening, Record
+from service.stores.record.history import History, HistoryPolicy
+from service.stores.record.record import Record, SessionHeader
 
 _MOST_STEPS: Final = 2**53 - 1
 _MOST_METADATA_DEPTH: Final = 16
@@ -24,43 +24,43 @@ def require_sound(record: Record) -> None:
 
     What the settings of a server bound (`ttl_s`, `replay`, what is kept) is bounded elsewhere.
     """
-    opening = record.opening
+    header = record.header
     if record.closed:
         raise ValueError(f"the session is closed ({record.closed})")
     _require_whole("step", record.step, 0)
     if not (math.isfinite(record.ttl_s) and record.ttl_s > 0):
         raise ValueError(f"ttl_s is {record.ttl_s:.15g}: expected a number above 0")
-    _require_opening(opening)
+    _require_header(header)
     _require_whole("the number of tokens", record.cursor.num_tokens, 0)  # decodes the text, too
-    _require_kept(record.kept, opening.keeps or Keeps(), record.step, record.state_bytes)
+    _require_kept(record.kept, header.keeps or HistoryPolicy(), record.step, record.state_bytes)
 
 
-def _require_opening(opening: Opening) -> None:
-    texts = {"tenant": opening.tenant, "name": opening.name}
-    texts |= dict(zip(opening.origin._fields, opening.origin, strict=True))
+def _require_header(header: SessionHeader) -> None:
+    texts = {"tenant": header.tenant, "name": header.name}
+    texts |= dict(zip(header.fingerprint._fields, header.fingerprint, strict=True))
     for name, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"{name} is {text!r}: expected text")  # noqa: TRY004 -- as all others
-    if not _NAME.fullmatch(opening.name):
+    if not _NAME.fullmatch(header.name):
         raise ValueError("its name is not the name of a session")
-    if opening.start_s is not None:
-        _require_whole("start_s", opening.start_s, -_MOST_STEPS)
-    _require_whole("replay", opening.ring_size, 1)
-    _require_whole("history", opening.history, 0)
-    if not isinstance(opening.created_at, int | float) or not math.isfinite(opening.created_at):
+    if header.start_s is not None:
+        _require_whole("start_s", header.start_s, -_MOST_STEPS)
+    _require_whole("replay", header.ring_size, 1)
+    _require_whole("history", header.history, 0)
+    if not isinstance(header.created_at, int | float) or not math.isfinite(header.created_at):
         raise ValueError("created_at is not a time")
-    if opening.metadata is not None:
-        if not isinstance(opening.metadata, dict):
+    if header.metadata is not None:
+        if not isinstance(header.metadata, dict):
             raise ValueError("metadata is not an object")
-        _require_shallow(opening.metadata, _MOST_METADATA_DEPTH)
-    keeps = opening.keeps
+        _require_shallow(header.metadata, _MOST_METADATA_DEPTH)
+    keeps = header.keeps
     if keeps is not None:
         _require_whole("checkpoints", keeps.checkpoints, 0)
         _require_whole("checkpoint_every", keeps.checkpoint_every, 1)
         _require_whole("keep_observations", keeps.observations, 0)
 
 
-def _require_kept(kept: Kept, keeps: Keeps, step: int, state_bytes: int) -> None:
+def _require_kept(kept: History, keeps: HistoryPolicy, step: int, state_bytes: int) -> None:
     checkpoints, observations = kept.checkpoints, kept.observations
     for what, items, most in (
         ("checkpoints", checkpoints, keeps.checkpoints),

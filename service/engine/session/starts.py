@@ -25,7 +25,7 @@ from service.engine.session.rules import (
     opened,
     wrong_step,
 )
-from service.stores.record.record import Opening, PackedOutputs, Record, pack_data
+from service.stores.record.record import PackedOutputs, Record, SessionHeader, pack_data
 from service.stores.record.replies import pack_reply
 
 
@@ -43,20 +43,20 @@ def decide_start(
     """
     if not is_open(found, now):
         return Apply(seed, None, expired=if_expired(found))
-    opening = found.opening
-    if opening.digest == request.digest:
+    header = found.header
+    if header.digest == request.digest:
         return _first_answer(request, found)
     if not request.replaces:
         return first_answer(found, request.digest)
-    is_concurrent = seen is not None and seen != opening.digest
-    if is_concurrent and opening.created_at > request.asked_at:
+    is_concurrent = seen is not None and seen != header.digest
+    if is_concurrent and header.created_at > request.asked_at:
         return None
     return Apply(seed, found)
 
 
 def opening_seen(found: Record | None, now: float) -> bytes:
     """What `decide_start` is told when it is asked again."""
-    return found.opening.digest if is_open(found, now) else b""
+    return found.header.digest if is_open(found, now) else b""
 
 
 def started(
@@ -66,7 +66,7 @@ def started(
     cursor: TextCursor,
     outputs: PackedOutputs,
     now: float,
-) -> tuple[Opening, bytes]:
+) -> tuple[SessionHeader, bytes]:
     """The opening and the data of a session that began anew.
 
     Where several steps are answered the answer lies with the replies, which the next step replaces:
@@ -76,12 +76,12 @@ def started(
     count = observations.num_observed
     if observations.final:
         data = pack_data(count, b"", UNREAD, b"", 0, 0.0, now, "final")
-        return replace(seed.opening, history=count), data
+        return replace(seed.header, history=count), data
     if not request.answers_all:
         return opened(seed, observations, state, cursor, outputs, now)
-    opening = replace(seed.opening, history=count)
+    header = replace(seed.header, history=count)
     reply = pack_reply(0, count, request.digest, outputs)
-    return opening, pack_data(count, state, cursor, reply, 1, seed.ttl_s, now)
+    return header, pack_data(count, state, cursor, reply, 1, seed.ttl_s, now)
 
 
 def leaves_nothing(request: StartRequest, replaces: Record | None) -> bool:

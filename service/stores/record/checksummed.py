@@ -9,8 +9,14 @@ from typing import Any
 
 import orjson
 
-from service.stores.record.history import Keeps
-from service.stores.record.record import Opening, Origin, Record, RecordFormatError, check_data
+from service.stores.record.history import HistoryPolicy
+from service.stores.record.record import (
+    ModelFingerprint,
+    Record,
+    RecordFormatError,
+    SessionHeader,
+    check_data,
+)
 
 OPENING_FORMAT = 2
 """The latest that is read; 1 is written where nothing is kept but replies."""
@@ -18,29 +24,29 @@ OPENING_FORMAT = 2
 checksum = zlib.crc32
 
 
-def encode_opening(opening: Opening) -> bytes:
+def encode_header(header: SessionHeader) -> bytes:
     """The opening as a line of JSON with its format."""
-    later = {} if opening.keeps is None else {"format": 2, "keeps": list(opening.keeps)}
+    later = {} if header.keeps is None else {"format": 2, "keeps": list(header.keeps)}
     return orjson.dumps(
         {
             "format": 1,
-            "tenant": opening.tenant,
-            "name": opening.name,
-            "origin": list(opening.origin),
-            "start_s": opening.start_s,
-            "ring_size": opening.ring_size,
-            "created_at": opening.created_at,
-            "metadata": opening.metadata,
-            "history": opening.history,
-            "digest": opening.digest.hex(),
-            "outputs": opening.outputs.hex(),
+            "tenant": header.tenant,
+            "name": header.name,
+            "origin": list(header.fingerprint),
+            "start_s": header.start_s,
+            "ring_size": header.ring_size,
+            "created_at": header.created_at,
+            "metadata": header.metadata,
+            "history": header.history,
+            "digest": header.digest.hex(),
+            "outputs": header.outputs.hex(),
         }
         | later
     )
 
 
 def decode_record(
-    opening: bytes,
+    header: bytes,
     opening_checksum: int,
     data: bytes,
     data_checksum: int,
@@ -52,17 +58,17 @@ def decode_record(
     Raises:
         RecordFormatError: damaged, cut short, or written by a later service.
     """
-    for part, expected in ((opening, opening_checksum), (data, data_checksum)):
+    for part, expected in ((header, opening_checksum), (data, data_checksum)):
         if checksum(part) != expected:
             raise RecordFormatError(
                 f"session record is damaged: expected checksum {expected:08x}, its bytes give"
                 f" {checksum(part):08x}; restore a backup, or go on under another name"
             )
     check_data(data)
-    return Record(_decode_opening(opening), data, expires_at, place)
+    return Record(_decode_header(header), data, expires_at, place)
 
 
-def _decode_opening(sealed: bytes) -> Opening:
+def _decode_header(sealed: bytes) -> SessionHeader:
     try:
         fields: dict[str, Any] = orjson.loads(sealed)
         version = fields.pop("format")
@@ -71,11 +77,11 @@ def _decode_opening(sealed: bytes) -> Opening:
                 f"session record has opening format {version}, this service reads up to"
                 f" {OPENING_FORMAT}: it was written by a later service; upgrade this one"
             )
-        fields["origin"] = Origin(*fields["origin"])
+        fields["fingerprint"] = ModelFingerprint(*fields.pop("origin"))
         fields["digest"] = bytes.fromhex(fields["digest"])
         fields["outputs"] = bytes.fromhex(fields["outputs"])
         if "keeps" in fields:
-            fields["keeps"] = Keeps(*fields["keeps"])
-        return Opening(**fields)
+            fields["keeps"] = HistoryPolicy(*fields["keeps"])
+        return SessionHeader(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordFormatError(f"session record is damaged: {error}") from None

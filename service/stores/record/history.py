@@ -24,7 +24,7 @@ _CHECKPOINT = struct.Struct("<qqII")
 _SIZE = struct.Struct("<I")
 
 
-class Keeps(NamedTuple):
+class HistoryPolicy(NamedTuple):
     """How much of its past a session keeps, chosen when it is opened.
 
     At most `checkpoints` past states, at least `checkpoint_every` observations apart, and the last
@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
     cursor: TextCursor
 
 
-class Kept(NamedTuple):
+class History(NamedTuple):
     """`keys` belong to the kept replies, one each, b"" where there was none."""
 
     keys: tuple[bytes, ...] = ()
@@ -52,10 +52,10 @@ class Kept(NamedTuple):
     observations: tuple[bytes, ...] = ()
 
 
-NOTHING_KEPT = Kept()
+NO_HISTORY = History()
 
 
-def pack_kept(kept: Kept) -> bytes:
+def pack_history(kept: History) -> bytes:
     """As it stands in `data`; b"" where nothing is kept."""
     keys = kept.keys if any(kept.keys) else ()
     if not (keys or kept.checkpoints or kept.observations):
@@ -71,14 +71,14 @@ def pack_kept(kept: Kept) -> bytes:
     return b"".join(parts)
 
 
-def unpack_kept(packed: bytes) -> Kept:
+def unpack_history(packed: bytes) -> History:
     """The reverse of `pack_kept`.
 
     Raises:
         ValueError: it is cut short, too long, or not text where it must be.
     """
     if not packed:
-        return NOTHING_KEPT
+        return NO_HISTORY
     reader = _Reader(packed)
     num_keys, num_checkpoints, num_observations = reader.take(_COUNTS)
     keys = tuple([_key(reader.take_bytes(KEY_BYTES)) for _ in range(num_keys)])
@@ -86,7 +86,7 @@ def unpack_kept(packed: bytes) -> Kept:
     observations = tuple([_take_observation(reader) for _ in range(num_observations)])
     if reader.position != len(packed):
         raise ValueError("there is more than it says")
-    return Kept(keys, checkpoints, observations)
+    return History(keys, checkpoints, observations)
 
 
 class _Reader:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from service.contract.text import TextCursor
 from service.errors import RecordUnreadableError
-from service.stores.record.history import NOTHING_KEPT, Keeps, Kept, unpack_kept
+from service.stores.record.history import NO_HISTORY, History, HistoryPolicy, unpack_history
 from service.stores.record.replies import KeptReply, PackedReplies, size_of_replies, unpack_replies
 from service.stores.record.revision import REVISION_BYTES, new_revision
 
@@ -61,7 +61,7 @@ class Key(NamedTuple):
     name: str
 
 
-class Origin(NamedTuple):
+class ModelFingerprint(NamedTuple):
     """What made a state. It means something only to the graph of these very bytes.
 
     `state_schema` says which other graphs may be given it on purpose.
@@ -74,7 +74,7 @@ class Origin(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class SessionHeader:
     """What is fixed when a session is opened, restored or upgraded, with the reply to the opening.
 
     `start_s` is the time of row 0 where the model uses time, in seconds since the epoch. `history`
@@ -84,7 +84,7 @@ class Opening:
 
     tenant: str
     name: str
-    origin: Origin
+    fingerprint: ModelFingerprint
     start_s: int | None = None
     ring_size: int = 1
     created_at: float
@@ -92,15 +92,15 @@ class Opening:
     history: int = 0
     digest: bytes
     outputs: PackedOutputs = b""
-    keeps: Keeps | None = None
+    keeps: HistoryPolicy | None = None
 
     @property
     def model(self) -> str:
-        return self.origin.model
+        return self.fingerprint.model
 
     @property
     def version(self) -> str:
-        return self.origin.version
+        return self.fingerprint.version
 
 
 class Record(NamedTuple):
@@ -110,14 +110,14 @@ class Record(NamedTuple):
     no state, only the last replies.
     """
 
-    opening: Opening
+    header: SessionHeader
     data: bytes
     expires_at: float = 0.0
     place: int = 0
 
     @property
     def key(self) -> Key:
-        return Key(self.opening.tenant, self.opening.name)
+        return Key(self.header.tenant, self.header.name)
 
     @property
     def revision(self) -> bytes:
@@ -176,13 +176,13 @@ class Record(NamedTuple):
         return tuple([reply._replace(key=key) for reply, key in zip(replies, keys, strict=True)])
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> History:
         """What it keeps beside its replies."""
         if self.is_plain:
-            return NOTHING_KEPT
+            return NO_HISTORY
         head = self._head
         tail = self.data[STATE_AT + head.state_bytes + head.pending_bytes :]
-        return unpack_kept(tail[size_of_replies(tail, head.num_replies) :])
+        return unpack_history(tail[size_of_replies(tail, head.num_replies) :])
 
     @property
     def is_plain(self) -> bool:
@@ -273,6 +273,6 @@ def _check_tail(head: _Head, tail: bytes) -> None:
     kept = tail[size_of_replies(tail, head.num_replies) :]
     if not kept:
         raise ValueError("it says that it keeps something, and keeps nothing")
-    keys = unpack_kept(kept).keys
+    keys = unpack_history(kept).keys
     if keys and len(keys) != head.num_replies:
         raise ValueError("it has keys of other replies")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from heapq import merge
 from typing import Any, Final, NamedTuple
 
-from service.stores.base import Swept, Usage
+from service.stores.base import Expired, Usage
 from service.stores.redis.answers import unavailable_if_failed
 from service.stores.redis.keys import NUM_SHARDS, index_keys, key_of, session_key, shard_of
 from service.stores.redis.node import LostError
@@ -95,17 +95,17 @@ async def _sizes(servers: Topology, members: Sequence[bytes], now: float) -> lis
         reads += [Command(key, ("HSTRLEN", key, part)) for part in "od"]
     found: list[Any] = unavailable_if_failed(await servers.send(reads) if reads else [])
     return [
-        opening + data
-        for (expires_at, closed), opening, data in zip(*[iter(found)] * 3, strict=True)
+        header + data
+        for (expires_at, closed), header, data in zip(*[iter(found)] * 3, strict=True)
         if expires_at is not None and not closed and float(expires_at) > now
     ]
 
 
 async def sweep(
     servers: Topology, before: float, limit: int, given_time: str | float
-) -> list[Swept]:
+) -> list[Expired]:
     """Take away at most `limit` sessions that ended before `before`, and say which."""
-    swept: list[Swept] = []
+    swept: list[Expired] = []
     for _ in range(_MAX_ROUNDS):
         wanted = limit - len(swept)
         due = await _due(servers, before, wanted)
@@ -133,7 +133,7 @@ async def _due(servers: Topology, before: float, limit: int) -> list[_Due]:
 
 async def _sweep_some(
     servers: Topology, due: Sequence[_Due], before: float, given_time: str | float
-) -> tuple[list[Swept], bool]:
+) -> tuple[list[Expired], bool]:
     """What was taken away of these, and whether anything changed: else the next are these again."""
     keys = [session_key(entry.member) for entry in due]
     reads = [Command(key, ("HMGET", key, "r", "x", "c", "m", "v")) for key in keys]
@@ -148,8 +148,8 @@ async def _sweep_some(
         if revision is None:
             entries.append(forget)
         elif float(expires_at) > before:
-            put_off = entry.member, entry.score, expires_at, given_time
-            entries.append(Call(PUT_OFF, names_and_due[1:], *put_off))
+            reschedule = entry.member, entry.score, expires_at, given_time
+            entries.append(Call(PUT_OFF, names_and_due[1:], *reschedule))
         else:
             removals.append(Call(REMOVE, [key], revision, repr(before), given_time))
             over.append((entry, fields))
@@ -165,7 +165,7 @@ async def _sweep_some(
     settled = [call for call in entries if call.arguments[0] not in failed]
     done = [*outcomes, *await run_scripts(servers, settled)]
     swept = [
-        Swept(key_of(entry.member), *(field.decode() for field in (model, version, closed)))
+        Expired(key_of(entry.member), *(field.decode() for field in (model, version, closed)))
         for (entry, (_, _, closed, model, version)), outcome in zip(over, outcomes, strict=True)
         if outcome == 1 or isinstance(outcome, LostError)
     ]

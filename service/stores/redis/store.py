@@ -18,13 +18,13 @@ from typing import Any, Final
 import structlog
 
 from service.errors import StartUpError, StoreUnavailableError
-from service.stores.base import TOMBSTONE_S, StoreOptions, Swept, Usage, Write, WritesFailedError
-from service.stores.record.checksummed import checksum, decode_record, encode_opening
+from service.stores.base import TOMBSTONE_S, Expired, StoreOptions, Usage, Write, WritesFailedError
+from service.stores.record.checksummed import checksum, decode_record, encode_header
 from service.stores.record.record import (
     Key,
-    Opening,
     Record,
     RecordFormatError,
+    SessionHeader,
     revision_of,
     ttl_s_of,
 )
@@ -51,7 +51,7 @@ _PAGE: Final = 500
 _CLOCK_KEPT_S: Final = 30.0
 _CHECK_KEPT_MS: Final = 60_000
 
-Kept = Record | StoreUnavailableError | None
+History = Record | StoreUnavailableError | None
 
 
 class RedisStore:
@@ -102,11 +102,11 @@ class RedisStore:
         steps: list[tuple[int, Call]] = []
         others: list[tuple[int, Call]] = []
         announcements: list[Call] = []
-        for place, (opening, data, base) in enumerate(writes):
-            member = member_of(Key(opening.tenant, opening.name))
-            closed = Record(opening, data).closed
-            call = self._write(member, opening, data, base, closed)
-            if base is not None and opening is base.opening and not closed:
+        for place, (header, data, base) in enumerate(writes):
+            member = member_of(Key(header.tenant, header.name))
+            closed = Record(header, data).closed
+            call = self._write(member, header, data, base, closed)
+            if base is not None and header is base.header and not closed:
                 steps.append((place, call))
             else:
                 others.append((place, call))
@@ -137,10 +137,10 @@ class RedisStore:
 
     def _outcomes(self, writes: Sequence[Write], answers: dict[int, object]) -> list[Record | None]:
         kept: list[Record | None] = []
-        outcomes: list[Kept] = []
-        for place, (opening, data, _) in enumerate(writes):
+        outcomes: list[History] = []
+        for place, (header, data, _) in enumerate(writes):
             answer = answers[place]
-            record = self._kept(opening, data, answer) if isinstance(answer, bytes) else None
+            record = self._kept(header, data, answer) if isinstance(answer, bytes) else None
             kept.append(record)
             outcomes.append(record or failure_of(answer))
         if any(isinstance(each, StoreUnavailableError) for each in outcomes):
@@ -157,11 +157,11 @@ class RedisStore:
             keys = [session_key(member) for member in page]
             reads = [Command(key, ("HMGET", key, "o", "d", "x", "c", "m")) for key in keys]
             found = unavailable_if_failed(await self._servers.send(reads) if reads else [])
-            for opening, data, expires_at, closed, of_model in found:
+            for header, data, expires_at, closed, of_model in found:
                 is_wanted = model is None or of_model == model.encode()
-                if opening is None or closed or float(expires_at) <= now or not is_wanted:
+                if header is None or closed or float(expires_at) <= now or not is_wanted:
                     continue
-                record = _readable(opening, data, expires_at)
+                record = _readable(header, data, expires_at)
                 records += [record] if record else []
             if len(page) < _PAGE:
                 break
@@ -175,7 +175,7 @@ class RedisStore:
             self._servers, tenant, now, self._given_time, is_cluster=is_cluster
         )
 
-    async def sweep(self, limit: int) -> list[Swept]:
+    async def sweep(self, limit: int) -> list[Expired]:
         before = await self.now() - TOMBSTONE_S
         return await redis_index.sweep(self._servers, before, limit, self._given_time)
 
@@ -221,22 +221,22 @@ class RedisStore:
         return "" if self._clock is None else repr(self._clock())
 
     def _write(
-        self, member: bytes, opening: Opening, data: bytes, base: Record | None, closed: str
+        self, member: bytes, header: SessionHeader, data: bytes, base: Record | None, closed: str
     ) -> Call:
         key, revision, ttl_s = session_key(member), revision_of(data), repr(ttl_s_of(data))
         sealed, now = _sealed(data), self._given_time
         described = b"", "", ""
-        if base is None or opening is not base.opening:
-            described = _sealed(encode_opening(opening)), opening.model, opening.version
+        if base is None or header is not base.header:
+            described = _sealed(encode_header(header)), header.model, header.version
         if base is None:
             return Call(CREATE, [key], revision, ttl_s, sealed, *described, now)
         write = revision_of(base.data), revision, ttl_s, closed, sealed
         return Call(STEP, [key], *write, *described, now)
 
-    def _kept(self, opening: Opening, data: bytes, answer: bytes) -> Record:
+    def _kept(self, header: SessionHeader, data: bytes, answer: bytes) -> Record:
         expires_at = float(answer)
         self._saw_clock(expires_at - ttl_s_of(data))
-        return Record(opening, data, expires_at)
+        return Record(header, data, expires_at)
 
     def _saw_clock(self, now: float) -> None:
         self._measured_at = time.monotonic()
@@ -256,11 +256,11 @@ def _sealed(part: bytes) -> bytes:
     return _SEAL.pack(checksum(part)) + part
 
 
-def _record(opening: bytes, data: bytes, expires_at: bytes) -> Record:
-    if min(len(opening), len(data)) < _SEAL.size:
+def _record(header: bytes, data: bytes, expires_at: bytes) -> Record:
+    if min(len(header), len(data)) < _SEAL.size:
         raise RecordFormatError("session record is damaged: it is cut short")
-    [opening_seal], [data_seal] = _SEAL.unpack_from(opening), _SEAL.unpack_from(data)
-    parts = opening[_SEAL.size :], opening_seal, data[_SEAL.size :], data_seal
+    [opening_seal], [data_seal] = _SEAL.unpack_from(header), _SEAL.unpack_from(data)
+    parts = header[_SEAL.size :], opening_seal, data[_SEAL.size :], data_seal
     return decode_record(*parts, float(expires_at))
 
 

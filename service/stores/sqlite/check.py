@@ -97,12 +97,12 @@ def _check_records(db: apsw.Connection) -> tuple[int, list[str]]:
 
 
 def _problem_of(
-    key: Key, opening: bytes, opening_checksum: int, data: bytes | None, data_checksum: int
+    key: Key, header: bytes, opening_checksum: int, data: bytes | None, data_checksum: int
 ) -> str | None:
     if data is None:
         return "its state is missing"
     try:
-        record = decode_record(opening, opening_checksum, data, data_checksum)
+        record = decode_record(header, opening_checksum, data, data_checksum)
     except RecordUnreadableError as error:
         return error.detail
     if record.key != key:

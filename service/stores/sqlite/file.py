@@ -15,9 +15,9 @@ from typing import Final
 import apsw
 
 from service.errors import StartUpError
-from service.stores.base import TOMBSTONE_S, Swept, Usage, Write
-from service.stores.record.checksummed import checksum, decode_record, encode_opening
-from service.stores.record.record import Key, Opening, Record, revision_of, ttl_s_of
+from service.stores.base import TOMBSTONE_S, Expired, Usage, Write
+from service.stores.record.checksummed import checksum, decode_record, encode_header
+from service.stores.record.record import Key, Record, SessionHeader, revision_of, ttl_s_of
 from service.stores.sqlite.connection import (
     Transaction,
     close,
@@ -161,11 +161,11 @@ class SqliteFile:
         """One transaction, whether the log is synced or not."""
         with Transaction(self._db):
             now = self._clock()
-            steps = [(opening, data, base) for opening, data, base in writes if base is not None]
+            steps = [(header, data, base) for header, data, base in writes if base is not None]
             stepped = iter(self._commit_steps(steps, now))
             return [
-                self._create(opening, data, now) if base is None else next(stepped)
-                for opening, data, base in writes
+                self._create(header, data, now) if base is None else next(stepped)
+                for header, data, base in writes
             ]
 
     def list_live(
@@ -179,20 +179,20 @@ class SqliteFile:
         [row] = rows_of(self._db, _USAGE, (tenant, self._clock()))
         return Usage(*row)
 
-    def sweep(self, limit: int) -> list[Swept]:
+    def sweep(self, limit: int) -> list[Expired]:
         """Look at everything that may be over; remove at most `limit`."""
         before = self._clock() - TOMBSTONE_S
-        swept: list[Swept] = []
+        swept: list[Expired] = []
         while len(swept) < limit:
             with Transaction(self._db):
                 wanted = limit - len(swept)
                 due = rows_of(self._db, _DUE, (before, wanted))
                 over = [row for row in due if row[-1] <= before]
-                self._put_off([(row[-1], row[0]) for row in due if row[-1] > before])
+                self._reschedule([(row[-1], row[0]) for row in due if row[-1] > before])
                 places = [(row[0],) for row in over]
                 self._db.executemany("DELETE FROM states WHERE id = ?", places)
                 self._db.executemany("DELETE FROM sessions WHERE id = ?", places)
-            swept += [Swept(Key(*row[1:3]), *row[3:6]) for row in over]
+            swept += [Expired(Key(*row[1:3]), *row[3:6]) for row in over]
             if len(due) < wanted:
                 break
         return swept
@@ -214,12 +214,12 @@ class SqliteFile:
             self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
 
     def _commit_steps(
-        self, steps: list[tuple[Opening, bytes, Record]], now: float
+        self, steps: list[tuple[SessionHeader, bytes, Record]], now: float
     ) -> list[Record | None]:
         if not steps:
             return []
         kept = [
-            Record(opening, data, now + ttl_s_of(data), base.place) for opening, data, base in steps
+            Record(header, data, now + ttl_s_of(data), base.place) for header, data, base in steps
         ]
         rows = [
             (
@@ -240,20 +240,22 @@ class SqliteFile:
         written: list[Record | None] = list(kept)
         if num_written != len(kept):
             written = [record if self._lies_there(record) else None for record in kept]
-        self._put_off([(each.expires_at, each.place) for each in written if each and each.closed])
-        for record, (opening, _, base) in zip(written, steps, strict=True):
-            if opening is not base.opening and record is not None:
+        self._reschedule(
+            [(each.expires_at, each.place) for each in written if each and each.closed]
+        )
+        for record, (header, _, base) in zip(written, steps, strict=True):
+            if header is not base.header and record is not None:
                 self._open_anew(record)
         return written
 
     def _open_anew(self, record: Record) -> None:
         """Write another opening in the place of a session's."""
-        opening = record.opening
-        sealed = encode_opening(opening)
-        values = opening.model, opening.version, record.expires_at, checksum(sealed), sealed
+        header = record.header
+        sealed = encode_header(header)
+        values = header.model, header.version, record.expires_at, checksum(sealed), sealed
         self._db.execute(_OPEN_ANEW, (*values, record.place))
 
-    def _put_off(self, due: list[tuple[float, int]]) -> None:
+    def _reschedule(self, due: list[tuple[float, int]]) -> None:
         """Set when to look at sessions again: (time, place) each."""
         if due:
             self._db.executemany("UPDATE sessions SET due_at = ? WHERE id = ?", due)
@@ -262,17 +264,17 @@ class SqliteFile:
         query = "SELECT 1 FROM states WHERE id = ? AND revision = ?"
         return bool(rows_of(self._db, query, (record.place, record.revision)))
 
-    def _create(self, opening: Opening, data: bytes, now: float) -> Record | None:
+    def _create(self, header: SessionHeader, data: bytes, now: float) -> Record | None:
         expires_at = now + ttl_s_of(data)
-        sealed = encode_opening(opening)
+        sealed = encode_header(header)
         row = (
-            opening.tenant, opening.name, opening.model, opening.version, expires_at,
+            header.tenant, header.name, header.model, header.version, expires_at,
             checksum(sealed), sealed, now,
         )  # fmt: skip
         created = rows_of(self._db, _CREATE, row)
         if not created:
             return None
-        kept = Record(opening, data, expires_at, created[0][0])
+        kept = Record(header, data, expires_at, created[0][0])
         self._db.execute(
             "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)",
             (kept.place, kept.revision, expires_at, "", checksum(kept.data), kept.data),

@@ -25,7 +25,7 @@ import apsw
 import structlog
 
 from service.errors import StartUpError, StoreUnavailableError
-from service.stores.base import Swept, Usage, Write
+from service.stores.base import Expired, Usage, Write
 from service.stores.record.record import Key, Record, RecordFormatError
 from service.stores.sqlite.errors import FAILURES, changed, unavailable
 from service.stores.sqlite.file import SqliteFile
@@ -108,7 +108,7 @@ class SqliteStore:
         self._refuse_if_changed()
         return counted
 
-    async def sweep(self, limit: int) -> list[Swept]:
+    async def sweep(self, limit: int) -> list[Expired]:
         await self._prepare_to_write()
         swept = await self._call(lambda: self._there.sweep(limit))
         self._log.wrote()

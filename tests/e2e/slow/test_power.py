@@ -82,7 +82,7 @@ def steps_after_a_cut(folder: Path) -> Counter:
     db = apsw.Connection(str(folder / "carry.db"))
     records = [decode_record(*row) for row in db.execute(RECORDS)]
     db.close()
-    return Counter({record.opening.name: record.step for record in records})
+    return Counter({record.header.name: record.step for record in records})
 
 
 def lost_at(events, cuts, parts, seed, folder):

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from service.api.auth.keys import KeyRing
-from service.api.auth.rate_limits import Rates
+from service.api.auth.rate_limits import RateLimits
 from service.errors import StoreUnavailableError
 from service.stores.base import StoreOptions
 from service.stores.redis.store import RedisStore
@@ -54,6 +54,6 @@ async def test_limits_of_keys_are_counted_behind_tls(certificate, tmp_path):
     with running_valkey(requirepass="pass") as server:
         async with wire_to(server.port, tls=context) as wire:
             url = f"rediss://:pass@127.0.0.1:{wire.port}"
-            rates = Rates(url, StoreOptions(ca_file=file))
+            rates = RateLimits(url, StoreOptions(ca_file=file))
             assert (b"ratelimit-remaining", b"2") in await rates.count(caller)
             await rates.close()

@@ -128,12 +128,12 @@ async def test_an_endless_bundle_is_refused_in_the_background(folder):
 
 
 def test_a_bundle_that_waits_behind_others_can_be_cancelled(folder, verifier):
-    verifier._turn.acquire()
+    verifier._task.acquire()
     waiting = Verification(verifier, folder / "load" / "1")
     threading.Timer(0.1, waiting.cancel).start()
     with pytest.raises(Cancelled):
         waiting.run()
-    verifier._turn.release()
+    verifier._task.release()
     assert Verification(verifier, folder / "load" / "1").run()
 
 

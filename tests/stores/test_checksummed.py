@@ -9,21 +9,26 @@ from service.stores.record.checksummed import (
     OPENING_FORMAT,
     checksum,
     decode_record,
-    encode_opening,
+    encode_header,
 )
-from service.stores.record.record import RECORD_FORMAT, Opening, Origin, RecordFormatError
+from service.stores.record.record import (
+    RECORD_FORMAT,
+    ModelFingerprint,
+    RecordFormatError,
+    SessionHeader,
+)
 from tests.stores.support import record_named
 
 RECORD = record_named()
-OPENING = encode_opening(RECORD.opening)
+OPENING = encode_header(RECORD.header)
 DATA = RECORD.data
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-openings = st.builds(
-    Opening,
+headers = st.builds(
+    SessionHeader,
     tenant=texts,
     name=texts,
-    origin=st.builds(Origin, texts, texts, texts, texts),
+    fingerprint=st.builds(ModelFingerprint, texts, texts, texts, texts),
     start_s=st.none() | st.integers(-(2**40), 2**40),
     ring_size=st.integers(1, 100),
     created_at=st.floats(0, 4e9),
@@ -34,20 +39,20 @@ openings = st.builds(
 )
 
 
-def sealed(opening=OPENING, data=DATA):
+def sealed(header=OPENING, data=DATA):
     """Both parts with checksums that fit, whatever else is wrong with them."""
-    return decode_record(opening, checksum(opening), data, checksum(data))
+    return decode_record(header, checksum(header), data, checksum(data))
 
 
 def opening_with(**changes):
     return orjson.dumps(orjson.loads(OPENING) | changes)
 
 
-@given(openings)
-def test_a_record_comes_back_as_it_was(opening):
-    parts = encode_opening(opening)
+@given(headers)
+def test_a_record_comes_back_as_it_was(header):
+    parts = encode_header(header)
     record = decode_record(parts, checksum(parts), DATA, checksum(DATA), 7.0, 5)
-    assert record == RECORD._replace(opening=opening, expires_at=7.0, place=5)
+    assert record == RECORD._replace(header=header, expires_at=7.0, place=5)
 
 
 def test_an_opening_of_a_later_service_is_refused_with_both_formats():
@@ -95,7 +100,7 @@ def flipped(data, bit):
 
 
 @pytest.mark.parametrize(
-    "opening",
+    "header",
     [
         b"",
         b"null",
@@ -115,6 +120,6 @@ def flipped(data, bit):
         orjson.dumps({k: v for k, v in orjson.loads(OPENING).items() if k != "tenant"}),
     ],
 )
-def test_an_opening_of_another_kind_is_refused_as_damaged(opening):
+def test_an_opening_of_another_kind_is_refused_as_damaged(header):
     with pytest.raises(RecordFormatError, match="damaged"):
-        sealed(opening)
+        sealed(header)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.dispatch.request_task import Turn
-from service.engine.dispatch.session_queues import Lanes
+from service.engine.dispatch.request_task import RequestTask
+from service.engine.dispatch.session_queues import SessionQueues
 from service.engine.limits import EngineLimits
 from service.engine.session.requests import DeleteRequest
 from service.errors import QueueFullError, SessionClosedError, SessionNotFoundError
@@ -27,95 +27,95 @@ from tests.stores.support import after, record_named
 MAX_WAITING = 1024
 
 
-def turn_for(lanes, name, future=None):
-    return Turn(lanes.lane_of(Key("t", name)), DeleteRequest(), future, 0.0)
+def turn_for(queues, name, future=None):
+    return RequestTask(queues.queue_of(Key("t", name)), DeleteRequest(), future, 0.0)
 
 
-def join(lanes, name):
-    turn = turn_for(lanes, name)
-    lanes.join(turn)
-    return turn
+def join(queues, name):
+    task = turn_for(queues, name)
+    queues.join(task)
+    return task
 
 
-def visit(lanes, name):
+def visit(queues, name):
     """One request of a session, from its coming to its end."""
-    turn = join(lanes, name)
-    lanes.remember(turn.lane, record_named(name))
-    assert lanes.next(turn.lane) is None
+    task = join(queues, name)
+    queues.remember(task.queue, record_named(name))
+    assert queues.next(task.queue) is None
 
 
 def test_turns_of_a_lane_keep_the_order_in_which_they_came():
-    lanes = Lanes(8)
-    turns = [turn_for(lanes, "a") for _ in range(5)]
-    assert [lanes.join(turn) for turn in turns] == [True, False, False, False, False]
-    lane = turns[0].lane
-    assert lane.head is turns[0]
-    assert all(lanes.next(lane) is turn for turn in turns[1:])
-    assert lanes.next(lane) is None
-    assert lane.head is None
+    queues = SessionQueues(8)
+    tasks = [turn_for(queues, "a") for _ in range(5)]
+    assert [queues.join(task) for task in tasks] == [True, False, False, False, False]
+    queue = tasks[0].queue
+    assert queue.head is tasks[0]
+    assert all(queues.next(queue) is task for task in tasks[1:])
+    assert queues.next(queue) is None
+    assert queue.head is None
 
 
 def test_a_session_has_a_bounded_number_of_requests_waiting():
-    lanes = Lanes(8)
-    turns = [join(lanes, "a") for _ in range(MAX_WAITING)]
+    queues = SessionQueues(8)
+    tasks = [join(queues, "a") for _ in range(MAX_WAITING)]
     with pytest.raises(QueueFullError, match="1024 requests waiting"):
-        join(lanes, "a")
-    assert lanes.turns() == turns
-    assert join(lanes, "b").lane is not turns[0].lane
+        join(queues, "a")
+    assert queues.tasks() == tasks
+    assert join(queues, "b").queue is not tasks[0].queue
 
 
 def test_a_busy_lane_is_never_dropped():
-    lanes = Lanes(1)
-    visit(lanes, "busy")
-    turn = join(lanes, "busy")
+    queues = SessionQueues(1)
+    visit(queues, "busy")
+    task = join(queues, "busy")
     for _ in range(3):
-        visit(lanes, "idle")
-        visit(lanes, "other")
-    assert lanes.cached(Key("t", "busy")) is not None
-    assert join(lanes, "busy").lane is turn.lane
+        visit(queues, "idle")
+        visit(queues, "other")
+    assert queues.cached(Key("t", "busy")) is not None
+    assert join(queues, "busy").queue is task.queue
 
 
 @pytest.mark.parametrize("max_cached", [0, 1, 2, 3])
 def test_lanes_that_are_all_busy_are_all_kept(max_cached):
-    lanes = Lanes(max_cached)
-    busy = [join(lanes, name) for name in "abcde"]
-    lanes.remember(busy[0].lane, record_named("a"))
-    behind = [join(lanes, name) for name in "abcde"]
-    assert len(lanes) == 5
-    assert [turn.lane for turn in behind] == [turn.lane for turn in busy]
-    for turn in [*busy, *behind]:
-        lanes.next(turn.lane)
-    assert len(lanes) <= max_cached
+    queues = SessionQueues(max_cached)
+    busy = [join(queues, name) for name in "abcde"]
+    queues.remember(busy[0].queue, record_named("a"))
+    behind = [join(queues, name) for name in "abcde"]
+    assert len(queues) == 5
+    assert [task.queue for task in behind] == [task.queue for task in busy]
+    for task in [*busy, *behind]:
+        queues.next(task.queue)
+    assert len(queues) <= max_cached
 
 
 def test_without_a_cache_nothing_is_remembered():
-    lanes = Lanes(0)
-    visit(lanes, "a")
-    assert (len(lanes), lanes.state_bytes) == (0, 0)
+    queues = SessionQueues(0)
+    visit(queues, "a")
+    assert (len(queues), queues.state_bytes) == (0, 0)
 
 
 def test_a_session_in_use_is_hardly_ever_dropped_and_those_that_are_not_are():
     """Not never: where all were used for a round, somebody must leave."""
-    lanes, num_found = Lanes(10), 0
+    queues, num_found = SessionQueues(10), 0
     for newcomer in range(200):
-        num_found += lanes.cached(Key("t", "in use")) is not None
-        visit(lanes, "in use")
-        visit(lanes, str(newcomer))
+        num_found += queues.cached(Key("t", "in use")) is not None
+        visit(queues, "in use")
+        visit(queues, str(newcomer))
     assert num_found >= 190
-    cached = {place for place in range(200) if lanes.cached(Key("t", str(place)))}
+    cached = {place for place in range(200) if queues.cached(Key("t", str(place)))}
     assert 5 <= len(cached) <= 10
     assert min(cached) >= 180
 
 
 def test_a_cache_stays_bounded_while_all_that_it_holds_is_used():
     """The sessions that are stepped may be more than it was made for."""
-    lanes = Lanes(10)
+    queues = SessionQueues(10)
     for newcomer in range(100):
-        visit(lanes, str(newcomer))
+        visit(queues, str(newcomer))
         for name in range(newcomer):
-            if lanes.cached(Key("t", str(name))):
-                visit(lanes, str(name))
-    assert len(lanes) <= 10
+            if queues.cached(Key("t", str(name))):
+                visit(queues, str(name))
+    assert len(queues) <= 10
 
 
 names = st.sampled_from("abcde")
@@ -129,67 +129,67 @@ actions = st.lists(
 @given(st.integers(0, 4), actions)
 def test_lanes_do_what_a_simple_model_does(max_cached, actions):
     """Whatever is asked of them: order, size, and the bytes that they say they hold."""
-    lanes, busy = Lanes(max_cached), {}
+    queues, busy = SessionQueues(max_cached), {}
     for action, name in actions:
         key = Key("t", name)
         if action == "join":
-            turn = turn_for(lanes, name)
-            assert lanes.join(turn) == (name not in busy)
-            busy.setdefault(name, []).append(turn)
+            task = turn_for(queues, name)
+            assert queues.join(task) == (name not in busy)
+            busy.setdefault(name, []).append(task)
         elif name in busy:
-            turn = busy[name].pop(0)
-            lane = turn.lane
-            assert lane is lanes.lane_of(key)
-            assert lane.head is turn
-            end(lanes, lane, action)
+            task = busy[name].pop(0)
+            queue = task.queue
+            assert queue is queues.queue_of(key)
+            assert queue.head is task
+            end(queues, queue, action)
             following = busy[name][0] if busy[name] else None
-            assert lanes.next(lane) is following
+            assert queues.next(queue) is following
             if following is None:
                 del busy[name]
-        assert len(lanes) <= max_cached + len(busy)
-        waiting = [turn for turns in busy.values() for turn in turns]
-        assert sorted(map(id, lanes.turns())) == sorted(map(id, waiting))
-        cached = [lanes.cached(Key("t", each)) for each in "abcde"]
-        assert lanes.state_bytes == sum(len(record.data) for record in cached if record)
+        assert len(queues) <= max_cached + len(busy)
+        waiting = [task for tasks in busy.values() for task in tasks]
+        assert sorted(map(id, queues.tasks())) == sorted(map(id, waiting))
+        cached = [queues.cached(Key("t", each)) for each in "abcde"]
+        assert queues.state_bytes == sum(len(record.data) for record in cached if record)
 
 
-def end(lanes, lane, action):
-    """What a turn that ended made of its lane's record."""
-    record = lane.record
+def end(queues, queue, action):
+    """What a turn that ended made of its session queue's record."""
+    record = queue.record
     if action == "next":
-        lanes.remember(lane, record_named(lane.key.name))
+        queues.remember(queue, record_named(queue.key.name))
     elif action == "step" and record:
         longer = after(record, state=bytes(record.step % 7))
-        lanes.stepped(lane, longer, record.step + 1)
-        assert (lane.record, lane.step) == (longer, record.step + 1)
+        queues.stepped(queue, longer, record.step + 1)
+        assert (queue.record, queue.step) == (longer, record.step + 1)
     elif action == "forget":
-        lanes.remember(lane, None)
+        queues.remember(queue, None)
     elif action == "close" and record:
-        lanes.remember(lane, after(record, closed="deleted"))
-        assert lane.record is None
+        queues.remember(queue, after(record, closed="deleted"))
+        assert queue.record is None
 
 
 async def test_nothing_is_remembered_of_a_session_that_ended():
     async with running_engine() as engine:
         await engine.submit(A, create_mood())
-        assert len(engine._lanes) == 1
+        assert len(engine._queues) == 1
         await engine.submit(A, step_text("a waste", 0, final=True))
-        assert len(engine._lanes) == 0
+        assert len(engine._queues) == 0
         assert (await engine.submit(A, step_text("a waste", 0, final=True))).is_replay
         with pytest.raises(SessionClosedError):
             await engine.submit(A, step_text("more", 1))
-        assert len(engine._lanes) == 0
+        assert len(engine._queues) == 0
         await engine.submit(A, create_mood())
         await engine.submit(A, DeleteRequest())
-        assert len(engine._lanes) == 0
-        assert engine._lanes.state_bytes == 0
+        assert len(engine._queues) == 0
+        assert engine._queues.state_bytes == 0
 
 
 async def test_nothing_is_remembered_of_a_session_that_is_not_there():
     async with running_engine(MemoryStore()) as engine:
         with pytest.raises(SessionNotFoundError):
             await engine.submit(A, step_rows(rows(1)))
-        assert len(engine._lanes) == 0
+        assert len(engine._queues) == 0
 
 
 async def test_requests_of_one_session_are_answered_in_the_order_in_which_they_came():
@@ -211,4 +211,4 @@ async def test_sessions_are_served_side_by_side_with_hardly_a_cache(cache_sessio
         replies = await asyncio.wait_for(asyncio.gather(*asked), 5)
         assert [reply.step for reply in replies] == [0] * 5 + [1] * 5 + [2] * 5
         assert engine.failure is None
-        assert len(engine._lanes) <= cache_sessions
+        assert len(engine._queues) <= cache_sessions

@@ -5,8 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import NO_TEXT, TextCursor
-from service.stores.record.checksummed import checksum, decode_record, encode_opening
-from service.stores.record.history import Checkpoint, Keeps, Kept, pack_kept, unpack_kept
+from service.stores.record.checksummed import checksum, decode_record, encode_header
+from service.stores.record.history import (
+    Checkpoint,
+    History,
+    HistoryPolicy,
+    pack_history,
+    unpack_history,
+)
 from service.stores.record.record import Record, RecordFormatError, check_data, pack_data
 from service.stores.record.replies import KeptReply, pack_reply
 from tests.stores.support import record_named
@@ -29,9 +35,9 @@ OLD_FORMAT = 1
 
 
 def packed(ring, checkpoints, observations):
-    kept = Kept(tuple(reply.key for reply in ring), checkpoints, observations)
+    kept = History(tuple(reply.key for reply in ring), checkpoints, observations)
     together = b"".join(pack_reply(*reply[:4]) for reply in ring)
-    return pack_data(7, b"state", NO_TEXT, together, len(ring), 1.0, 0.0, kept=pack_kept(kept))
+    return pack_data(7, b"state", NO_TEXT, together, len(ring), 1.0, 0.0, kept=pack_history(kept))
 
 
 SAMPLE = packed(
@@ -46,7 +52,7 @@ def test_what_a_session_keeps_comes_back(ring, past):
     checkpoints, observations = past
     data = packed(ring, checkpoints, observations)
     check_data(data)
-    record = Record(record_named().opening, data)
+    record = Record(record_named().header, data)
     assert record.ring == tuple(ring)
     assert record.kept.checkpoints == checkpoints
     assert record.kept.observations == observations
@@ -58,7 +64,7 @@ def test_a_record_has_the_oldest_format_that_can_hold_it(ring, past):
     needs_more = any(past) or any(reply.key for reply in ring)
     data = packed(ring, *past)
     assert data[2] == (2 if needs_more else OLD_FORMAT)
-    assert Record(record_named().opening, data).is_plain == (not needs_more)
+    assert Record(record_named().header, data).is_plain == (not needs_more)
 
 
 @pytest.mark.parametrize("size", range(len(SAMPLE)))
@@ -74,7 +80,7 @@ def test_more_than_was_kept_is_refused(extra):
 
 
 def test_keys_of_other_replies_are_refused():
-    kept = pack_kept(Kept((b"k" * 16, b"l" * 16)))
+    kept = pack_history(History((b"k" * 16, b"l" * 16)))
     data = pack_data(1, b"", NO_TEXT, pack_reply(0, 1, b"d" * 16, b""), 1, 1.0, 0.0, kept=kept)
     with pytest.raises(RecordFormatError, match="keys of other replies"):
         check_data(data)
@@ -83,16 +89,16 @@ def test_keys_of_other_replies_are_refused():
 @given(st.binary(max_size=60))
 def test_any_bytes_are_kept_things_or_are_refused(tail):
     try:
-        kept = unpack_kept(tail)
+        kept = unpack_history(tail)
     except ValueError:
         return
-    assert unpack_kept(pack_kept(kept)) == kept
+    assert unpack_history(pack_history(kept)) == kept
 
 
-@pytest.mark.parametrize("keeps", [None, Keeps(3, 2, 1)])
+@pytest.mark.parametrize("keeps", [None, HistoryPolicy(3, 2, 1)])
 def test_an_opening_has_the_oldest_format_that_can_hold_it(keeps):
     record = record_named(keeps=keeps)
-    sealed = encode_opening(record.opening)
+    sealed = encode_header(record.header)
     assert (b'"format":1' in sealed) == (keeps is None)
     found = decode_record(sealed, checksum(sealed), SAMPLE, checksum(SAMPLE))
-    assert found.opening == record.opening
+    assert found.header == record.header

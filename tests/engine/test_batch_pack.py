@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import UNREAD, TextCursor
-from service.engine.dispatch import dispatcher as turns
+from service.engine.dispatch import dispatcher as tasks
 from service.engine.session.requests import Observations, StepRequest, digests_of_rows
 from service.engine.session.rules import seed_record, stepped, stepped_alike
 from service.stores.record.record import Key, Record, check_data, pack_data, revision_of
@@ -24,7 +24,7 @@ from tests.engine.support import (
 )
 
 NO_TEXT = TextCursor("")
-OPENING = seed_record(A, small_models().get("load"), create_load(), 0.0).opening
+OPENING = seed_record(A, small_models().get("load"), create_load(), 0.0).header
 
 one_step = st.tuples(
     st.integers(0, 2**50),  # steps before
@@ -91,7 +91,7 @@ def test_the_digests_of_many_rows_are_those_of_a_request_for_each(num_rows, num_
 async def test_however_a_batch_of_steps_is_written_it_is_kept_and_answered_alike(
     monkeypatch, few, how
 ):
-    monkeypatch.setattr(turns, "_FEW", few)
+    monkeypatch.setattr(tasks, "_FEW", few)
     keys = [Key("t", str(place)) for place in range(20)]
     values = rows(40).reshape(2, 20, 2)
     async with running_engine() as engine:
@@ -134,7 +134,7 @@ async def test_however_a_batch_of_steps_is_written_it_is_kept_and_answered_alike
 async def test_a_step_of_rows_is_kept_in_the_same_bytes_whichever_way_it_is_written(monkeypatch):
     kept = []
     for few in (0, 10**6):
-        monkeypatch.setattr(turns, "_FEW", few)
+        monkeypatch.setattr(tasks, "_FEW", few)
         async with running_engine() as engine:
             await engine.submit(A, create_load())
             await engine.submit(A, step_rows(rows(1), 0))
