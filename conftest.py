@@ -7,7 +7,9 @@ something was not tested.
 """
 
 import os
+import signal
 from collections.abc import Generator, Iterator
+from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,6 +47,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _nothing_left() -> Iterator[None]:
     with nothing_left():
         yield
+
+
+class TimedOut(BaseException):
+    """A test took longer than pytest-timeout lets it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer() -> Generator[None, bool, bool]:
+    is_set = yield
+    fail = signal.getsignal(signal.SIGALRM)
+
+    def end_test(signum: int, frame: FrameType | None) -> None:
+        assert callable(fail), "set by pytest-timeout, whose method is signal"
+        try:
+            fail(signum, frame)
+        except pytest.fail.Exception as failure:
+            raise TimedOut(str(failure)) from None
+
+    signal.signal(signal.SIGALRM, end_test)
+    return is_set
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -132,8 +132,8 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> FastPa
         snapshots, stream_urls, asyncapi, open_inference, open_inference_infer,
         open_inference_generate, open_inference_repository, health,
     )  # fmt: skip
-    for part in parts:
-        app.include_router(part.router)
+    for part in parts:  # as they are: to include a router makes each of its routes once more
+        app.router.routes.extend(part.router.routes)
     app.add_api_route("/", _to_docs, include_in_schema=False)
 
     threads = settings.ort_threads

@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import socket
+import ssl
 import threading
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import cache
@@ -24,6 +25,9 @@ from tests.fakes.bundles import (
 )
 from tests.leftovers import serving_on
 from tests.system import in_thread
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients that speak HTTP: each would load all certificates of the machine."""
 
 
 @cache
@@ -78,7 +82,8 @@ async def listening(**settings):
     task = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, timeout=60, verify=NO_TLS) as client:
             client.app, client.server, client.port = app, server, port
             yield client
     finally:
@@ -100,5 +105,5 @@ def listening_apart(headers=None, **settings):
 
     with serving_on(), in_thread(asyncio.run, serve(), stop=end.set):
         assert ready.wait(60), "the application did not start"
-        with httpx.Client(base_url=served[0], headers=headers, timeout=20) as client:
+        with httpx.Client(base_url=served[0], headers=headers, timeout=20, verify=NO_TLS) as client:
             yield client

@@ -281,18 +281,21 @@ async def test_a_shutdown_answers_every_message_that_it_read_and_says_so(client,
     assert [each["step"] for each in answers] == list(range(1, 21))
 
 
-async def test_what_has_not_begun_is_dropped_with_a_socket_that_breaks(client, monkeypatch):
-    await client.post("/v1/sessions/s/steps", json={"step": 0, "observations": ROW})
-    gate = Gate(client, monkeypatch)
-    async with stream_of(client) as socket:
-        await socket.recv()
-        for step in range(1, 5):
-            await send(socket, step=step, observations=ROW)
-        await gate.reached.wait()
-        socket.transport.abort()
-    await until(lambda: not client.app.context.open_streams)
-    gate.opened.set()
-    assert (await client.get("/v1/sessions/s")).json()["step"] == 2
+async def test_steps_that_are_queued_are_dropped_with_a_socket_that_breaks(monkeypatch):
+    # While a step runs the socket is not read: that it broke is seen when the step is answered.
+    async with listening(request_timeout_s=1) as client:
+        (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
+        await client.post("/v1/sessions/s/steps", json={"step": 0, "observations": ROW})
+        gate = Gate(client, monkeypatch)
+        async with stream_of(client) as socket:
+            await socket.recv()
+            for step in range(1, 5):
+                await send(socket, step=step, observations=ROW)
+            await gate.reached.wait()
+            socket.transport.abort()
+        await until(lambda: not client.app.context.open_streams)
+        gate.opened.set()
+        assert (await client.get("/v1/sessions/s")).json()["step"] == 2
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_holds_a_bounded_lot(client, monkeypatch):

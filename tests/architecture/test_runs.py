@@ -12,6 +12,13 @@ from tests.architecture.project_files import ROOT
 
 PLANTED = {
     "hangs": "def test_hangs():\n    while True:\n        pass\n",
+    "hangs_in_a_property": """
+from hypothesis import given, strategies as st
+@given(st.integers())
+def test_hangs_in_a_property(_):
+    while True:
+        pass
+""",
     "waits_for_a_thread": """
 import threading
 from tests.system import in_thread
@@ -46,6 +53,7 @@ def test_leaves_a_thread():
 
 REASONS = {
     "hangs": "Timeout (>2.0s)",
+    "hangs_in_a_property": "TimedOut",
     "waits_for_a_thread": "AssertionError: inside",
     "skips_inside": "a program is missing",
     "leaves_a_process": "left running by this test: process",
