@@ -1,9 +1,14 @@
-"""The service as it was before records of format 2, taken from the history of this repository."""
+"""The service as it was, taken from the history of this repository.
+
+`format-1`: the last one before records of format 2. `one-folder`: the last one whose API was one
+folder of modules, with all that the API and records of today have.
+"""
 
 import subprocess
 import sys
 import tarfile
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 
@@ -20,22 +25,26 @@ def git(*arguments: str) -> bytes:
     return subprocess.run(run, cwd=ROOT, check=True, capture_output=True).stdout
 
 
-def last_commit_of_format_1() -> str:
+def _commit_before(*changes: str) -> str:
     """Its hash, found by what changed, so that a rebase does not lose it."""
     if git("rev-parse", "--is-shallow-repository").strip() == b"true":
         pytest.fail("the history of this clone is cut short: git fetch --unshallow, then again")
-    found = git("log", "--reverse", "--format=%P", f"-S{_FIRST_OF_FORMAT_2}", "--", _FILE).split()
+    found = git("log", "--reverse", "--format=%P", *changes).split()
     if not found:
         pytest.fail(
-            f"no commit with a parent brought {_FIRST_OF_FORMAT_2!r} into {_FILE}: the history does"
-            " not hold the service of format 1; take a clone with all of it"
+            f"git log {' '.join(changes)} finds no commit with a parent: the history does not hold"
+            " the earlier service; take a clone with all of it"
         )
     return found[0].decode()
 
 
-def unpack_earlier_service(folder) -> None:
-    """The sources of the last service that wrote nothing but format 1."""
-    packed = git("archive", last_commit_of_format_1(), "service", "tests")
+def unpack_earlier_service(which: str, folder: Path) -> None:
+    """Its sources, and the tests of that time."""
+    changes = {
+        "format-1": [f"-S{_FIRST_OF_FORMAT_2}", "--", _FILE],
+        "one-folder": ["--diff-filter=A", "--", "service/api/codec/decode.py"],
+    }[which]
+    packed = git("archive", _commit_before(*changes), "service", "tests")
     with tarfile.open(fileobj=BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
 

@@ -3,6 +3,8 @@
 Sessions cross over both ways, or are refused clearly, and are never guessed at.
 """
 
+import secrets
+
 import httpx
 import pytest
 
@@ -15,20 +17,22 @@ CREATE = {"model": "load", "start": START}
 ROW = {"observations": [[1.0, 2.0]]}
 
 
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory):
+@pytest.fixture(scope="module", params=["format-1", "one-folder"])
+def clients(request, tmp_path_factory):
     """Of the old service and of the new one, beside each other on one file."""
     folder = tmp_path_factory.mktemp("rolling")
     root = folder / "earlier"
     root.mkdir()
-    unpack_earlier_service(root)
-    assert "RECORD_FORMAT = 1\n" in (root / "service/stores/record.py").read_text()
+    unpack_earlier_service(request.param, root)
     write_its_bundles(root, folder / "models")
     settings = {
         "models": folder / "models",
         "store": f"sqlite:///{folder}/carry.db",
         "durability": "process",
     }
+    if request.param != "format-1":  # it had no snapshots
+        settings["snapshot_key_file"] = folder / "snapshot.keys"
+        settings["snapshot_key_file"].write_text(secrets.token_hex(32))
     for name in ("old", "new"):
         (folder / name).mkdir()
     with (
@@ -38,6 +42,10 @@ def clients(tmp_path_factory):
         httpx.Client(base_url=new.url) as new_client,
     ):
         yield old_client, new_client
+
+
+only_format_1 = pytest.mark.parametrize("clients", ["format-1"], indirect=True)
+of_today = pytest.mark.parametrize("clients", ["one-folder"], indirect=True)
 
 
 def opened(client, name, **fields):
@@ -98,6 +106,7 @@ def test_a_fork_and_a_close_cross_over(clients):
     assert step(old, "source").json()["type"] == "urn:carry:session-closed"
 
 
+@only_format_1
 def test_a_session_that_keeps_its_past_is_refused_by_the_old_and_goes_on_at_the_new(clients):
     old, new = clients
     opened(new, "keeps", checkpoints=2)
@@ -110,6 +119,7 @@ def test_a_session_that_keeps_its_past_is_refused_by_the_old_and_goes_on_at_the_
     assert step(new, "keeps").json()["step"] == 2
 
 
+@only_format_1
 def test_a_keyed_step_keeps_the_old_away_until_the_next_plain_one(clients):
     old, new = clients
     opened(old, "keyed")
@@ -119,3 +129,36 @@ def test_a_keyed_step_keeps_the_old_away_until_the_next_plain_one(clients):
     assert step(new, "keyed", **{"Idempotency-Key": "k"}).headers["idempotent-replayed"] == "true"
     assert step(new, "keyed").json()["step"] == 3
     assert step(old, "keyed").json()["step"] == 4
+
+
+@of_today
+@pytest.mark.parametrize("first", [0, 1], ids=["opened by the old", "opened by the new"])
+def test_past_states_and_keys_cross_over_both_ways(clients, first):
+    name, one, other = f"past-{first}", clients[first], clients[1 - first]
+    opened(one, name, checkpoints=4)
+    answers = [
+        step(client, name, **{"Idempotency-Key": f"k{count}"}).raise_for_status()
+        for count, client in enumerate((one, other, one))
+    ]
+    again = step(other, name, **{"Idempotency-Key": "k2"})
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.content == answers[2].content
+    other.post(f"/v1/sessions/{name}/rewind", json={"step": 1}).raise_for_status()
+    for client, before in ((one, answers[1]), (other, answers[2])):
+        repeated = step(client, name).raise_for_status().json()
+        assert repeated["prediction"] == before.json()["prediction"]
+        assert repeated["step"] == before.json()["step"]
+
+
+@of_today
+@pytest.mark.parametrize("first", [0, 1], ids=["of the old", "of the new"])
+def test_a_snapshot_of_one_is_restored_by_the_other(clients, first):
+    name, one, other = f"snap-{first}", clients[first], clients[1 - first]
+    opened(one, name)
+    step(one, name).raise_for_status()
+    snapshot = one.get(f"/v1/sessions/{name}/snapshot").raise_for_status().content
+    url = f"/v1/sessions/{name}-restored/snapshot"
+    kind = {"Content-Type": "application/vnd.carry.snapshot"}
+    other.put(url, content=snapshot, headers=kind).raise_for_status()
+    expected = step(one, name).raise_for_status().json()["prediction"]
+    assert step(other, f"{name}-restored").raise_for_status().json()["prediction"] == expected
