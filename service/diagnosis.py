@@ -66,7 +66,7 @@ def _address(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "address",
-            f"{where}, and no keys: whoever reaches it may do everything",
+            f"{where}, and no keys: every client that can reach it may do everything",
             "set CARRY_API_KEYS_FILE, or listen on 127.0.0.1",
         )
     else:

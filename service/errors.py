@@ -216,7 +216,7 @@ class ModelFailedError(CarryError):
 
 
 class NotFiniteError(CarryError):
-    """What a graph made of an input is no number: it is neither answered nor kept."""
+    """Outputs or the new state of a graph are not finite: they are neither answered nor stored."""
 
     code, status, title = "not-finite", 422, "Answer or state not finite"
 

@@ -228,7 +228,7 @@ def load_settings() -> Settings:
     """Read the process's environment.
 
     Raises:
-        StartUpError: a value that does not fit, or a name that is no setting.
+        StartUpError: an invalid value, or an unknown setting.
     """
     names = {(PREFIX + name).upper() for name in Settings.model_fields}
     for name in os.environ:
@@ -236,7 +236,7 @@ def load_settings() -> Settings:
             near = difflib.get_close_matches(name.upper(), sorted(names), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise StartUpError(
-                f"{name} is no setting of this service{hint} (python -m service --help lists them)"
+                f"unknown setting {name}{hint} (python -m service --help lists them)"
             )
     try:
         return Settings()

@@ -46,7 +46,8 @@ SESSIONS: Final[Mapping[str, str]] = {
     ),
     "session-closed": "session {session!r} was closed ({reason}) at step {step}: open a new one",
     "session-expired": (
-        "session {session!r} expired: no step came within its ttl of {ttl_s:g} s; open it again"
+        "session {session!r} expired: it was not stepped within its ttl of {ttl_s:g} s; open it"
+        " again"
     ),
     "session-exists": (
         "session {session!r} is open, from another request (model {model!r}, step {step}): choose"
@@ -54,11 +55,11 @@ SESSIONS: Final[Mapping[str, str]] = {
     ),
     "session-exists-resume": (
         "session {session!r} is open, from another request (model {model!r}, step {step}): choose"
-        ' another name, or say "if_exists": "resume" to go on with it'
+        ' another name, or send "if_exists": "resume" to continue it'
     ),
     "session-exists-replace": (
         "session {session!r} is open, from another request (model {model!r}, step {step}): choose"
-        " another name, or say ?replace=true to lose what is there"
+        " another name, or use ?replace=true to replace it"
     ),
     "record-unfit": (
         "session {session!r} has a state of {state_bytes} bytes, its model carries"
@@ -66,7 +67,7 @@ SESSIONS: Final[Mapping[str, str]] = {
     ),
     "version-gone": (
         "the session belongs to model {model!r} version {version}, which is not loaded as it was"
-        " (loaded: {loaded}{changed}): a state means nothing to other weights; load that bundle"
+        " (loaded: {loaded}{changed}): a state is valid only for its own weights; load that bundle"
         ' again, hand the session on by POST /v1/sessions/{{session}}/upgrade with "policy":'
         ' "replay" (of the observations that it keeps), or open a new one'
     ),
@@ -77,7 +78,7 @@ SESSIONS: Final[Mapping[str, str]] = {
     ),
     "replay-expired": (
         "session {session!r} keeps the replies of its last {num_kept} requests; that of step"
-        " {step} is gone: expected step {expected_step}"
+        " {step} was dropped: expected step {expected_step}"
     ),
     "digest-mismatch": (
         "session {session!r} already applied another request at this step (step {from_step}); it"
@@ -110,7 +111,7 @@ SESSIONS: Final[Mapping[str, str]] = {
         ' such as "2016-08-29"'
     ),
     "time-unfit": (
-        "the first row is said to be at {time_s}: expected {expected_s}, the time of row {row} of"
+        "the first row has the time {time_s}: expected {expected_s}, the time of row {row} of"
         " this session; send rows that are missing as NaN"
     ),
     "time-beyond": (
@@ -127,14 +128,14 @@ SESSIONS: Final[Mapping[str, str]] = {
         "expected finite numbers from model {model!r} version {version}, got infinity or NaN in its"
         " outputs or its new state; nothing was applied: look for a value that is far beyond those"
         " of training; a session of which every input is refused has had such a state for longer:"
-        " rewind it, or begin it anew"
+        " rewind it, or open a new one"
     ),
     "session-queue-full": (
         "session {session!r} has {num_waiting} requests waiting; nothing was applied: send fewer at"
         " once"
     ),
     "contention": (
-        "session {session!r}: {num_lost} other writers were first; nothing was applied: step a"
+        "session {session!r}: {num_lost} other writers committed first; nothing was applied: step a"
         " session from one client at a time"
     ),
     "session-unusable": (

@@ -4,7 +4,7 @@ Rule 1: work runs piece after piece, in the order in which it was put; each come
         loop that put it. A piece costs two hand-overs of the interpreter; an executor takes more.
 Rule 2: work keeps its own errors: `run` raises nothing.
 Rule 3: where the system has no thread left, the loop does the work itself: late, but done.
-Rule 4: where it is nice, the processors belong to whoever else wants them (on Linux, where threads
+Rule 4: where it is nice, other threads go first (on Linux, where threads
         have priorities of their own).
 
 Whoever owns it closes it when nothing is under way any more. Its first piece of work starts it.

@@ -48,7 +48,7 @@ class BigBodyRoute(APIRoute):
             if announced_bytes(length) > BIG_BODY_BYTES:
                 parts = [part async for part in request.stream()]
             else:
-                parts = [await request.body()]  # kept by the request for whoever asks again
+                parts = [await request.body()]  # the request keeps it for the next reader
                 if len(parts[0]) <= BIG_BODY_BYTES and not is_crowded(parts[0]):
                     return await ordinary(request)
             key = request.headers.get(IDEMPOTENCY_KEY)

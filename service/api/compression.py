@@ -31,7 +31,7 @@ def inflate(data: bytes, encoding: str, max_bytes: int) -> bytes:
     try:
         body = unfold.decompress(data, max_bytes + 1)
     except zlib.error as error:
-        raise MalformedError(f"the body is no {name} ({error})") from None
+        raise MalformedError(f"the body is not valid {name} ({error})") from None
     if len(body) > max_bytes:
         raise TooLargeError(f"the body unfolds to more than {max_bytes} bytes: send it in parts")
     if not unfold.eof or unfold.unused_data:

@@ -84,7 +84,7 @@ def _require_same_origin(headers: Mapping[str, str]) -> None:
     if origin is not None and _host_of(origin) != headers.get("Host", ""):
         raise OriginRefusedError(
             f"a page of {origin[:200]} may not open a stream of this server: expected a page that"
-            " this server itself gave out, or a client that is no browser"
+            " this server itself served, or a client that is not a browser"
         )
 
 

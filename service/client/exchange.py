@@ -1,4 +1,4 @@
-"""One request until it is answered, without I/O: a flow yields calls and is sent what came of each.
+"""One request until it is answered, without I/O: a flow yields calls and is sent their outcomes.
 
 Rule 1: nothing here sends, sleeps or awaits; the clock and the dice are given.
 Rule 2: every request is safe to repeat as it is, so whatever says "later" leads to the same call.

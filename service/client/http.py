@@ -101,7 +101,7 @@ def _is_without_tls(error: BaseException) -> bool:
 
 
 def _is_refused(error: BaseException) -> bool:
-    """Whether it is that nothing listens there, that there is no such host, or no TLS.
+    """Whether nothing listens there, the host is unknown, or it does not speak TLS.
 
     httpx keeps what the system said as the cause, below an error of its own for each layer; with
     several addresses of a host, a group of them.

@@ -25,7 +25,7 @@ def written(body: Mapping[str, Any]) -> bytes:
     """
     try:
         return json.dumps(body, allow_nan=False, default=_plain).encode()
-    except (ValueError, TypeError):  # a number that is not finite, or a key that is no text
+    except (ValueError, TypeError):  # a number that is not finite, or a key that is not text
         return json.dumps(_plain_throughout(body), allow_nan=False).encode()
 
 
@@ -170,7 +170,7 @@ def _plain(value: object) -> object:
     if hasattr(value, "__float__"):  # a decimal, a fraction
         return float(value)
     raise ClientError(
-        f"{value!r:.80} is a {type(value).__name__}, which JSON has no form for: expected numbers,"
+        f"{value!r:.80} is a {type(value).__name__}, which JSON cannot express: expected numbers,"
         " texts, dates, arrays, frames, or lists and mappings of them"
     )
 
@@ -202,7 +202,7 @@ def _key(name: object) -> str:
 
 
 def _is_missing(value: object) -> bool:
-    """NaT and NA, whoever made them: they differ from themselves, or cannot say."""
+    """NaT and NA of any library: they differ from themselves, or cannot be compared."""
     if hasattr(value, "__len__"):  # an array compares its parts
         return False
     if type(value).__name__ == "NAType":  # pandas.NA

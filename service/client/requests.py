@@ -123,7 +123,7 @@ def predicted(
 
 
 def closed(retries: Retries, session: str) -> Generator[Call, Answer | Lost, None]:
-    """The session is gone, whoever closed it."""
+    """The session was closed, by this client or another."""
     effort = Effort(retries)
     try:
         yield from effort.answered(Call("DELETE", session_path(session)))

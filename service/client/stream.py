@@ -233,8 +233,8 @@ class Stream:
         return SteppedElsewhereError(
             "stepped-elsewhere",
             409,
-            f"session {self.name!r} is at step {expected}, this client took it to {self.count}:"
-            ' somebody else steps it; let one client step it, or open it with if_exists="resume"',
+            f"session {self.name!r} is at step {expected}, this client brought it to {self.count}:"
+            ' another client steps it; let one client step it, or open it with if_exists="resume"',
             {"expected_step": expected},
         )
 
@@ -243,7 +243,8 @@ class Stream:
         """Nothing else is asked of the session meanwhile."""
         if self._is_busy:
             raise ClientError(
-                f"session {self.name!r} is being asked already: await one operation before the next"
+                f"session {self.name!r} already has an operation in progress: await it before"
+                " the next"
             )
         self._is_busy = True
         try:

@@ -97,7 +97,7 @@ class Client:
         return isinstance(answer, Answer) and answer.status == 200
 
     def events(self, session: str, *, after: int | None = None) -> Iterator[SessionEvent]:
-        """What is committed to a session, whoever steps it, until it ends or you stop listening.
+        """Steps committed to a session by any client, until it ends or you stop listening.
 
         It begins with `open`; with `after`, a step, it goes on from the replies kept behind that.
         Cuts and restarts are waited out; what was missed and is not kept any more is a `gap`.
@@ -258,11 +258,11 @@ class Session:
         return self._client.listen(written(self.protocol, **writing))
 
     def events(self, *, after: int | None = None) -> Iterator[SessionEvent]:
-        """What is committed to it, whoever steps it: see `Client.events`."""
+        """Steps committed to it by any client: see `Client.events`."""
         return self._client.events(self.name, after=after)
 
     def rewind(self, step: int) -> None:
-        """Back to a kept state, as if what came after had not been; `detail` lists them."""
+        """Go back to a checkpoint, as if later steps had not been made; `detail` lists them."""
         self._client.run(self.protocol.rewind(step))
 
     def upgrade(

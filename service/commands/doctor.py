@@ -22,7 +22,7 @@ def run(_: argparse.Namespace) -> int:
         settings = load_settings()
         findings = [Finding("ok", "settings", "all are known and fit"), *diagnose(settings)]
     except StartUpError as error:
-        findings = [Finding("fail", "settings", str(error), "unset it, or mend it")]
+        findings = [Finding("fail", "settings", str(error), "unset or correct it")]
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         sys.stdout.write(f"{finding.status:<5} {finding.what:<{width}}  {finding.found}\n")

@@ -51,7 +51,7 @@ class Bundle:
     manifest: Manifest
     files: Mapping[str, bytes]
     manifest_digest: str = ""
-    """SHA-256 of the manifest as it lies there: whoever knows it knows every file."""
+    """SHA-256 of the manifest file, which holds the digests of all other files."""
 
     @property
     def graph(self) -> bytes:
@@ -123,7 +123,7 @@ def read_manifest(folder: Path) -> bytes:
     """The bytes of a bundle's manifest, which name all others by their hashes.
 
     Raises:
-        BundleError: there is none, or it is no plain file of a reasonable size.
+        BundleError: it is missing, not a plain file, or too large.
     """
     where = f"{folder.parent.name}/{folder.name}"
     try:

@@ -1,7 +1,7 @@
 """Text to tokens, a character each: for models that write.
 
 Rule 1: the last character read is *pending*: it is fed, on a copy of the state, for the answer, and
-        for good only when another one follows. So whoever writes starts by feeding it, and what is
+        for good only when another one follows. So generation starts by feeding it, and what is
         answered does not depend on how the text was cut.
 Rule 2: as long as nothing was read, the spec's `start` stands for a text. It is forgotten as soon
         as a text comes, and kept once something is written behind it.

@@ -1,6 +1,6 @@
 """Errors of the bundle contract.
 
-Every message says what was looked at, what was expected, what was found and how to mend it.
+Every message says where, what was expected, what was found and how to fix it.
 """
 
 

@@ -69,7 +69,7 @@ class GoldenRun:
 def record_golden(
     graph: GraphSpec, layout: StateLayout, inputs: Arrays, length: np.ndarray, run: Run
 ) -> GoldenRun:
-    """Run padded `inputs` `[B, T, …]` from the initial state and keep what came out."""
+    """Run padded `inputs` `[B, T, …]` from the initial state and keep the outputs."""
     feeds = _Feeds(graph, layout, inputs, length, run)
     outputs, rows = feeds.run_whole()
     return GoldenRun(inputs, length, outputs, _states_by_row(layout, rows))

@@ -2,7 +2,7 @@
 
 ONNX Runtime would follow such a pointer to any path of the server. The scan walks the protobuf
 wire format along the only fields through which a tensor can be reached, and refuses what it
-cannot read: an unreadable file is no reason to trust it.
+cannot read: an unreadable file is not to be trusted.
 
 Field numbers are those of onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto,
 TensorProto, SparseTensorProto, FunctionProto, TrainingInfoProto).

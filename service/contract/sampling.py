@@ -30,7 +30,7 @@ def choose(logits: np.ndarray, temperature: float, draws: Draws) -> int:
         FloatingPointError: the graph has left the numbers: there is nothing to choose by.
     """
     if not np.isfinite(logits.max()):
-        raise FloatingPointError("the largest logit is no finite number")
+        raise FloatingPointError("the largest logit is not finite")
     if temperature == 0:
         return int(np.argmax(logits))
     scaled = (logits.astype(np.float64) - float(logits.max())) / temperature

@@ -107,7 +107,7 @@ def _probes() -> Iterator[str]:
 
 
 def _is_of_library(error: BaseException) -> bool:
-    """Whether it was raised by what the library did, and not at whoever waits for it."""
+    """Whether the library raised it, and not the caller that waits for it."""
     return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
 
 

@@ -1,4 +1,4 @@
-"""What the engine tells whoever watches it: telemetry implements `Observer`, the engine calls it.
+"""What the engine reports to its observer: telemetry implements `Observer`, the engine calls it.
 
 Every call is made on the event loop, must return at once, and must not raise.
 """

@@ -1,6 +1,6 @@
 """Where the time of a request goes: marks that it leaves on its way through the engine.
 
-Rule 1: whoever takes a request up makes its timing, and hands it on or puts it into `CURRENT` while
+Rule 1: the transport creates the timing of a request, and passes it on or sets `CURRENT` while
         the engine is asked: every job that is made meanwhile leaves its marks there. Without one
         nobody marks anything; it costs a check for None for each job and a flag for each batch.
 Rule 2: a request of many jobs (bulk, instances) has one timing: a mark is the first time that one

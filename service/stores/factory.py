@@ -23,8 +23,8 @@ def open_store(url: str, options: StoreOptions = _NO_OPTIONS) -> Store:
         parts = urlsplit(url)
     except ValueError:
         raise StartUpError(
-            "CARRY_STORE (it is not shown, it may hold a password) is no address, such as one with"
-            f" '[' and no ']': expected {_EXPECTED}"
+            "CARRY_STORE (not shown, as it may hold a password) is not a valid address, for example"
+            f" one with '[' and no ']': expected {_EXPECTED}"
         ) from None
     if parts.scheme == "memory":
         from service.stores.memory import MemoryStore

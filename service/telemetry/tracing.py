@@ -12,8 +12,8 @@ and each call of a graph is a trace of one span, `batch`, linked to the sampled 
 Rule 1: the parts of a request are made into spans when it is over, from the marks of its timing.
 Rule 2: a caller's decision to sample is followed; else it is by ratio, and a request that is not
         chosen has a plain timing and no trace id. Batches are sampled when a request in them is.
-Rule 3: whoever collects may be slow or away: finished spans wait in a bounded queue, are sent by a
-        thread of the SDK, and are dropped when they are too many. `close` sends what is left.
+Rule 3: the collector may be slow or unreachable: finished spans wait in a bounded queue, and a
+        thread of the SDK sends them. When it is full they are dropped. `close` sends the rest.
 """
 
 import asyncio

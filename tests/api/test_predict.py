@@ -109,7 +109,7 @@ async def test_texts_are_classified(client):
         ),
         ("load", {"instances": [{"text": "a"}], "horizon": 4}, 422, "at most 3"),
         ("load", {"instances": [{"text": "a"}], "quantiles": [0.2]}, 422, "[0.2]"),
-        ("mood", {"instances": [{"text": "a"}], "horizon": 1}, 422, "no forecaster"),
+        ("mood", {"instances": [{"text": "a"}], "horizon": 1}, 422, "not a forecaster"),
         ("mood", {"instances": [{"text": "a"}], "surprise": 1}, 422, "surprise"),
         ("mood", {"instances": [{"text": "a" * 100_001}]}, 413, "100001 characters"),
         ("mood", {"instances": [{"text": "a"}] * 1025}, 413, "1025 instances"),

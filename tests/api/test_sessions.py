@@ -142,7 +142,7 @@ async def test_a_refused_step_leaves_the_session_as_it_was(body, status, told):
         ({"version": "9"}, 404, "no version"),
         ({"session": "a/b"}, 422, "session"),
         ({"session": "x" * 129}, 422, "session"),
-        ({"session": ".."}, 422, "no names"),
+        ({"session": ".."}, 422, "not valid names"),
         ({"ttl_s": 0}, 422, "ttl_s"),
         ({"ttl_s": 1e12}, 422, "ttl_s"),
         ({"start": None}, 422, "uses the time"),

@@ -94,8 +94,8 @@ def test_times_and_other_scalars_are_sent_in_their_own_form():
     [
         (float("inf"), "a value is inf: expected finite numbers"),
         (np.array([1.0, -np.inf]), "a value is -inf"),
-        (object(), "which JSON has no form for"),
-        (b"x", "bytes, which JSON has no form for"),
+        (object(), "which JSON cannot express"),
+        (b"x", "bytes, which JSON cannot express"),
         (1j, "complex"),
         ({(1, 2): 3}, "has the key"),
     ],
@@ -187,7 +187,7 @@ def test_a_lazy_frame_of_polars_is_collected():
     assert instance_of(frame) == {"observations": rows}
     assert instance_of({"observations": frame}) == {"observations": rows}
     assert requests_of(frame) == [[row] for row in rows]
-    with pytest.raises(ClientError, match="which JSON has no form for"):
+    with pytest.raises(ClientError, match="which JSON cannot express"):
         sent([[polars.col("a")]])
 
 

@@ -82,7 +82,7 @@ async def test_a_session_that_somebody_else_steps_is_told(kind, code):
     service = FakeService()
     session = await stepped_session(kind, service, 2)
     service.outcomes = [problem(409, code, expected_step=5)]
-    with pytest.raises(SteppedElsewhereError, match="at step 5, this client took it to 2"):
+    with pytest.raises(SteppedElsewhereError, match="at step 5, this client brought it to 2"):
         await settled(session.step([ROWS[2]]))
     assert session.count == 2
 
@@ -169,7 +169,7 @@ async def test_a_second_operation_beside_one_is_refused_and_the_first_goes_on(ki
     session = await stepped_session(kind, service, 1)
     flow = session.protocol.step([ROWS[1]])
     next(flow)
-    with pytest.raises(ClientError, match="is being asked already"):
+    with pytest.raises(ClientError, match="already has an operation"):
         await settled(session.step([ROWS[1]]))
     flow.close()
     await settled(session.step([ROWS[1]]))

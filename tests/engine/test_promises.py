@@ -103,7 +103,7 @@ async def test_endless_rivals_end_in_a_clear_error():
             scripted.before_commit = rival_steps
 
         store.before_commit = rival_steps
-        with pytest.raises(ContentionError, match="other writers were first"):
+        with pytest.raises(ContentionError, match="other writers committed first"):
             await engine.submit(A, step_rows(rows(1)))
         store.before_commit = None
 

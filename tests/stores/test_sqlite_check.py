@@ -138,6 +138,6 @@ def test_what_is_no_file_of_sessions_is_said(url):
 
 
 def test_a_file_that_is_not_there_is_not_made(tmp_path):
-    with pytest.raises(StartUpError, match="is not there"):
+    with pytest.raises(StartUpError, match="does not exist"):
         path_of(f"sqlite:///{tmp_path}/missing.db")
     assert list(tmp_path.iterdir()) == []

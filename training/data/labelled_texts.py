@@ -63,7 +63,7 @@ def read_lines(path: Path, looks_like: str) -> Iterator[tuple[int, str]]:
     """Numbered lines of a plain or gzipped UTF-8 file, with their ends.
 
     Only a line feed ends a line: texts may hold every other character that Unicode calls a break.
-    A byte order mark in front of the first line is no part of it.
+    A byte order mark before the first line is skipped.
     """
     try:
         open_bytes = gzip.open if path.suffix == ".gz" else open

@@ -59,7 +59,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file.
 
     Raises:
-        DataError: it cannot be read, or a line is no pair.
+        DataError: it cannot be read, or a line is not a pair.
     """
     pairs = []
     for number, line in read_filled_lines(path, LOOKS_LIKE):

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, trainers
 from service.contract.text import split_pieces
 
 NONE_TOKEN = 0
-"""Stands where there is no token: padding, and before the start of a text."""
+"""The id of padding, and of the place before the start of a text."""
 UNKNOWN_TOKEN = 1
 START_TOKEN = 2
 SPECIAL_TOKENS = ("<none>", "<unknown>", "<start>")

@@ -60,7 +60,7 @@ class Watched:
 
 
 def watch(case: Case, plan: WatchPlan, seed: int = 0) -> Watched:
-    """Train; a loss that is no longer finite ends it."""
+    """Train; a loss that is not finite any more ends it."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     layer, head = case.make(2, plan.hidden_size), nn.Linear(plan.hidden_size, 1)

@@ -3,7 +3,7 @@
 Axis legend: N origins, K horizon, Q quantiles.
 
 The graph is fed as a session would be, from the first row on, and its answers at every origin are
-compared with what came. Point forecasts are medians, which is what absolute errors ask for.
+compared with the observed values. Point forecasts are medians, which minimise absolute errors.
 """
 
 from dataclasses import dataclass

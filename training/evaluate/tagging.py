@@ -181,7 +181,7 @@ def _hidden_table(
         f"The same with every {_HIDDEN_EVERY}th row missing",
         ("", "right of missing rows", "right of all"),
         cells,
-        note="A missing row can be labelled by what came before it only. The regression learnt from"
+        note="A missing row can be labelled from earlier rows only. The regression learnt from"
         " rows of which as many were missing; it reads the mean, and that it is none, in their"
         " place.",
     )

@@ -1,7 +1,7 @@
 """Every cell on one and the same problem: adding, over thirty steps.
 
 What a cell is shows in what it cannot do here. A window of seven steps has forgotten the first
-number; whoever sees one step at a time knows neither; a sigmoid passes no gradient over thirty
+number; a model that sees one step at a time knows neither; a sigmoid passes no gradient over thirty
 steps. One size, one rate and one number of updates for all: this ranks no cell for other problems.
 A cell that is added to `training/cells` is compared from then on.
 

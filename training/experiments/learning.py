@@ -60,7 +60,7 @@ class LearningPlan:
     check_every: int
     clip: float = 1.0
     stop_at: float = -math.inf
-    """Ends when the error that is checked is no higher."""
+    """Ends when the monitored error is not higher."""
 
 
 def learn(

@@ -107,7 +107,7 @@ class StepSizeExperiment(Experiment):
 
 
 def examples(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows `[N, W]` of a waveform, newest value first, and what came next `[N]`."""
+    """Windows `[N, W]` of a waveform, newest value first, and the next value `[N]`."""
     values = waveform(seed) / waveform(seed).std()
     windows = np.lib.stride_tricks.sliding_window_view(values, _WINDOW)
     return windows[:-1, ::-1], values[_WINDOW:]

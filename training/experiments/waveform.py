@@ -2,7 +2,7 @@
 
 No input at all: the network has to bring forth 320 given samples from nothing but its own state,
 fast ripples and slow swings together. Error: NMSE, the mean squared error over the variance of the
-waveform; whoever always says the mean has 1.
+waveform; always predicting the mean has 1.
 
 The paper cuts its waveforms out of music; here they are made: a few partials with envelopes of
 their own, drawn anew from each seed, so that nothing need be downloaded.

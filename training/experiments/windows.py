@@ -148,7 +148,7 @@ class WindowsExperiment(Experiment):
 
 
 def echoes(num_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Bits `x[B,T,1]` as −1 and 1, and what came `_DELAY` steps before as 0 and 1; first 0."""
+    """Bits `x[B,T,1]` as −1 and 1, and the bit `_DELAY` steps before as 0 and 1; 0 at first."""
     bits = torch.randint(0, 2, (num_rows, _STEPS, 1), generator=generator).float()
     before = torch.zeros(num_rows, _DELAY, 1)
     return 2 * bits - 1, torch.cat([before, bits[:, :-_DELAY]], dim=1)

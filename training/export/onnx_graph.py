@@ -113,7 +113,7 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 def _strip_graph(graph: onnx.GraphProto) -> None:
     graph.ClearField("metadata_props")
     graph.ClearField("doc_string")
-    # Shapes of inner values are derived again by whoever loads the graph.
+    # The runtime that loads the graph derives the shapes of inner values again.
     graph.ClearField("value_info")
     for part in [*graph.node, *graph.initializer, *graph.input, *graph.output]:
         part.ClearField("metadata_props")

@@ -77,7 +77,7 @@ def find_rate(task: Task, num_steps: int = 100) -> RateSearch:
 
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
-    """The rate of the steepest fall before the least loss; None where there is no fall."""
+    """The rate of the steepest fall before the least loss; None if the loss never falls."""
     lowest = int(np.argmin(losses)) if len(losses) else 0
     if lowest == 0:
         return None

@@ -49,7 +49,7 @@ def cut_windows(num_steps: int, window_size: int, shifting_size: int) -> list[Wi
 def truncated_losses(
     loss: SequenceLoss, network: StreamNetwork, batch: Batch, window_size: int, shifting_size: int
 ) -> Iterator[Tensor]:
-    """One loss for each window; whoever iterates steps the optimiser between two of them."""
+    """One loss for each window; the caller steps the optimiser between two of them."""
     state: Tensor | None = None
     for window in cut_windows(loss.num_steps(batch), window_size, shifting_size):
         places = sorted({window.start, window.carry_at, window.counted_from, window.end})

@@ -25,7 +25,7 @@ class Axes:
     time_key: str = ""
     """What the axis of steps is called, '' without one."""
     is_time_proposed: bool = False
-    """By its name, and not by whoever imports the graph."""
+    """By its name, not by a choice of the user."""
 
 
 def settle_axes(signature: Signature, states: Mapping[str, str], choices: Choices) -> Axes:

@@ -67,13 +67,14 @@ def _read_limits(text: str) -> str:
         parse_many(text)
     except ValueError:
         raise ValueError(
-            f"{text!r} is no limit: expected such as '100/second' or '100/second; 1000000/day'"
+            f"{text!r} is not a rate limit: expected for example '100/second' or"
+            " '100/second; 1000000/day'"
         ) from None
     return text
 
 
 class KeyEntry(BaseModel):
-    """One key of the file, under its id, which is no secret and appears in logs."""
+    """One key of the file, under its id, which is not secret and appears in logs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,7 +102,7 @@ def read_keys_file(path: Path) -> dict[str, KeyEntry]:
     """The keys by their ids, from TOML, or from JSON where the name ends in `.json`.
 
     Raises:
-        StartUpError: the file is missing or empty, is no TOML or JSON, or holds what is no key.
+        StartUpError: the file is missing, empty, not valid TOML or JSON, or holds an invalid key.
     """
     data = _read_plain(path)
     try:
@@ -174,7 +175,7 @@ class KeyRing:
     """The keys of one process. Without a file, everybody is an admin of the tenant `default`.
 
     Raises:
-        StartUpError: the file cannot be read or holds what is no key.
+        StartUpError: the file cannot be read or holds an invalid key.
     """
 
     def __init__(self, path: Path | None, wall_clock: Callable[[], float] = time.time) -> None:

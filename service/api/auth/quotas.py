@@ -5,7 +5,7 @@ Rule 1: the store is what is counted, so all replicas count together. A count is
         quota at most by what other processes opened meanwhile.
 Rule 2: nothing is refused but by a count that began after the request came, so that a session that
         was closed makes room at once. Counts of one tenant are `_APART_S` apart, or as long as the
-        last one took, and whoever waits for one shares it.
+        last one took, and all callers that wait share one count.
 Rule 3: only what opens a session is refused. One that is open may be stepped, opened again by the
         same request, and replaced.
 

@@ -65,7 +65,7 @@ class BodyReader:
             self._num_waiting -= 1
 
     def close(self) -> None:
-        """End the process; whoever waits for it gets an error."""
+        """End the process; callers that wait for it get an error."""
         self._is_closed = True
         process = self._process
         if process is not None:

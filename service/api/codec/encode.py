@@ -51,7 +51,7 @@ class ForecastOptions:
         if spec is None:
             if quantiles is not None or horizon is not None:
                 raise InvalidInputError(
-                    f'model {model.name!r} is no forecaster: it takes no "quantiles" or "horizon"'
+                    f'model {model.name!r} is not a forecaster: expected no "quantiles", "horizon"'
                 )
             return cls({}, 0)
         if horizon is not None and horizon > spec.horizon:

@@ -33,7 +33,7 @@ def _whole_text(value: str) -> str:
 
 def _no_path_step(name: str) -> str:
     if name in {".", ".."}:
-        raise ValueError("'.' and '..' are no names: clients resolve them in paths")
+        raise ValueError("'.' and '..' are not valid names: clients resolve them in paths")
     return name
 
 

@@ -99,7 +99,7 @@ class AccessLog:
         seconds = time.perf_counter() - asked.began_s
         method = asked.method if asked.method in _METHODS else "other"
         is_slow = seconds > self._slow_s and not asked.is_endless
-        # A probe that is answered "not ready" is no failure, and comes every few seconds.
+        # Probes ask every few seconds, and "not ready" is not a failure.
         is_worth_a_line = is_slow or (status >= 500 and route != "/readyz")
         exemplar = None
         if asked.timing is not None and asked.timing.is_sampled:
@@ -120,7 +120,7 @@ class AccessLog:
     def _said_of(
         self, asked: RequestScope, route: str, status: int, seconds: float
     ) -> dict[str, Any]:
-        """Not the path: whoever mistakes it for the place of a key would have it logged."""
+        """Not the path: a client may have put a key into it by mistake."""
         said: dict[str, Any] = {"route": route, "status": status, "seconds": round(seconds, 6)}
         caller, session = asked.caller, named_in(asked.path).get("session")
         if caller is not None:

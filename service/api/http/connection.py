@@ -114,7 +114,7 @@ class HttpConnection(EndingConnection):
     def _end_malformed(self) -> None:
         if not self._is_ending:
             self._admitted.note_malformed()
-        self.end(MalformedError("this is no HTTP/1.1 request: see RFC 9112"))
+        self.end(MalformedError("this is not an HTTP/1.1 request: see RFC 9112"))
 
     # Called by the parser, in this order.
 

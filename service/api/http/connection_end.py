@@ -67,7 +67,7 @@ class EndingConnection(HttpToolsProtocol):
             most = self._admitted.max_connections
             self.end(
                 TooManyConnectionsError(
-                    f"{most} connections are open, as many as may be: keep fewer, or try again",
+                    f"{most} connections are open, which is the limit: close some, or try again",
                     retry_after_s=1,
                 )
             )
@@ -189,7 +189,7 @@ class EndingConnection(HttpToolsProtocol):
 
     def close_slow(self) -> None:
         if (self._is_in_head or self.is_in_body) and not self.flow.write_paused:
-            self.end(SlowRequestError("the request did not come in whole in time"))
+            self.end(SlowRequestError("the request was not received completely in time"))
         else:  # nothing is said to it yet, or it does not read what is said
             self.transport.abort()
 

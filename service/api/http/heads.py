@@ -41,7 +41,7 @@ def fault_of(version: str, headers: HeaderLines) -> MalformedError | None:
     for name, value in headers:
         if name in _SINGLE and seen.setdefault(name, value) != value:
             found = name.decode().title()
-            return MalformedError(f"two different {found} headers came: expected one, send one")
+            return MalformedError(f"two different {found} headers: expected one")
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and (version == "1.0" or codings[0].lower() != b"chunked"):
         said = codings[0][:100].decode("latin-1")

@@ -170,7 +170,10 @@ async def _answer(context: Context, asked: _Asked) -> Response:
     model = context.engine.registry.get(asked.model)
     spec = model.manifest.forecast
     if spec is None:
-        raise _invalid("model", f"{model.name!r} is no forecaster: its task is something else")
+        raise _invalid(
+            "model",
+            f"{model.name!r} is not a forecaster: expected a model with the task 'forecast'",
+        )
     options = ForecastOptions.of(model, asked.quantiles, asked.horizon)
     instances = [
         _instance(context, model, spec, series, f"inputs[{index}]")

@@ -48,8 +48,8 @@ def read_rows(data: bytes, max_rows: int) -> Rows:
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MalformedError(
-            f"the body is no Arrow IPC stream ({str(error)[:200]}): expected one record batch or"
-            " more after a schema"
+            f"the body is not an Arrow IPC stream ({str(error)[:200]}): expected one or more"
+            " record batches after a schema"
         ) from None
     if not 0 < table.num_rows <= max_rows:
         problem = TooLargeError if table.num_rows else InvalidInputError
@@ -75,12 +75,12 @@ def observations_of(
     rows that hold a value which is infinite there, by their places.
 
     Raises:
-        CarryError: the columns are not the model's, or hold what is no number.
+        CarryError: the columns are not the model's, or hold values that are not numbers.
     """
     table, forecast = rows.table, model.manifest.forecast
     if forecast is None:
         raise InvalidInputError(
-            f"model {model.name!r} reads no rows: step its sessions with JSON, or one by one"
+            f"model {model.name!r} does not read rows: step its sessions with JSON, or one by one"
         )
     columns = [column.name for column in forecast.columns]
     read = _numbers(table, columns, pa.float32())

@@ -30,7 +30,7 @@ def refuse_unbounded(data: bytes) -> None:
 
     Raises:
         CarryError: it is.
-        pa.ArrowException: it is no such stream. Arrow proves each message before it is read here.
+        pa.ArrowException: the stream is invalid: Arrow checks each message first.
     """
     for number, message in enumerate(pa.ipc.MessageReader.open_stream(pa.py_buffer(data))):
         if number > _MAX_MESSAGES:

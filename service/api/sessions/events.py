@@ -52,7 +52,7 @@ async def listen(
     replies are not kept any more (or, with `to_step` below `from_step`, that the session went
     back), and `end` that the session is closed or expired, or its model unloaded here. A server
     that shuts down ends the stream without `end`: connect again. With `Last-Event-ID` it goes on
-    from the replies that the session keeps (`replay`); with one that is no step, it begins as
+    from the replies that the session keeps (`replay`); with one that is not a step, it begins as
     without, behind a `gap` from step 0. Steps that other replicas commit show within
     CARRY_EVENTS_POLL_S; more of them in that time than the session keeps leave a gap.
     """

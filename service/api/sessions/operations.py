@@ -66,7 +66,7 @@ async def rewind_session(
     context: InContext,
     caller: InCaller,
 ) -> Response:
-    """Go back to a kept checkpoint, as if what came after had not been.
+    """Go back to a checkpoint, as if the later steps had not been made.
 
     A session keeps as many as `checkpoints` said when it was opened; `GET` lists their steps.
     """

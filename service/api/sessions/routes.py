@@ -175,7 +175,7 @@ async def _create(
         if session is not None or key is None:
             raise
         raise DigestMismatchError(
-            f"another request came under this Idempotency-Key and opened session {name!r}: repeat"
+            f"another request with this Idempotency-Key opened session {name!r}: repeat"
             " it as it was, or take a new key"
         ) from error
     opening = reply.record.header

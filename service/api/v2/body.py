@@ -164,7 +164,7 @@ def _read_inputs(
         arrays[name] = _fitting(tensor, entry, _binary_values(tensor, entry, binary[:size]))
         binary = binary[size:]
     if len(binary):
-        raise MalformedError(f"{len(binary)} bytes are left over behind the tensors")
+        raise MalformedError(f"{len(binary)} bytes follow the last tensor: expected none")
     if missing := [tensor.name for tensor in signature.inputs if tensor.name not in arrays]:
         raise InvalidInputError(f"expected inputs {missing}, got {sorted(arrays)}")
     return arrays
@@ -252,7 +252,7 @@ def _wanted(signature: Signature, listed: Any, is_binary: bool) -> dict[str, boo
     if listed is None or listed == []:
         return {}
     if not isinstance(listed, list) or len(listed) > _MAX_OUTPUTS:
-        raise MalformedError('"outputs" is no list, or too long')
+        raise MalformedError('"outputs" is not a list, or is too long')
     wanted = {}
     for entry in listed:
         name = entry.get("name") if isinstance(entry, dict) else None
@@ -283,5 +283,5 @@ def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise MalformedError(f'"parameters" of {where} is no object')
+        raise MalformedError(f'"parameters" of {where} is not an object')
     return parameters

@@ -1,4 +1,4 @@
-"""Errors under `/v2` in the protocol's own form, whoever answers them: `{"error": "…", "id": "…"}`.
+"""Errors under `/v2` in the protocol's own form, from any layer: `{"error": "…", "id": "…"}`.
 
 Rule 1: what fails the schema is 400 there, because the protocol knows no 422.
 Rule 2: an error is worded for clients of `/v2` (`wordings.py`), from its case.

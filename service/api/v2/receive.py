@@ -57,7 +57,7 @@ async def receive(request: Request, max_bytes: int) -> Body:
     try:
         body = await request.body()
     except ClientDisconnect:
-        raise MalformedError("the client left in the middle of the body") from None
+        raise MalformedError("the client disconnected in the middle of the body") from None
     data = inflate(body, encoding, max_bytes)
     said = request.headers.get(HEADER)
     if said is not None and not (said.isascii() and said.isdigit() and len(said) < 12):

@@ -157,7 +157,7 @@ async def step_sequence(
         except _ENDED:
             raise _unknown(sequence, model.name) from None
     if sequence.step:
-        raise InvalidInputError("sequence_step of a start is 0: nothing came before it")
+        raise InvalidInputError("sequence_step of a start is 0: expected no other")
     create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
     if restarts and sequence.step is None:
         return await open_session(key, StartRequest.anew(create, asked_at, emit))

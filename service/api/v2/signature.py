@@ -173,7 +173,7 @@ def _text(value: object) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"input {TEXT!r} is no UTF-8 ({error.reason})") from None
+        raise InvalidInputError(f"input {TEXT!r} is not valid UTF-8 ({error.reason})") from None
 
 
 def _texts(model: LoadedModel, arrays: dict[str, np.ndarray]) -> list[Observations]:

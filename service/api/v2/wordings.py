@@ -22,12 +22,12 @@ SEQUENCES: Final[Mapping[str, str]] = {
     ),
     "record-unfit": (
         "{sequence} has a state of {state_bytes} bytes, its model carries {expected_bytes}: the"
-        " record is damaged; begin the sequence anew with sequence_start"
+        " record is damaged; restart the sequence with sequence_start"
     ),
     "version-gone": (
         "{sequence} belongs to version {version}, which is not loaded as it was (loaded:"
-        " {loaded}{changed}): a state means nothing to other weights; load that bundle again by"
-        " POST /v2/repository/models/{model}/load, or begin the sequence anew with sequence_start"
+        " {loaded}{changed}): a state is valid only for its own weights; load that bundle again by"
+        " POST /v2/repository/models/{model}/load, or restart the sequence with sequence_start"
     ),
     # A request of it, and where it stands.
     "step-conflict": (
@@ -36,7 +36,7 @@ SEQUENCES: Final[Mapping[str, str]] = {
     ),
     "replay-expired": (
         "{sequence} keeps the response to its last request only; that to sequence_step {step} is"
-        " gone: expected sequence_step {expected_step}"
+        " dropped: expected sequence_step {expected_step}"
     ),
     "digest-mismatch": (
         "{sequence} already applied another request with sequence_step {from_step}; it is at step"
@@ -83,14 +83,14 @@ SEQUENCES: Final[Mapping[str, str]] = {
         "expected finite numbers from model {model!r} version {version}, got infinity or NaN in its"
         " outputs or its new state; nothing was applied: look for a value that is far beyond those"
         " of training; a sequence of which every input is refused has had such a state for longer:"
-        " begin it anew with sequence_start"
+        " restart it with sequence_start"
     ),
     "session-queue-full": (
         "{sequence} has {num_waiting} requests waiting; nothing was applied: send fewer at once"
     ),
     "contention": (
-        "{sequence}: {num_lost} other requests were first; nothing was applied: step a sequence"
-        " from one client at a time"
+        "{sequence}: {num_lost} other requests committed first; nothing was applied: step a"
+        " sequence from one client at a time"
     ),
     "session-unusable": (
         "{sequence} could not be read or run ({error}); nothing was applied: try again"

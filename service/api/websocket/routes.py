@@ -12,6 +12,6 @@ router = APIRouter(include_in_schema=False)
 async def need_handshake() -> None:
     """Handshakes never come here: they are answered by `protocol.py`."""
     raise UpgradeRequiredError(
-        "a stream is opened by a WebSocket handshake, and this GET is none: expected the headers"
+        "a stream is opened by a WebSocket handshake: expected the headers"
         " Upgrade: websocket and Connection: Upgrade, which a proxy must let through"
     )

@@ -86,7 +86,7 @@ class AsyncSessionStream:
                 else:
                     outcome = await self._do(effect)
 
-    async def _do(self, effect: Any) -> Outcome:  # noqa: ANN401 -- an effect that is no call
+    async def _do(self, effect: Any) -> Outcome:  # noqa: ANN401 -- an effect that is not a call
         try:
             if isinstance(effect, Dial):
                 return await self._dial(effect)

@@ -84,7 +84,7 @@ class SessionStream:
                     return result
                 outcome = self._ask(effect) if isinstance(effect, Call) else self._do(effect)
 
-    def _do(self, effect: Any) -> Outcome:  # noqa: ANN401 -- an effect that is no call
+    def _do(self, effect: Any) -> Outcome:  # noqa: ANN401 -- an effect that is not a call
         try:
             if isinstance(effect, Dial):
                 return self._dial(effect)

@@ -43,7 +43,7 @@ class Outcomes:
 
 
 class Bulk(ABC):
-    """Owned by whoever awaits `future`."""
+    """Owned by the caller that awaits `future`."""
 
     def __init__(
         self,

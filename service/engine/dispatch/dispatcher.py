@@ -246,7 +246,7 @@ class Dispatcher:
     def _answer(
         self, tasks: list[RequestTask], outcomes: Sequence[Record | CarryError | None]
     ) -> None:
-        self._count(tasks, outcomes)  # first: whoever is answered may ask how many there were
+        self._count(tasks, outcomes)  # first: a client that has its answer may read the metrics
         for task, outcome in zip(tasks, outcomes, strict=True):
             if isinstance(outcome, Record):
                 if task.timing is not None:

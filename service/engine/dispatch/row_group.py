@@ -128,7 +128,7 @@ class RowGroup(ABC):
         return True
 
     def forget(self, place: int) -> None:
-        """Take a row out again; whoever headed its queue by it lets the queue go on."""
+        """Remove a row; its caller lets the session queue go on."""
         del self.queues[place], self._bases[place]
         if self._first_times:
             del self._first_times[place]

@@ -1,4 +1,4 @@
-"""What is committed to one session, for whoever listens: here at once, elsewhere a little later.
+"""Commits of one session, for its listeners: at once in this process, a little later elsewhere.
 
 Rule 1: a commit of this process is noted as it happens; those of other replicas are found by
         reading the record every `poll_s` while somebody listens.
@@ -34,7 +34,7 @@ class Gap(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The session is no more: deleted, final, expired or gone."""
+    """The session has ended: deleted, final, expired or lost."""
 
     reason: str
 

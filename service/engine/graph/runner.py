@@ -122,7 +122,7 @@ class Runner:
         self._finite_check = FiniteCheck(graph)
 
     def close(self) -> None:
-        """Free the graph, whoever holds the runner still. Nothing may be under way any more."""
+        """Free the graph, even if others still refer to the runner. No batch may be running."""
         del self._ort_session
 
     def stage(

@@ -32,7 +32,7 @@ class Listener(Protocol):
 
 
 class Sampling(NamedTuple):
-    """How much is to be written, and how it is chosen. `listener` is no part of what is asked."""
+    """How much to generate, and how to sample. `listener` is not part of the request's identity."""
 
     max_tokens: int
     temperature: float = 1.0

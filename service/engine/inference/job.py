@@ -37,7 +37,7 @@ class Segment(NamedTuple):
 
 
 class Job:
-    """What a worker runs, for whoever waits for `future`.
+    """What a worker runs; the result goes to `future`.
 
     `remaining` counts the steps of the current segment, `steps_left` those of all. `state` and
     `outputs` are set when it is through, unless it `is_simple` and ended with its first batch: then

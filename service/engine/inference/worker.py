@@ -8,7 +8,7 @@ Rule 3: two batches are in a thread at most, and the second only if it is a full
         graph is never idle under load and nobody waits behind work that could have waited.
         Where none but rows of many steps are in the graph, single steps pass them by: on the loop
         if their batch is short, else beside them, for those have a thread of their own, which
-        leaves the processors to whoever else wants them.
+        yields the processors to other threads.
 Rule 4: the queue is bounded (`backlog`), so that accepted work is answered soon however much is
         sent; what does not fit is refused at once.
 Rule 5: a job is finished exactly once, with its outputs or with an error; a failed batch fails its
@@ -184,7 +184,7 @@ class Worker:
     # Plan.
 
     def _pump_soon(self) -> None:
-        """Begin a batch when whoever is ready now has put what they have."""
+        """Begin a batch after every task that is ready now has submitted its work."""
         if not self._is_pump_due:
             self._is_pump_due = True
             self._loop.call_soon(self._pump)

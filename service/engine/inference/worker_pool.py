@@ -2,7 +2,7 @@
 
 Rule 1: a model is *served*; then *retiring*: sessions of it may be stepped, nothing else begins,
         and it may be served again; then *leaving*: nothing begins, what has begun is answered;
-        then gone: its thread has ended and its graph is freed, whoever still holds the model.
+        then gone: its thread has ended and its graph is freed, even if the model is referenced.
 Rule 2: work is given on the event loop to a worker that was found here, or in a queue. Before the
         last of it is waited for, no queue holds a leaving worker any more.
 

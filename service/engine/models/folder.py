@@ -92,7 +92,7 @@ class ModelsFolder:
             self._verifier.rest()
 
     def close(self) -> None:
-        """What is under way ends with whoever waits for it; nothing else is held."""
+        """Loads that are running end with their callers; nothing else is held."""
         self.rest()
 
     def _look(self) -> FolderScan:

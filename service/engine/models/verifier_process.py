@@ -33,7 +33,9 @@ _PARENT_EVERY_S: Final = 0.5
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: whoever started it decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # sent by the terminal to all processes: the parent decides
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

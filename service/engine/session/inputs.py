@@ -38,7 +38,7 @@ def feed(
     The session has seen `step` observations, the first of them at `start_s`.
 
     Raises:
-        InvalidInputError: rows for a model of text or the reverse, text that is no text, or no
+        InvalidInputError: rows for a model of text or the reverse, invalid text, or no
             vector for a model that writes about one.
         ModelFailedError: the model's tokenizer fails on the text.
     """

@@ -154,7 +154,7 @@ class StartRequest:
     def anew(
         cls, header: CreateRequest, asked_at: float, emit: Literal["last", "all"] = "last"
     ) -> "StartRequest":
-        """A start that is no repetition of any other."""
+        """A start that repeats no other."""
         return cls(replace(header, known_digest=token_bytes(16)), asked_at, emit)
 
     @property

@@ -88,7 +88,7 @@ class SnapshotKeys:
         self.require_any()
         if len(snapshot) < _HEAD.size + _SIGNATURE_BYTES or not snapshot.startswith(_MAGIC):
             raise SnapshotRefusedError(
-                "the body is no snapshot: expected the bytes that GET …/snapshot answered"
+                "the body is not a snapshot: expected the bytes that GET …/snapshot returned"
             )
         _, version, key_id, opening_bytes = _HEAD.unpack_from(snapshot)
         signed, signature = snapshot[:-_SIGNATURE_BYTES], snapshot[-_SIGNATURE_BYTES:]

@@ -1,7 +1,7 @@
 """Whether a record that came from elsewhere is a session that this service could have written.
 
-The checksums of a record prove that its bytes are whole. Those of a snapshot were sealed by whoever
-has the key, so its values are checked one by one, before anything lists, steps or replays them.
+The checksums of a record prove that its bytes are complete. A snapshot's are made by a holder of
+the key, so its values are checked one by one, before anything lists, steps or replays them.
 """
 
 import math

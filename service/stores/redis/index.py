@@ -1,9 +1,9 @@
 """Lists of sessions and their sweeping, over the indexes beside them.
 
 Rule 1: an entry proves nothing. A list and a sweep look at the session itself.
-Rule 2: an expiry is told by whoever took the session away, or whose answer to that was lost: at
+Rule 2: an expiry is reported by the process that removed the session, or whose reply was lost: at
         least once, however many replicas sweep, and twice at most where an answer was lost.
-Rule 3: an entry without a session is taken away when its time has come, not before: whoever wrote
+Rule 3: an entry without a session is removed when it is due, not before: the process that wrote
         it may be about to write the session.
 """
 

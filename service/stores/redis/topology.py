@@ -282,7 +282,7 @@ async def _ends_by(task: "asyncio.Task[None]", due_at: float) -> bool:
 
 
 async def _first(asked: "list[Coroutine[Any, Any, T | None]]") -> T | None:
-    """The first answer that is one; whoever has not answered by then is asked no longer."""
+    """The first successful reply; the servers that have not replied by then are not waited for."""
     tasks = [asyncio.create_task(each) for each in asked]
     try:
         for answered in asyncio.as_completed(tasks):

@@ -51,7 +51,7 @@ def read_redis_url(
     scheme, _, topology = parts.scheme.partition("+")
     topology = topology or "single"
     if topology not in _PORTS:
-        raise _bad(parts, f"{topology!r} is no topology")
+        raise _bad(parts, f"{topology!r} is not a known topology")
     if "@" in parts.path + parts.query + parts.fragment:
         raise StartUpError(
             "CARRY_STORE (its password is not shown): user or password has a '/', '?' or '#';"
@@ -92,7 +92,7 @@ def _place(parts: SplitResult, host: str, port: int) -> Place:
             return found.hostname, found.port or port
     except ValueError:
         pass
-    raise _bad(parts, f"{host!r} is no host with a port")
+    raise _bad(parts, f"{host!r} is not a host with a port")
 
 
 def _service_and_db(parts: SplitResult, topology: str) -> tuple[str, int]:

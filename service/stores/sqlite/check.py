@@ -44,12 +44,12 @@ def path_of(url: str) -> Path:
     parts = urlsplit(url)
     if parts.scheme != "sqlite" or parts.netloc or len(parts.path) < 2:
         raise StartUpError(
-            f"{url!r} is no file of sessions: expected sqlite:///PATH (sqlite:////PATH for an"
+            f"{url!r} is not a file of sessions: expected sqlite:///PATH (sqlite:////PATH for an"
             " absolute path)"
         )
     path = Path(parts.path[1:])
     if not path.is_file():
-        raise StartUpError(f"{path} is not there: expected the file of a session store")
+        raise StartUpError(f"{path} does not exist: expected the file of a session store")
     return path
 
 

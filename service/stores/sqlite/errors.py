@@ -29,7 +29,7 @@ _REMEDY: Final = {
     apsw.NotADBError: "see what `python -m service check-store` finds, and restore a backup",
     UnicodeDecodeError: "see what `python -m service check-store` finds, and restore a backup",
 }
-# What takes a person to mend is not asked for every second.
+# A client need not retry every second what only a person can fix.
 _RETRY_AFTER_S: Final = 5.0
 
 

@@ -120,7 +120,7 @@ class SqliteFile:
             self._path.parent.mkdir(exist_ok=True)
             self._db = connected(self._path)
             refuse_strange_file(self._db, self._path)
-            self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # heeded by a new file only
+            self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # applies to a new file only
             write_ahead(self._db)
             # The store syncs the log itself and starts checkpoints: see WriteAheadLog.
             self._db.execute("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0")

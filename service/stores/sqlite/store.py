@@ -163,7 +163,10 @@ class SqliteStore:
             await self._log.sync()
         except OSError as error:
             raise StoreUnavailableError(
-                case("outcome-unknown", what=f"the session store could not be synced ({error})"),
+                case(
+                    "outcome-unknown",
+                    what=f"the session store could not be synced to disk ({error})",
+                ),
                 retry_after_s=1,
             ) from error
 

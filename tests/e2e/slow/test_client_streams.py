@@ -96,7 +96,7 @@ def test_leaving_a_stream_waits_for_what_was_sent_and_a_failure_leaves_it_to_the
             for row in ROWS[:10]:
                 stream.send([row])
             assert stream.num_unanswered == 10
-            with pytest.raises(ClientError, match="being asked already"):
+            with pytest.raises(ClientError, match="already has an operation"):
                 session.step([ROWS[0]])
         assert session.count == session.detail()["step"] == 10
         with pytest.raises(ClientError, match="ten are unanswered"), session.stream() as stream:

@@ -87,7 +87,7 @@ def test_a_port_in_use_is_named_before_anything_is_loaded(tmp_path, settings):
     ("setting", "told"),
     [
         ({"port": "http"}, "CARRY_PORT"),
-        ({"prot": "8000"}, "CARRY_PROT is no setting of this service; did you mean CARRY_PORT?"),
+        ({"prot": "8000"}, "unknown setting CARRY_PROT; did you mean CARRY_PORT?"),
         ({"store": "mysql://x"}, "CARRY_STORE"),
         ({"models": "/nowhere"}, "CARRY_MODELS"),
         ({"provider": "cuda"}, "CARRY_PROVIDER"),

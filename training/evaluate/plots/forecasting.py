@@ -25,7 +25,7 @@ def plot_examples(
     quantiles: np.ndarray,
     truth: np.ndarray,
 ) -> Plot:
-    """Four origins by rank of their error: history, what was forecast, what came."""
+    """Four origins by rank of their error: history, forecast and observed values."""
     levels, horizon = options.quantiles, options.horizon
     time = series.time_s.astype("datetime64[s]")
     target = series.columns[0]

@@ -41,8 +41,8 @@ class CaptionTask(Task):
         dataset = find_dataset(recipe.data.source)
         if not isinstance(dataset, NamedVectorSet):
             raise RecipeError(
-                f"data.source {recipe.data.source!r} is no vectors with names; task 'caption' needs"
-                " some, such as 'digits'"
+                f"data.source {recipe.data.source!r} does not hold named vectors; task 'caption'"
+                " needs some, such as 'digits'"
             )
         self.refuse_refit()
         self.options = options

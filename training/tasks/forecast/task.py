@@ -171,7 +171,7 @@ class ForecastTask(Task):
             weights_note=(
                 "The data's MIT licence allows training, use and sale with its notice kept."
                 if licence == "MIT"
-                else f"The data are '{licence}': whoever shares these weights must look that up."
+                else f"The data are '{licence}': check its terms before you share these weights."
             ),
             forecast=ForecastSpec(
                 columns=self.series.columns,

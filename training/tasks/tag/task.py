@@ -142,7 +142,7 @@ class TagTask(Task):
             weights_note=(
                 "The data's MIT licence allows training, use and sale with its notice kept."
                 if licence == "MIT"
-                else f"The data are '{licence}': whoever shares these weights must look that up."
+                else f"The data are '{licence}': check its terms before you share these weights."
             ),
             tag=TagSpec(columns=self._columns),
             labels=DAY_KINDS,

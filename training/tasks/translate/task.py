@@ -52,8 +52,8 @@ class TranslateTask(Task):
         dataset = find_dataset(recipe.data.source)
         if not isinstance(dataset, TextPairs):
             raise RecipeError(
-                f"data.source {recipe.data.source!r} is no pairs of texts; task 'translate' needs"
-                " some, such as 'dates'"
+                f"data.source {recipe.data.source!r} does not hold pairs of texts; task 'translate'"
+                " needs some, such as 'dates'"
             )
         self.refuse_refit()
         if recipe.cell.kind != "gru" or recipe.cell.num_layers != 1:
