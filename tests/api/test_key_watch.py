@@ -125,8 +125,8 @@ async def test_a_look_that_hangs_holds_nothing_up_and_is_told(tmp_path, monkeypa
     watch = KeyWatch(ring, looks.append)
     watch.start()
     try:
-        await until(lambda: hangs.is_set() and watch.problem)
-        assert "has not answered" in watch.problem
+        await until(lambda: hangs.is_set() and watch.fault)
+        assert "could not be read for" in watch.fault
         await until(lambda: False in looks)
         assert ring.find(bearer(keys["ada"]))
     finally:
@@ -290,11 +290,16 @@ async def test_a_file_of_keys_that_is_gone_or_empty_is_told_by_readiness_and_met
                     await asyncio.sleep(0.02)
 
         await become(True)
-        for spoil in (path.unlink, lambda: path.write_text(""), lambda: path.write_text("k = {")):
+        for fault, spoil in (
+            ("is missing", path.unlink),
+            ("holds no key", lambda: path.write_text("")),
+            ("is not valid TOML", lambda: path.write_text("k = {")),
+        ):
             spoil()
             await become(False)
-            told = (await client.get("/readyz")).json()["detail"]
-            assert "the file of API keys is missing, empty or broken" in told
+            detail = (await client.get("/readyz")).json()["detail"]
+            assert f"the file of API keys {fault}; the keys stay as they were" in detail
+            assert str(path) not in detail
             assert (await client.get("/v1/models", headers=headers(keys["ada"]))).is_success
             write(path, good)
             await become(True)
@@ -305,6 +310,6 @@ async def test_a_pipe_in_the_place_of_the_file_hangs_nothing(tmp_path):
     async with serving(api_keys_file=path) as client:
         path.unlink()
         os.mkfifo(path)
-        await until(lambda: client.app.context.key_watch.problem)
-        assert "expected a plain file" in client.app.context.key_watch.problem
+        await until(lambda: client.app.context.key_watch.fault)
+        assert client.app.context.key_watch.fault == "is not a plain file"
         assert (await client.get("/v1/models", headers=headers(keys["ada"]))).is_success

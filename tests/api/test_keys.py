@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.api.auth.keys import ANYBODY, KeyRing, new_key, read_keys_file
 from service.errors import StartUpError
@@ -107,28 +108,43 @@ def make_large(path):
 
 
 BROKEN = {
-    "broken": lambda path: path.write_text("k-ada = {"),
-    "missing": lambda path: path.unlink(),
-    "empty": lambda path: path.write_text(""),
-    "without a key": lambda path: path.write_text("# none\n"),
-    "no UTF-8": lambda path: path.write_bytes(b"\xff"),
-    "a pipe": make_pipe,
-    "a folder": make_folder,
-    "gigabytes": make_large,
-    "nested without end": lambda path: path.write_text("a = " + "[" * 100_000),
+    "not finished": ("is not valid TOML", lambda path: path.write_text("k-ada = {")),
+    "missing": ("is missing", lambda path: path.unlink()),
+    "empty": ("holds no key", lambda path: path.write_text("")),
+    "without a key": ("holds no key", lambda path: path.write_text("# none\n")),
+    "not UTF-8": ("is not valid TOML", lambda path: path.write_bytes(b"\xff")),
+    "a pipe": ("is not a plain file", make_pipe),
+    "a folder": ("is not a plain file", make_folder),
+    "gigabytes": ("is too large", make_large),
+    "nested without end": (
+        "is not valid TOML",
+        lambda path: path.write_text("a = " + "[" * 100_000),
+    ),
+    "an unknown member": (
+        "holds an invalid entry",
+        lambda path: path.write_text(path.read_text().replace("tenant", "tenent")),
+    ),
+    "a key under two ids": (
+        "holds one key twice",
+        lambda path: path.write_text(path.read_text() + "other" + path.read_text()),
+    ),
 }
 
 
-@pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
-def test_a_file_that_cannot_be_read_again_leaves_the_keys_as_they_were_and_is_told(tmp_path, spoil):
+@pytest.mark.parametrize(("fault", "spoil"), BROKEN.values(), ids=BROKEN)
+def test_a_file_that_cannot_be_read_again_leaves_the_keys_and_is_reported(tmp_path, fault, spoil):
     path, keys = keys_file(tmp_path, ada="user")
     good = path.read_text()
     ring = KeyRing(path)
-    assert not ring.problem
+    assert not ring.fault
     spoil(path)
-    ring.look()
+    with capture_logs() as logs:
+        ring.look()
+        ring.look()
     assert ring.find(bearer(keys["ada"]))
-    assert str(path) in ring.problem
+    assert ring.fault == fault
+    [logged] = logs
+    assert str(path) in logged["problem"]
     with pytest.raises(StartUpError, match="CARRY_API_KEYS_FILE"):
         KeyRing(path)
     other, other_keys = keys_file(tmp_path, name="other.toml", bob="user")
@@ -138,7 +154,7 @@ def test_a_file_that_cannot_be_read_again_leaves_the_keys_as_they_were_and_is_to
     other.replace(path)
     ring.look()
     assert ring.find(bearer(other_keys["bob"]))
-    assert not ring.problem
+    assert not ring.fault
 
 
 def test_json_serves_as_well(tmp_path):

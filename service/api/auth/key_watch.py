@@ -5,8 +5,8 @@ Rule 1: the file is read in a daemon thread, never on the event loop: a disk tha
 Rule 2: a stream is watched from when it is open until it ends. It is told at once when its key is
         revoked, has expired, or means another tenant or role than when it was opened; it commits
         nothing from then on.
-Rule 3: a file that is missing, empty or broken leaves the keys as they were. `problem` says so, to
-        `/readyz`, and `on_look` to the metrics.
+Rule 3: a file that is missing, empty or broken leaves the keys as they were. `fault` reports it
+        to `/readyz`, and `on_look` to the metrics.
 
 The application owns it, from `start` to `close`.
 """
@@ -61,14 +61,11 @@ class KeyWatch:
             self._timer.cancel()
 
     @property
-    def problem(self) -> str:
-        """What is wrong with the file; empty where nothing is."""
+    def fault(self) -> str:
+        """What is wrong with the file, in words that anybody may read; empty if nothing is."""
         if self._timer is not None and time.monotonic() - self._looked_s > _MOST_SILENCE_S:
-            return (
-                f"CARRY_API_KEYS_FILE has not answered for {_MOST_SILENCE_S:g} s: look at the disk"
-                " that it lies on; the keys stay as they were"
-            )
-        return self._keys.problem
+            return f"could not be read for {_MOST_SILENCE_S:g} s: check its disk"
+        return self._keys.fault
 
     def watch(
         self, authorization: bytes | None, caller: Caller, on_gone: Callable[[], None]
@@ -100,7 +97,7 @@ class KeyWatch:
 
     def _check(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._check)
-        self._on_look(not self.problem)
+        self._on_look(not self.fault)
         self.check()
 
     def _look(self) -> None:

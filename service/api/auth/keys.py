@@ -98,33 +98,48 @@ _KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 _FILE = TypeAdapter(dict[_KeyId, KeyEntry])
 
 
+class KeysFileError(StartUpError):
+    """The file of keys cannot be used.
+
+    `fault` is one of a few fixed texts without a path or content, which `/readyz` may show.
+    """
+
+    def __init__(self, path: Path, fault: str, found: str) -> None:
+        super().__init__(f"CARRY_API_KEYS_FILE: {path}: {found}")
+        self.fault = fault
+
+
 def read_keys_file(path: Path) -> dict[str, KeyEntry]:
     """The keys by their ids, from TOML, or from JSON where the name ends in `.json`.
 
     Raises:
-        StartUpError: the file is missing, empty, not valid TOML or JSON, or holds an invalid key.
+        KeysFileError: it is missing, empty, not valid TOML or JSON, or holds an invalid key.
     """
     data = _read_plain(path)
+    is_json = path.suffix == ".json"
     try:
-        found: Any = json.loads(data) if path.suffix == ".json" else tomllib.loads(data.decode())
+        found: Any = json.loads(data) if is_json else tomllib.loads(data.decode())
         keys = _FILE.validate_python(found)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
-        raise StartUpError(f"CARRY_API_KEYS_FILE: {path}: {where}: {problem['msg']}") from None
-    except (ValueError, RecursionError) as error:  # no TOML, no JSON, no UTF-8
-        raise StartUpError(f"CARRY_API_KEYS_FILE: {path}: {error}") from None
+        raise KeysFileError(path, "holds an invalid entry", f"{where}: {problem['msg']}") from None
+    except (ValueError, RecursionError) as error:  # UTF-8 that is not valid among them
+        fault = f"is not valid {'JSON' if is_json else 'TOML'}"
+        raise KeysFileError(path, fault, str(error)) from None
     if not keys:
-        raise StartUpError(
-            f"CARRY_API_KEYS_FILE: {path}: expected at least one key, found none; python -m service"
-            " new-key writes a line, and `revoked = true` in it takes a key back"
+        raise KeysFileError(
+            path,
+            "holds no key",
+            "expected at least one key, found none; python -m service new-key writes a line, and"
+            " `revoked = true` in it revokes a key",
         )
     ids_of: dict[str, str] = {}
     for key_id, entry in keys.items():
         other = ids_of.setdefault(entry.sha256, key_id)
         if other != key_id:
-            raise StartUpError(
-                f"CARRY_API_KEYS_FILE: {path}: {other} and {key_id} are the same key: remove one"
+            raise KeysFileError(
+                path, "holds one key twice", f"{other} and {key_id} are the same key: remove one"
             )
     return keys
 
@@ -136,20 +151,26 @@ def _read_plain(path: Path) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise StartUpError(
-                    f"CARRY_API_KEYS_FILE: {path}: expected a plain file, found a folder, a pipe or"
-                    " a device; name the file of keys itself"
+                raise KeysFileError(
+                    path,
+                    "is not a plain file",
+                    "expected a plain file, found a folder, a pipe or a device; name the file of"
+                    " keys itself",
                 )
             if status.st_size > _MAX_FILE_BYTES:
-                raise StartUpError(
-                    f"CARRY_API_KEYS_FILE: {path}: expected at most {_MAX_FILE_BYTES} bytes, found"
-                    f" {status.st_size}; take the lines of expired keys out"
+                raise KeysFileError(
+                    path,
+                    "is too large",
+                    f"expected at most {_MAX_FILE_BYTES} bytes, found {status.st_size}; remove the"
+                    " lines of expired keys",
                 )
             return file.read(_MAX_FILE_BYTES)
     except OSError as error:
-        raise StartUpError(
-            f"CARRY_API_KEYS_FILE: {path} cannot be read ({error.strerror}); python -m service"
-            " new-key writes its first line"
+        faults = {FileNotFoundError: "is missing", IsADirectoryError: "is not a plain file"}
+        raise KeysFileError(
+            path,
+            faults.get(type(error), "cannot be read"),
+            f"cannot be read ({error.strerror}); python -m service new-key writes its first line",
         ) from None
 
 
@@ -175,12 +196,13 @@ class KeyRing:
     """The keys of one process. Without a file, everybody is an admin of the tenant `default`.
 
     Raises:
-        StartUpError: the file cannot be read or holds an invalid key.
+        KeysFileError: the file cannot be read or holds an invalid key.
     """
 
     def __init__(self, path: Path | None, wall_clock: Callable[[], float] = time.time) -> None:
-        self.problem = ""
-        """What is wrong with the file since the last look; empty where nothing is."""
+        self.fault = ""
+        """What is wrong with the file since the last look, as in `KeysFileError`, or empty."""
+        self._problem = ""
         self._path = path
         self._wall_clock = wall_clock
         self._known: dict[bytes, _Known] = {}
@@ -216,12 +238,13 @@ class KeyRing:
             return
         try:
             known = _known_in(path)
-        except StartUpError as error:
-            if str(error) != self.problem:
-                self.problem = str(error)
-                log.error("keys file not read, the keys stay as they were", problem=self.problem)  # noqa: TRY400 -- the message says all
+        except KeysFileError as error:
+            self.fault = error.fault
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.error("keys file not read, the keys stay as they were", problem=self._problem)  # noqa: TRY400 -- the message says all
         else:
-            self._known, self.problem = known, ""
+            self._known, self.fault, self._problem = known, "", ""
             log.info("keys file read again", num_keys=len(known))
         self._seen = now
 

@@ -50,8 +50,10 @@ async def why_not_ready(context: Context) -> list[str]:
         problems.append("shutting down")
     if not engine.registry.all() and not engine.registry.retiring:
         problems.append("no model is loaded (GET /v1/models says which bundles were refused)")
-    if context.key_watch.problem:
-        problems.append("the file of API keys is missing, empty or broken (the log says more)")
+    if fault := context.key_watch.fault:
+        problems.append(
+            f"the file of API keys {fault}; the keys stay as they were (the log says more)"
+        )
     try:
         await engine.store.check()
     except CarryError as error:
