@@ -135,6 +135,10 @@ settings: .venv-dev/installed ## Write docs/settings.md from the definition of t
 	page=$$(.venv-dev/bin/python -m tests.architecture.settings_page) \
 		&& printf '%s\n' "$$page" > docs/settings.md
 
+.PHONY: client
+client: .venv-dev/installed ## Write the client for threads from the client for asyncio
+	.venv-dev/bin/python -m tests.architecture.synchronous_client
+
 .PHONY: clean
 clean: ## Remove environments, caches and builds; var/ and runs/ stay
 	rm -rf .venv .venv-train .venv-dev build dist ./*.egg-info

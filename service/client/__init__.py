@@ -5,7 +5,6 @@ service.
 """
 
 from service.client.asynchronous import AsyncClient, AsyncSession
-from service.client.exchange import Retries
 from service.client.listening import SessionEvent
 from service.client.problems import (
     ClientError,
@@ -23,6 +22,7 @@ from service.client.problems import (
     UnreachableError,
 )
 from service.client.requests import Observed, Opening, StepReply, Writing
+from service.client.retry import Retries
 from service.client.streaming.asynchronous import AsyncSessionStream
 from service.client.streaming.synchronous import SessionStream
 from service.client.synchronous import Client, Session

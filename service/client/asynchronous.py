@@ -1,4 +1,7 @@
-"""The client for asyncio. A session belongs to one task at a time."""
+"""The client for asyncio. A session belongs to one task at a time.
+
+`make client` writes its twin for threads, `synchronous.py`.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -8,24 +11,24 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
-from service.client import requests, stream, together
-from service.client.exchange import Answer, Call, Lost, Retries
+from service.client import requests, session_state, step_many
 from service.client.http import answer_of, lost, open_options, request_of
 from service.client.listening import (
+    Deliver,
     EventFlow,
-    Listen,
     SessionEvent,
-    Told,
+    Subscribe,
     happened,
     is_events,
     written,
 )
 from service.client.problems import UnreachableError
 from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
-from service.client.stream import RESEND_BYTES, Flow, Stream
+from service.client.retry import NoResponse, Request, Response, Retries
+from service.client.session_state import RESEND_BYTES, Flow, SessionState
+from service.client.step_many import Result
 from service.client.streaming.asynchronous import AsyncSessionStream
 from service.client.streaming.wire import Address
-from service.client.together import Result
 
 T = TypeVar("T")
 
@@ -57,7 +60,7 @@ class AsyncClient:
 
     async def open(self, model: str, **opening: Unpack[Opening]) -> "AsyncSession":
         """A session, warmed up on `history` where there is one; `if_exists="resume"` goes on."""
-        flow = stream.opened(self._retries, self._resend_bytes, model, **opening)
+        flow = session_state.opened(self._retries, self._resend_bytes, model, **opening)
         return AsyncSession(self, await self.run(flow))
 
     async def predict(
@@ -68,14 +71,14 @@ class AsyncClient:
 
     async def resume(self, session: str) -> "AsyncSession":
         """A session that is open already, from where it stands now."""
-        flow = stream.resumed(self._retries, self._resend_bytes, session)
+        flow = session_state.resumed(self._retries, self._resend_bytes, session)
         return AsyncSession(self, await self.run(flow))
 
     async def restore(
         self, session: str, snapshot: bytes, *, replace: bool = False
     ) -> "AsyncSession":
         """A session from a snapshot, here or elsewhere; `replace` also onto an open one."""
-        flow = stream.restored(self._retries, self._resend_bytes, session, snapshot, replace)
+        flow = session_state.restored(self._retries, self._resend_bytes, session, snapshot, replace)
         return AsyncSession(self, await self.run(flow))
 
     async def sessions(self, model: str | None = None) -> AsyncIterator[Json]:
@@ -94,10 +97,10 @@ class AsyncClient:
     async def ready(self) -> bool:
         """Whether the service can serve now; asked once, without waiting for it."""
         try:
-            answer = await self.send(Call("GET", "/readyz", timeout_s=self._retries.timeout_s))
+            answer = await self.send(Request("GET", "/readyz", timeout_s=self._retries.timeout_s))
         except UnreachableError:
             return False
-        return isinstance(answer, Answer) and answer.status == 200
+        return isinstance(answer, Response) and answer.status == 200
 
     def events(self, session: str, *, after: int | None = None) -> AsyncIterator[SessionEvent]:
         """Steps committed to a session by any client, until it ends or you stop listening.
@@ -114,9 +117,9 @@ class AsyncClient:
     async def step_many(self, asked: Sequence[tuple["AsyncSession", Rows]]) -> list[Result]:
         """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
         rows = [(session.protocol, rows) for session, rows in asked]
-        return await self.run(together.stepped_together(self._retries, rows))
+        return await self.run(step_many.stepped_many(self._retries, rows))
 
-    def stream_of(self, protocol: Stream) -> AsyncSessionStream:
+    def stream_of(self, protocol: SessionState) -> AsyncSessionStream:
         """The WebSocket of one session, not open yet."""
         return AsyncSessionStream(protocol, self._address, self.send, self._sleep)
 
@@ -127,7 +130,7 @@ class AsyncClient:
     async def run(self, flow: Flow[T]) -> T:
         """Send what a flow asks for until it comes to something."""
         with closing(flow):
-            outcome: Answer | Lost | None = None
+            outcome: Response | NoResponse | None = None
             while True:
                 try:
                     call = next(flow) if outcome is None else flow.send(outcome)
@@ -136,7 +139,7 @@ class AsyncClient:
                     return result
                 outcome = await self.send(call)
 
-    async def send(self, call: Call) -> Answer | Lost:
+    async def send(self, call: Request) -> Response | NoResponse:
         """What came of one call."""
         if call.after_s:
             await self._sleep(call.after_s)
@@ -159,19 +162,19 @@ class AsyncClient:
                     except StopIteration:
                         return
                     outcome = None
-                    if isinstance(effect, Told):
+                    if isinstance(effect, Deliver):
                         yield effect.value
-                    elif isinstance(effect, Call):
+                    elif isinstance(effect, Request):
                         outcome = await self.send(effect)
-                    elif isinstance(effect, Listen):
+                    elif isinstance(effect, Subscribe):
                         await connection.aclose()
                         outcome, chunks = await self._open_events(connection, effect.call)
                     else:
-                        outcome = await self._heard(chunks)
+                        outcome = await self._receive(chunks)
 
     async def _open_events(
-        self, connection: AsyncExitStack, call: Call
-    ) -> tuple[Answer | Lost, AsyncIterator[bytes] | None]:
+        self, connection: AsyncExitStack, call: Request
+    ) -> tuple[Response | NoResponse, AsyncIterator[bytes] | None]:
         if call.after_s:
             await self._sleep(call.after_s)
         try:
@@ -179,14 +182,14 @@ class AsyncClient:
             self._was_answered = True
             connection.push_async_callback(response.aclose)
             if response.is_success and is_events(response.headers):
-                return Answer(response.status_code, response.headers, b""), response.aiter_bytes()
+                return Response(response.status_code, response.headers, b""), response.aiter_bytes()
             await response.aread()
         except httpx.TransportError as error:
             told = lost(error, self._http.base_url, is_first=not self._was_answered)
             return told, None
         return answer_of(response), None
 
-    async def _heard(self, chunks: AsyncIterator[bytes] | None) -> bytes | Lost | None:
+    async def _receive(self, chunks: AsyncIterator[bytes] | None) -> bytes | NoResponse | None:
         try:
             return None if chunks is None else await anext(chunks, None)
         except httpx.TransportError as error:
@@ -214,7 +217,7 @@ class AsyncSession:
     Every operation may raise a `ProblemError`, or `UnansweredError` when its time was up.
     """
 
-    def __init__(self, client: AsyncClient, stream: Stream) -> None:
+    def __init__(self, client: AsyncClient, stream: SessionState) -> None:
         self._client = client
         self.protocol = stream
 

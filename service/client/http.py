@@ -7,8 +7,8 @@ from typing import TypedDict
 
 import httpx
 
-from service.client.exchange import Answer, Call, Lost
 from service.client.problems import ClientError, UnreachableError
+from service.client.retry import NoResponse, Request, Response
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _HOST = re.compile(r"[\w.-]+(:\d+)?(/.*)?|\[[\da-fA-F:.]+\](:\d+)?(/.*)?")
@@ -51,7 +51,7 @@ def open_options(url: str, key: str | None) -> Options:
     return {"base_url": url, "headers": headers}
 
 
-def request_of(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
+def request_of(http: httpx.Client | httpx.AsyncClient, call: Request) -> httpx.Request:
     headers = {"Content-Type": call.content_type, **call.headers}
     timeout = httpx.Timeout(call.timeout_s, read=call.silence_s or call.timeout_s)
     content = call.content or None
@@ -60,11 +60,11 @@ def request_of(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Requ
     )
 
 
-def answer_of(response: httpx.Response) -> Answer:
-    return Answer(response.status_code, response.headers, response.content)
+def answer_of(response: httpx.Response) -> Response:
+    return Response(response.status_code, response.headers, response.content)
 
 
-def lost(error: httpx.TransportError, url: httpx.URL, *, is_first: bool) -> Lost:
+def lost(error: httpx.TransportError, url: httpx.URL, *, is_first: bool) -> NoResponse:
     """What httpx says of an answer that did not come. `is_first`: none ever came from this `url`.
 
     Raises:
@@ -80,7 +80,7 @@ def lost(error: httpx.TransportError, url: httpx.URL, *, is_first: bool) -> Lost
             f"{_hint_of_scheme(error, url)}"
         ) from error
     was_sent = not isinstance(error, _NOT_SENT)
-    return Lost(f"{type(error).__name__}: {error}", was_sent=was_sent)
+    return NoResponse(f"{type(error).__name__}: {error}", was_sent=was_sent)
 
 
 def _hint_of_scheme(error: httpx.ConnectError, url: httpx.URL) -> str:

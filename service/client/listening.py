@@ -13,10 +13,10 @@ import math
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar, Unpack
 
-from service.client.exchange import Answer, Call, Effort, Lost, Retries
 from service.client.problems import ClientError, ConflictError
 from service.client.requests import Json, Writing, reply_of, session_path
-from service.client.stream import Sent, Stream
+from service.client.retry import NoResponse, Request, Response, Retries, RetryBudget
+from service.client.session_state import Sent, SessionState
 
 T = TypeVar("T")
 
@@ -36,23 +36,23 @@ class SessionEvent(NamedTuple):
     data: Json
 
 
-class Listen(NamedTuple):
+class Subscribe(NamedTuple):
     """Open a stream: outcome is its head, without content, any other answer, or what went wrong."""
 
-    call: Call
+    call: Request
 
 
-class Hear(NamedTuple):
+class Receive(NamedTuple):
     """Wait for the next bytes of it: outcome is these, None at its end, or what went wrong."""
 
 
-class Told(NamedTuple, Generic[T]):
+class Deliver(NamedTuple, Generic[T]):
     """What the user gets."""
 
     value: T
 
 
-EventFlow = Generator[Call | Listen | Hear | Told[T], Any, None]
+EventFlow = Generator[Request | Subscribe | Receive | Deliver[T], Any, None]
 
 
 class _Event(NamedTuple):
@@ -90,34 +90,34 @@ def happened(retries: Retries, session: str, after: int | None) -> EventFlow[Ses
     """What is committed to a session from now on, or from step `after`, until it ends."""
     path = f"{session_path(session)}/events"
     last_id = None if after is None else str(after)
-    effort, after_s, has_begun = Effort(retries), 0.0, False
+    budget, after_s, has_begun = RetryBudget(retries), 0.0, False
     while True:
         more = {} if last_id is None else {"Last-Event-ID": last_id}
-        opening = yield Listen(_call("GET", path, b"", effort, after_s, more))
-        wait_s = effort.judged(opening)
+        opening = yield Subscribe(_call("GET", path, b"", budget, after_s, more))
+        wait_s = budget.judged(opening)
         if wait_s is None:
             _require_events(opening)
             opened_s = retries.clock()
             parts, refused = _Parser(), None
-            while refused is None and isinstance(heard := (yield Hear()), bytes):
+            while refused is None and isinstance(heard := (yield Receive()), bytes):
                 for each in parts.feed(heard):
                     if each.name == "error":  # such as a key that was revoked
                         refused = _problem_in(each)
                         break
                     last_id = last_id if each.event_id is None else each.event_id
                     if each.name != "open" or not has_begun:
-                        yield Told(_session_event(each))
+                        yield Deliver(_session_event(each))
                     has_begun = True
                     if each.name == "end":
                         return
             if retries.clock() - opened_s > retries.longest_wait_s:
-                effort = Effort(retries)  # it was heard for a while: this is another cut
-            wait_s = effort.judged(refused or heard or Lost("the stream of events ended"))
+                budget = RetryBudget(retries)  # it was heard for a while: this is another cut
+            wait_s = budget.judged(refused or heard or NoResponse("the stream of events ended"))
         assert wait_s is not None, "what is lost is tried again"
         after_s = wait_s
 
 
-def written(session: Stream, **writing: Unpack[Writing]) -> EventFlow[str]:
+def written(session: SessionState, **writing: Unpack[Writing]) -> EventFlow[str]:
     """Have a model write on, and tell the text as it is written; it then counts as one step.
 
     Who stops listening does not stop what is committed: the session finds out before its next
@@ -133,31 +133,31 @@ def written(session: Stream, **writing: Unpack[Writing]) -> EventFlow[str]:
             raise
 
 
-def _written(session: Stream, call: Call) -> EventFlow[str]:
-    effort, after_s, told, has_caught_up = Effort(session.retries), 0.0, "", False
+def _written(session: SessionState, call: Request) -> EventFlow[str]:
+    budget, after_s, told, has_caught_up = RetryBudget(session.retries), 0.0, "", False
     while True:
-        opening = yield Listen(_call(call.method, call.path, call.content, effort, after_s, {}))
+        opening = yield Subscribe(_call(call.method, call.path, call.content, budget, after_s, {}))
         try:
-            wait_s = effort.judged(opening)
+            wait_s = budget.judged(opening)
         except ConflictError as refused:
             if has_caught_up:
                 raise
             has_caught_up = True  # the store may have gone back
             for lost in session.lost_since(refused, session.count):
-                yield from effort.answered(lost.call)
+                yield from budget.answered(lost.call)
             continue
         if wait_s is None:
             _require_events(opening)
             is_replayed = opening.is_replayed
             heard_text, parts, outcome = "", _Parser(), None
-            while outcome is None and isinstance(heard := (yield Hear()), bytes):
+            while outcome is None and isinstance(heard := (yield Receive()), bytes):
                 for each in parts.feed(heard):
                     data = json.loads(each.data)
                     if each.name == "text":
                         heard_text += data["text"]
                         told, rest = _further(told, heard_text)
                         if rest:
-                            yield Told(rest)
+                            yield Deliver(rest)
                     elif each.name == "restart":
                         heard_text = ""
                     elif each.name == "done":
@@ -167,7 +167,7 @@ def _written(session: Stream, call: Call) -> EventFlow[str]:
                         return
                     elif each.name == "error":
                         outcome = _problem_in(each)
-            wait_s = effort.judged(outcome or heard or Lost("the text ended in the middle"))
+            wait_s = budget.judged(outcome or heard or NoResponse("the text ended in the middle"))
         assert wait_s is not None, "what is lost is tried again"
         after_s = wait_s
 
@@ -185,25 +185,30 @@ def _further(told: str, heard: str) -> tuple[str, str]:
 
 
 def _call(
-    method: str, path: str, content: bytes, effort: Effort, after_s: float, more: dict[str, str]
-) -> Call:
-    timeout_s = effort.timeout_s(f"{method} {path}", after_s)
+    method: str,
+    path: str,
+    content: bytes,
+    budget: RetryBudget,
+    after_s: float,
+    more: dict[str, str],
+) -> Request:
+    timeout_s = budget.timeout_s(f"{method} {path}", after_s)
     headers = {"Accept": EVENTS} | more
-    return Call(method, path, content, after_s, timeout_s, headers=headers, silence_s=_SILENCE_S)
+    return Request(method, path, content, after_s, timeout_s, headers=headers, silence_s=_SILENCE_S)
 
 
-def _require_events(opening: Answer) -> None:
+def _require_events(opening: Response) -> None:
     if not is_events(opening.headers):
         opening.body()  # says what this is instead, where it is no JSON
         raise ClientError(f"expected {EVENTS}, found {opening.headers.get('content-type')}")
 
 
-def _problem_in(event: _Event) -> Answer:
+def _problem_in(event: _Event) -> Response:
     """As it would have been answered before the stream."""
     problem = json.loads(event.data)
     wait_s = problem.get("retry_after_s")
     headers = {} if wait_s is None else {"retry-after": str(math.ceil(wait_s))}
-    return Answer(int(problem.get("status", 500)), headers, event.data.encode())
+    return Response(int(problem.get("status", 500)), headers, event.data.encode())
 
 
 def _session_event(event: _Event) -> SessionEvent:

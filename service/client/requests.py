@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 from service.client import json_values
-from service.client.exchange import Answer, Call, Effort, Lost, Retries
 from service.client.problems import NotFoundError
+from service.client.retry import NoResponse, Request, Response, Retries, RetryBudget
 from service.client.tables import frame_of
 
 Rows = Any
@@ -83,7 +83,7 @@ class StepReply(NamedTuple):
         return frame_of(predictions, "step", first)
 
 
-def step_reply(answer: Answer) -> StepReply:
+def step_reply(answer: Response) -> StepReply:
     return reply_of(answer.body(), is_replayed=answer.is_replayed)
 
 
@@ -92,10 +92,10 @@ def reply_of(body: Json, *, is_replayed: bool) -> StepReply:
     return StepReply(body["step"], prediction, predictions, is_replayed, body.get("text"))
 
 
-def call_for(method: str, path: str, body: Mapping[str, Any] | None = None) -> Call:
+def call_for(method: str, path: str, body: Mapping[str, Any] | None = None) -> Request:
     """Written at once: what the caller changes later is not sent."""
     content = b"" if body is None else json_values.written(body)
-    return Call(method, path, content)
+    return Request(method, path, content)
 
 
 def session_path(name: str) -> str:
@@ -109,7 +109,7 @@ def name_for(session: str | None) -> str:
 
 def predicted(
     retries: Retries, model: str, instances: Iterable[Any], **options: Unpack[Options]
-) -> Generator[Call, Answer | Lost, list[Json]]:
+) -> Generator[Request, Response | NoResponse, list[Json]]:
     """One prediction for each instance."""
     rest: Json = dict(options)
     version = rest.pop("version", None)
@@ -117,33 +117,33 @@ def predicted(
     path += "" if version is None else f"/versions/{quote(version, safe='')}"
     asked = [json_values.instance_of(each) for each in instances]
     call = call_for("POST", f"{path}/predict", {"instances": asked} | rest)
-    answer = yield from Effort(retries).answered(call)
+    answer = yield from RetryBudget(retries).answered(call)
     predictions: list[Json] = answer.body()["predictions"]
     return predictions
 
 
-def closed(retries: Retries, session: str) -> Generator[Call, Answer | Lost, None]:
+def closed(retries: Retries, session: str) -> Generator[Request, Response | NoResponse, None]:
     """The session was closed, by this client or another."""
-    effort = Effort(retries)
+    budget = RetryBudget(retries)
     try:
-        yield from effort.answered(Call("DELETE", session_path(session)))
+        yield from budget.answered(Request("DELETE", session_path(session)))
     except NotFoundError:
-        if effort.num_tries == 1:  # else an earlier try may have closed it
+        if budget.num_tries == 1:  # else an earlier try may have closed it
             raise
 
 
-def models(retries: Retries) -> Generator[Call, Answer | Lost, list[Json]]:
+def models(retries: Retries) -> Generator[Request, Response | NoResponse, list[Json]]:
     """What is served."""
-    answer = yield from Effort(retries).answered(Call("GET", "/v1/models"))
+    answer = yield from RetryBudget(retries).answered(Request("GET", "/v1/models"))
     found: list[Json] = answer.body()["models"]
     return found
 
 
 def listed(
     retries: Retries, model: str | None, cursor: str | None
-) -> Generator[Call, Answer | Lost, Json]:
+) -> Generator[Request, Response | NoResponse, Json]:
     """A page of the open sessions."""
     query = {"model": model, "cursor": cursor}
     given = urlencode({name: value for name, value in query.items() if value is not None})
-    answer = yield from Effort(retries).answered(Call("GET", f"/v1/sessions?{given}"))
+    answer = yield from RetryBudget(retries).answered(Request("GET", f"/v1/sessions?{given}"))
     return answer.body()

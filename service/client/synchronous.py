@@ -1,4 +1,5 @@
-"""The client for programs with threads. A session belongs to one thread at a time."""
+# Written by `make client` from asynchronous.py: change that file.
+"""The client for threads. A session belongs to one thread at a time."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,24 +9,24 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
-from service.client import requests, stream, together
-from service.client.exchange import Answer, Call, Lost, Retries
+from service.client import requests, session_state, step_many
 from service.client.http import answer_of, lost, open_options, request_of
 from service.client.listening import (
+    Deliver,
     EventFlow,
-    Listen,
     SessionEvent,
-    Told,
+    Subscribe,
     happened,
     is_events,
     written,
 )
 from service.client.problems import UnreachableError
 from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
-from service.client.stream import RESEND_BYTES, Flow, Stream
+from service.client.retry import NoResponse, Request, Response, Retries
+from service.client.session_state import RESEND_BYTES, Flow, SessionState
+from service.client.step_many import Result
 from service.client.streaming.synchronous import SessionStream
 from service.client.streaming.wire import Address
-from service.client.together import Result
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Client:
         retries: Retries | None = None,
         resend_bytes: int = RESEND_BYTES,
         transport: httpx.BaseTransport | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._retries = retries or Retries()
         self._resend_bytes = resend_bytes
@@ -57,7 +58,7 @@ class Client:
 
     def open(self, model: str, **opening: Unpack[Opening]) -> "Session":
         """A session, warmed up on `history` where there is one; `if_exists="resume"` goes on."""
-        flow = stream.opened(self._retries, self._resend_bytes, model, **opening)
+        flow = session_state.opened(self._retries, self._resend_bytes, model, **opening)
         return Session(self, self.run(flow))
 
     def predict(
@@ -68,12 +69,12 @@ class Client:
 
     def resume(self, session: str) -> "Session":
         """A session that is open already, from where it stands now."""
-        flow = stream.resumed(self._retries, self._resend_bytes, session)
+        flow = session_state.resumed(self._retries, self._resend_bytes, session)
         return Session(self, self.run(flow))
 
     def restore(self, session: str, snapshot: bytes, *, replace: bool = False) -> "Session":
         """A session from a snapshot, here or elsewhere; `replace` also onto an open one."""
-        flow = stream.restored(self._retries, self._resend_bytes, session, snapshot, replace)
+        flow = session_state.restored(self._retries, self._resend_bytes, session, snapshot, replace)
         return Session(self, self.run(flow))
 
     def sessions(self, model: str | None = None) -> Iterator[Json]:
@@ -91,10 +92,10 @@ class Client:
     def ready(self) -> bool:
         """Whether the service can serve now; asked once, without waiting for it."""
         try:
-            answer = self.send(Call("GET", "/readyz", timeout_s=self._retries.timeout_s))
+            answer = self.send(Request("GET", "/readyz", timeout_s=self._retries.timeout_s))
         except UnreachableError:
             return False
-        return isinstance(answer, Answer) and answer.status == 200
+        return isinstance(answer, Response) and answer.status == 200
 
     def events(self, session: str, *, after: int | None = None) -> Iterator[SessionEvent]:
         """Steps committed to a session by any client, until it ends or you stop listening.
@@ -111,9 +112,9 @@ class Client:
     def step_many(self, asked: Sequence[tuple["Session", Rows]]) -> list[Result]:
         """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
         rows = [(session.protocol, rows) for session, rows in asked]
-        return self.run(together.stepped_together(self._retries, rows))
+        return self.run(step_many.stepped_many(self._retries, rows))
 
-    def stream_of(self, protocol: Stream) -> SessionStream:
+    def stream_of(self, protocol: SessionState) -> SessionStream:
         """The WebSocket of one session, not open yet."""
         return SessionStream(protocol, self._address, self.send, self._sleep)
 
@@ -124,7 +125,7 @@ class Client:
     def run(self, flow: Flow[T]) -> T:
         """Send what a flow asks for until it comes to something."""
         with closing(flow):
-            outcome: Answer | Lost | None = None
+            outcome: Response | NoResponse | None = None
             while True:
                 try:
                     call = next(flow) if outcome is None else flow.send(outcome)
@@ -133,7 +134,7 @@ class Client:
                     return result
                 outcome = self.send(call)
 
-    def send(self, call: Call) -> Answer | Lost:
+    def send(self, call: Request) -> Response | NoResponse:
         """What came of one call."""
         if call.after_s:
             self._sleep(call.after_s)
@@ -147,27 +148,27 @@ class Client:
     def listen(self, flow: EventFlow[T]) -> Iterator[T]:
         """What a flow tells, one by one, as it comes."""
         outcome: Any = None
-        chunks: Iterator[bytes] | None = None
         with closing(flow), ExitStack() as connection:
+            chunks: Iterator[bytes] | None = None
             while True:
                 try:
                     effect = flow.send(outcome)
                 except StopIteration:
                     return
                 outcome = None
-                if isinstance(effect, Told):
+                if isinstance(effect, Deliver):
                     yield effect.value
-                elif isinstance(effect, Call):
+                elif isinstance(effect, Request):
                     outcome = self.send(effect)
-                elif isinstance(effect, Listen):
+                elif isinstance(effect, Subscribe):
                     connection.close()
                     outcome, chunks = self._open_events(connection, effect.call)
                 else:
-                    outcome = self._heard(chunks)
+                    outcome = self._receive(chunks)
 
     def _open_events(
-        self, connection: ExitStack, call: Call
-    ) -> tuple[Answer | Lost, Iterator[bytes] | None]:
+        self, connection: ExitStack, call: Request
+    ) -> tuple[Response | NoResponse, Iterator[bytes] | None]:
         if call.after_s:
             self._sleep(call.after_s)
         try:
@@ -175,14 +176,14 @@ class Client:
             self._was_answered = True
             connection.callback(response.close)
             if response.is_success and is_events(response.headers):
-                return Answer(response.status_code, response.headers, b""), response.iter_bytes()
+                return Response(response.status_code, response.headers, b""), response.iter_bytes()
             response.read()
         except httpx.TransportError as error:
             told = lost(error, self._http.base_url, is_first=not self._was_answered)
             return told, None
         return answer_of(response), None
 
-    def _heard(self, chunks: Iterator[bytes] | None) -> bytes | Lost | None:
+    def _receive(self, chunks: Iterator[bytes] | None) -> bytes | NoResponse | None:
         try:
             return None if chunks is None else next(chunks, None)
         except httpx.TransportError as error:
@@ -210,7 +211,7 @@ class Session:
     Every operation may raise a `ProblemError`, or `UnansweredError` when its time was up.
     """
 
-    def __init__(self, client: Client, stream: Stream) -> None:
+    def __init__(self, client: Client, stream: SessionState) -> None:
         self._client = client
         self.protocol = stream
 

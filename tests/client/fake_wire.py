@@ -2,9 +2,9 @@
 
 import json
 
-from service.client.exchange import Answer, Call, Lost, Retries
-from service.client.stream import Stream
-from service.client.streaming.pipeline import Dial, HangUp, Hear, Pipeline, Post
+from service.client.retry import NoResponse, Request, Response, Retries
+from service.client.session_state import SessionState
+from service.client.streaming.pipeline import Close, Connect, Pipeline, Receive, Send
 from tests.client.fake_service import FakeTime
 
 PATH = "/v1/sessions/s/stream"
@@ -47,41 +47,41 @@ class FakeWire:
             outcome = self.outcome_of(effect)
 
     def outcome_of(self, effect):
-        fault = None if isinstance(effect, HangUp) else self.faults(effect)
+        fault = None if isinstance(effect, Close) else self.faults(effect)
         if fault == "cut":
             self._replies = None
-            return Lost("cut", 1006)
+            return NoResponse("cut", 1006)
         outcome = self._arrived(effect, fault)
         if fault == "lost":
             self._replies = None
-            return Lost("lost", 1006)
+            return NoResponse("lost", 1006)
         return outcome
 
     def _arrived(self, effect, fault):
-        if isinstance(effect, Call):
+        if isinstance(effect, Request):
             answer = self._step(json.loads(effect.content))
-            return Answer(answer.get("status", 200), {}, json.dumps(answer).encode())
-        if isinstance(effect, Dial):
+            return Response(answer.get("status", 200), {}, json.dumps(answer).encode())
+        if isinstance(effect, Connect):
             return self._dialled(effect, fault)
-        if isinstance(effect, HangUp):
+        if isinstance(effect, Close):
             self._replies = None
             return None
         if self._replies is None:
-            return Lost("not connected", 1006)
-        if isinstance(effect, Post):
+            return NoResponse("not connected", 1006)
+        if isinstance(effect, Send):
             self._replies += [self._step(json.loads(each), fault) for each in effect.messages]
             self.most_in_flight = max(self.most_in_flight, len(self._replies))
             return None
-        assert isinstance(effect, Hear)
+        assert isinstance(effect, Receive)
         if not self._replies:
-            return Lost("nothing came", None)
+            return NoResponse("nothing came", None)
         return json.dumps(self._replies.pop(0)).encode()
 
     def _dialled(self, dial, fault):
         assert dial.path == PATH
         self.num_dials += 1
         if isinstance(fault, int):
-            return Answer(fault, {}, json.dumps(problem(fault, "told-later")).encode())
+            return Response(fault, {}, json.dumps(problem(fault, "told-later")).encode())
         self._replies = []
         hello = {"session": "s", "step": len(self.applied), "replay": self.ring_size}
         return json.dumps(hello).encode()
@@ -115,7 +115,7 @@ def piped(wire, clock=None, **options):
     clock = clock or FakeTime()
     retries = Retries(clock=lambda: clock.now, dice=lambda low, high: high, **options)
     opened = {"session": "s", "model": "load", "version": "1", "step": 0}
-    session = Stream(retries, 1 << 20, opened)
+    session = SessionState(retries, 1 << 20, opened)
     pipeline = Pipeline(session)
 
     def outcome_of(effect, outcome_of=wire.outcome_of):

@@ -18,8 +18,8 @@ from service.client import (
     UnansweredError,
     UnreachableError,
 )
-from service.client.exchange import LATER
 from service.client.problems import BY_CODE, BY_STATUS
+from service.client.retry import LATER
 from service.client.streaming.wire import Address
 from tests.client.fake_service import (
     FakeService,

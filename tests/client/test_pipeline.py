@@ -12,8 +12,8 @@ from service.client import (
     StepsLostError,
     UnansweredError,
 )
-from service.client.exchange import Call, Lost
-from service.client.streaming.pipeline import Dial, Hear, Post
+from service.client.retry import NoResponse, Request
+from service.client.streaming.pipeline import Connect, Receive, Send
 from tests.client.fake_service import FakeTime
 from tests.client.fake_wire import FakeWire, piped, row_of
 
@@ -48,7 +48,7 @@ def test_whatever_breaks_each_step_is_applied_once_and_answered_in_order(seed):
     def faults(effect):
         if chance.random() < 0.75:
             return None
-        kinds = ["cut", "lost"] + ([] if isinstance(effect, Call) else [503, 429])
+        kinds = ["cut", "lost"] + ([] if isinstance(effect, Request) else [503, 429])
         return chance.choice(kinds)
 
     wire = FakeWire(chance.choice((1, 2, 8)), faults)
@@ -125,11 +125,11 @@ def test_a_request_too_big_for_a_message_is_found_and_told_alone():
     wire = FakeWire(ring_size=8)
 
     def outcome_of(effect, outcome_of=wire.outcome_of):
-        if isinstance(effect, Post) and any(len(each) > 1000 for each in effect.messages):
+        if isinstance(effect, Send) and any(len(each) > 1000 for each in effect.messages):
             wire._replies = None
             return None
-        if isinstance(effect, Hear) and wire._replies is None:
-            return Lost("too big", 1009)
+        if isinstance(effect, Receive) and wire._replies is None:
+            return NoResponse("too big", 1009)
         return outcome_of(effect)
 
     wire.outcome_of = outcome_of
@@ -143,7 +143,7 @@ def test_a_request_too_big_for_a_message_is_found_and_told_alone():
     assert wire.run(pipeline.step([row_of(3)])).step == 4
 
 
-@pytest.mark.parametrize("which", [Dial, Hear])
+@pytest.mark.parametrize("which", [Connect, Receive])
 def test_when_its_time_is_up_it_is_told_and_can_be_asked_again(which):
     is_down = False
     wire = FakeWire(faults=lambda effect: "cut" if is_down and isinstance(effect, which) else None)
@@ -166,29 +166,29 @@ def test_a_key_that_is_refused_ends_it_at_once():
     _, pipeline = piped(wire)
     send_all(wire, pipeline, 1)
     wire._replies = None
-    wire.faults = lambda effect: 401 if isinstance(effect, Dial) else None
+    wire.faults = lambda effect: 401 if isinstance(effect, Connect) else None
     with pytest.raises(KeyRefusedError):
         receive_all(wire, pipeline)
     assert wire.num_dials == 2
 
 
-@pytest.mark.parametrize("which", [Dial, Post, Hear])
+@pytest.mark.parametrize("which", [Connect, Send, Receive])
 def test_after_a_cancelled_flow_nothing_is_answered_twice(which):
     wire = FakeWire(ring_size=8)
     session, pipeline = piped(wire)
     send_all(wire, pipeline, 3)
-    if which is Dial:
+    if which is Connect:
         wire._replies = None
         flow = pipeline.receive()
     else:
-        flow = pipeline.send([row_of(3)]) if which is Post else pipeline.receive()
+        flow = pipeline.send([row_of(3)]) if which is Send else pipeline.receive()
     outcome = None
     while not isinstance(effect := flow.send(outcome), which):
         outcome = wire.outcome_of(effect)
-    wire.outcome_of(effect) if which is Post else None  # it arrived, and nobody was told
+    wire.outcome_of(effect) if which is Send else None  # it arrived, and nobody was told
     flow.close()
     replies = receive_all(wire, pipeline)
-    assert wire.num_dials == (1 if which is Hear else 2)
+    assert wire.num_dials == (1 if which is Receive else 2)
     assert [reply.step for reply in replies] == list(range(1, len(replies) + 1))
     assert wire.applied == [row_of(step) for step in range(session.count)]
 

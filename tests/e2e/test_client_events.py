@@ -102,7 +102,7 @@ def _columns(client):
 
 
 def _read(path):
-    from service.client.exchange import Call, Effort, Retries
+    from service.client.retry import Call, Effort, Retries
 
     return (yield from Effort(Retries()).answered(Call("GET", path))).body()
 

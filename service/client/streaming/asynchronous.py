@@ -1,4 +1,4 @@
-"""A session over a WebSocket, for asyncio."""
+"""A session over a WebSocket, for asyncio. `make client` writes its twin for threads."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -9,24 +9,27 @@ from typing import Any, Self, TypeVar, Unpack
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from service.client.exchange import Answer, Call, Lost
-from service.client.json_values import requests_of
 from service.client.requests import Observed, Rows, StepReply
-from service.client.stream import Stream
-from service.client.streaming.pipeline import Dial, Hear, Outcome, Pipeline, Post, WireFlow
+from service.client.retry import NoResponse, Request, Response
+from service.client.session_state import SessionState
+from service.client.streaming.pipeline import Connect, Outcome, Pipeline, Receive, Send, WireFlow
+from service.client.streaming.waiting import each_async, receive_async
 from service.client.streaming.wire import BREAKS, Address, broken, refused
 
 T = TypeVar("T")
 
 
 class AsyncSessionStream:
-    """Made by `AsyncSession.stream()`, to be used in an `async with`: as `SessionStream`."""
+    """Made by `AsyncSession.stream()`, for `async with`: leaving it waits for all replies.
+
+    Replies come in the order of requests. A cut connection, a restart and "try later" are retried.
+    """
 
     def __init__(
         self,
-        session: Stream,
+        session: SessionState,
         address: Address,
-        ask: Callable[[Call], Awaitable[Answer | Lost]],
+        ask: Callable[[Request], Awaitable[Response | NoResponse]],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._session = session
@@ -65,7 +68,7 @@ class AsyncSessionStream:
         self, requests: Iterable[Rows] | AsyncIterable[Rows]
     ) -> AsyncIterator[StepReply]:
         """The reply to each of many requests of rows, with as many in flight as may be."""
-        async for rows in _awaited(requests):
+        async for rows in each_async(requests):
             await self.send(rows)
             while (reply := self._pipeline.take_ready()) is not None:
                 yield reply
@@ -81,60 +84,56 @@ class AsyncSessionStream:
                 except StopIteration as done:
                     result: T = done.value
                     return result
-                if isinstance(effect, Call):
+                if isinstance(effect, Request):
                     outcome = await self._ask(effect)
                 else:
                     outcome = await self._do(effect)
 
     async def _do(self, effect: Any) -> Outcome:  # noqa: ANN401 -- an effect that is not a call
         try:
-            if isinstance(effect, Dial):
-                return await self._dial(effect)
-            if isinstance(effect, Post):
+            if isinstance(effect, Connect):
+                return await self._connect(effect)
+            if isinstance(effect, Send):
                 for message in effect.messages:
                     await self._connected.send(message, text=True)
-            elif isinstance(effect, Hear):
-                return await self._heard(effect.timeout_s)
+            elif isinstance(effect, Receive):
+                return await receive_async(self._connected, effect.timeout_s)
             else:
-                await self._hang_up()
+                await self._disconnect()
         except BREAKS as error:
             return broken(error)
         return None
 
-    async def _dial(self, dial: Dial) -> Outcome:
-        await self._hang_up()
-        if dial.after_s:
-            await self._sleep(dial.after_s)
-        url = self._address.url + dial.path
+    async def _connect(self, request: Connect) -> Outcome:
+        await self._disconnect()
+        if request.after_s:
+            await self._sleep(request.after_s)
+        url = self._address.url + request.path
         try:
-            opening = connect(url, **self._address.options(dial.timeout_s))
-            self._socket = await self._open_socket.enter_async_context(opening)
+            connection = connect(url, **self._address.options(request.timeout_s))
+            self._socket = await self._open_socket.enter_async_context(connection)
         except InvalidStatus as error:
             return refused(error)
-        return await self._heard(dial.timeout_s)
-
-    async def _heard(self, timeout_s: float) -> bytes:
-        async with asyncio.timeout(timeout_s):
-            return await self._connected.recv(decode=False)
+        return await receive_async(self._connected, request.timeout_s)
 
     @property
     def _connected(self) -> ClientConnection:
-        assert self._socket is not None, "the pipeline dials first"
+        assert self._socket is not None, "the pipeline connects first"
         return self._socket
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         self._socket = None
         await self._open_socket.aclose()
 
     async def __aenter__(self) -> Self:
-        with ExitStack() as opening:
-            opening.enter_context(self._session.alone())
+        with ExitStack() as connection:
+            connection.enter_context(self._session.alone())
             try:
                 await self._run(self._pipeline.begin())
             except BaseException:
-                await self._hang_up()
+                await self._disconnect()
                 raise
-            self._alone = opening.pop_all()
+            self._alone = connection.pop_all()
         return self
 
     async def __aexit__(
@@ -149,15 +148,4 @@ class AsyncSessionStream:
                     await self._run(self._pipeline.drain())
             finally:
                 self._session.abandon(self._pipeline.abandoned())
-                await self._hang_up()
-
-
-async def _awaited(
-    requests: Iterable[Rows] | AsyncIterable[Rows],
-) -> AsyncIterator[Rows]:
-    if isinstance(requests, AsyncIterable):
-        async for rows in requests:
-            yield rows
-    else:
-        for rows in requests_of(requests):
-            yield rows
+                await self._disconnect()

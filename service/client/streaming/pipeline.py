@@ -15,10 +15,10 @@ from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar, Unpack
 
 from service.client import json_values
-from service.client.exchange import LATER, Answer, Call, Effort, Lost
 from service.client.problems import ClientError, ConflictError, InvalidRequestError, problem_of
 from service.client.requests import Json, Observed, Rows, StepReply, reply_of
-from service.client.stream import ELSEWHERE, Sent, Stream
+from service.client.retry import LATER, NoResponse, Request, Response, RetryBudget
+from service.client.session_state import ELSEWHERE, Sent, SessionState
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ _MAX_BYTES = 512 * 1024
 _TOO_BIG = 1009
 
 
-class Dial(NamedTuple):
+class Connect(NamedTuple):
     """Connect and wait for the first message: outcome is that, a refusal, or what went wrong."""
 
     path: str
@@ -35,31 +35,31 @@ class Dial(NamedTuple):
     timeout_s: float
 
 
-class Post(NamedTuple):
+class Send(NamedTuple):
     """Send messages: outcome is nothing, or what went wrong."""
 
     messages: list[bytes]
 
 
-class Hear(NamedTuple):
+class Receive(NamedTuple):
     """Wait for the next message."""
 
     timeout_s: float
 
 
-class HangUp(NamedTuple):
+class Close(NamedTuple):
     """Close the connection."""
 
 
-Effect = Call | Dial | Post | Hear | HangUp
-Outcome = bytes | Answer | Lost | None
+Effect = Request | Connect | Send | Receive | Close
+Outcome = bytes | Response | NoResponse | None
 WireFlow = Generator[Effect, Any, T]
 
 
 class Pipeline:
     """Owned by one `with` of a session, which does nothing else meanwhile."""
 
-    def __init__(self, session: Stream) -> None:
+    def __init__(self, session: SessionState) -> None:
         self._session = session
         self._unanswered = deque[Sent]()
         self._num_sent = 0
@@ -80,13 +80,13 @@ class Pipeline:
         """Connect, and stand where the session does."""
         yield from self._session.settled()
         self._next_step = self._session.count
-        yield from self._connect(Effort(self._session.retries))
+        yield from self._connect(RetryBudget(self._session.retries))
 
     def send(self, rows: Rows | None, **observed: Unpack[Observed]) -> WireFlow[None]:
         """Number a request and send it, as soon as there is room."""
         fields = json_values.fields_of(rows, observed)
         if not self._is_connected:
-            yield from self._connect(Effort(self._session.retries))
+            yield from self._connect(RetryBudget(self._session.retries))
         while not self._has_room():
             self._ready.append((yield from self._hear_reply()))
         assert self._next_step is not None, "there is room"
@@ -122,7 +122,7 @@ class Pipeline:
         """Wait until everything that was sent is answered, then close."""
         while self._unanswered:
             self._ready.append((yield from self._hear_reply()))
-        yield from self._hang_up()
+        yield from self._disconnect()
 
     def abandoned(self) -> list[Sent]:
         """What may or may not have been applied; the session finds out at its next request."""
@@ -139,49 +139,49 @@ class Pipeline:
         )
 
     def _hear_reply(self) -> WireFlow[StepReply]:
-        effort = Effort(self._session.retries)
+        budget = RetryBudget(self._session.retries)
         after_s, has_conflict = 0.0, False
         while True:
             if not self._is_connected:
-                yield from self._connect(effort, after_s)
+                yield from self._connect(budget, after_s)
             yield from self._flush()
-            heard = yield from self._hear(effort)
-            if isinstance(heard, Lost):
-                after_s = effort.judged(heard) or 0.0
-                yield from self._hang_up()
+            heard = yield from self._hear(budget)
+            if isinstance(heard, NoResponse):
+                after_s = budget.judged(heard) or 0.0
+                yield from self._disconnect()
                 self._note_if_too_big(heard)
                 continue
             body = json.loads(heard)
             if "status" not in body:
                 return self._answered(reply_of(body, is_replayed=body.get("replayed", False)))
-            yield from self._hang_up()
+            yield from self._disconnect()
             refused = problem_of(body["status"], heard)
             if body["status"] in LATER:
-                later = Answer(body["status"], {}, heard)
-                after_s = (effort.judged(later) or 0.0) + float(body.get("retry_after_s") or 0)
+                later = Response(body["status"], {}, heard)
+                after_s = (budget.judged(later) or 0.0) + float(body.get("retry_after_s") or 0)
             elif (
                 isinstance(refused, ConflictError)
                 and refused.code in ELSEWHERE
                 and not has_conflict
             ):
-                after_s, has_conflict = effort.wait_s(), True  # the store may have gone back
+                after_s, has_conflict = budget.wait_s(), True  # the store may have gone back
             else:
                 self._drop()
                 raise refused
 
-    def _connect(self, effort: Effort, after_s: float = 0.0) -> WireFlow[None]:
+    def _connect(self, budget: RetryBudget, after_s: float = 0.0) -> WireFlow[None]:
         path = f"{self._session.path}/stream"
         wait_s: float | None = after_s
         while wait_s is not None:
-            timeout_s = effort.timeout_s(f"WS {path}", wait_s)
-            outcome = yield Dial(path, wait_s, timeout_s)
-            wait_s = None if isinstance(outcome, bytes) else effort.judged(outcome)
+            timeout_s = budget.timeout_s(f"WS {path}", wait_s)
+            outcome = yield Connect(path, wait_s, timeout_s)
+            wait_s = None if isinstance(outcome, bytes) else budget.judged(outcome)
         hello = json.loads(outcome)
         if self._next_step is not None and hello["step"] > self._next_step:
-            yield from self._hang_up()
+            yield from self._disconnect()
             raise self._session.ahead(hello["step"])
         for lost in self._session.lost_from(hello["step"]):
-            yield from effort.answered(lost.call)
+            yield from budget.answered(lost.call)
         self._window, self._num_sent, self._is_connected = max(1, hello["replay"]), 0, True
 
     def _flush(self) -> WireFlow[None]:
@@ -193,18 +193,20 @@ class Pipeline:
         self._num_sent += len(due)
         is_known = False
         try:
-            yield Post([sent.call.content for sent in due])
+            yield Send([sent.call.content for sent in due])
             is_known = True
         finally:
             self._is_connected = self._is_connected and is_known
 
-    def _hear(self, effort: Effort) -> WireFlow[bytes | Lost]:
-        heard: bytes | Lost = yield Hear(effort.timeout_s(f"WS {self._session.path}/stream"))
+    def _hear(self, budget: RetryBudget) -> WireFlow[bytes | NoResponse]:
+        heard: bytes | NoResponse = yield Receive(
+            budget.timeout_s(f"WS {self._session.path}/stream")
+        )
         return heard
 
-    def _hang_up(self) -> WireFlow[None]:
+    def _disconnect(self) -> WireFlow[None]:
         self._is_connected = False
-        yield HangUp()
+        yield Close()
 
     def _answered(self, reply: StepReply) -> StepReply:
         sent = self._unanswered.popleft()
@@ -216,7 +218,7 @@ class Pipeline:
             self._next_step = self._session.count
         return reply
 
-    def _note_if_too_big(self, lost: Lost) -> None:
+    def _note_if_too_big(self, lost: NoResponse) -> None:
         if lost.code != _TOO_BIG:
             return
         if not self._is_careful:

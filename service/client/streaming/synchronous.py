@@ -1,4 +1,5 @@
-"""A session over a WebSocket, for programs with threads."""
+# Written by `make client` from asynchronous.py: change that file.
+"""A session over a WebSocket, for threads."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,28 +10,28 @@ from typing import Any, Self, TypeVar, Unpack
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from service.client.exchange import Answer, Call, Lost
-from service.client.json_values import requests_of
 from service.client.requests import Observed, Rows, StepReply
-from service.client.stream import Stream
-from service.client.streaming.pipeline import Dial, Hear, Outcome, Pipeline, Post, WireFlow
+from service.client.retry import NoResponse, Request, Response
+from service.client.session_state import SessionState
+from service.client.streaming.pipeline import Connect, Outcome, Pipeline, Receive, Send, WireFlow
+from service.client.streaming.waiting import each, receive
 from service.client.streaming.wire import BREAKS, Address, broken, refused
 
 T = TypeVar("T")
 
 
 class SessionStream:
-    """Made by `Session.stream()`, to be used in a `with`: leaving it waits for what was sent.
+    """Made by `Session.stream()`, for `with`: leaving it waits for all replies.
 
-    Replies come in the order of requests. Cuts, restarts and "later" are waited out, as elsewhere.
+    Replies come in the order of requests. A cut connection, a restart and "try later" are retried.
     """
 
     def __init__(
         self,
-        session: Stream,
+        session: SessionState,
         address: Address,
-        ask: Callable[[Call], Answer | Lost],
-        sleep: Callable[[float], None] = time.sleep,
+        ask: Callable[[Request], Response | NoResponse],
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._session = session
         self._pipeline = Pipeline(session)
@@ -66,7 +67,7 @@ class SessionStream:
 
     def replies(self, requests: Iterable[Rows]) -> Iterator[StepReply]:
         """The reply to each of many requests of rows, with as many in flight as may be."""
-        for rows in requests_of(requests):
+        for rows in each(requests):
             self.send(rows)
             while (reply := self._pipeline.take_ready()) is not None:
                 yield reply
@@ -82,51 +83,53 @@ class SessionStream:
                 except StopIteration as done:
                     result: T = done.value
                     return result
-                outcome = self._ask(effect) if isinstance(effect, Call) else self._do(effect)
+                outcome = self._ask(effect) if isinstance(effect, Request) else self._do(effect)
 
     def _do(self, effect: Any) -> Outcome:  # noqa: ANN401 -- an effect that is not a call
         try:
-            if isinstance(effect, Dial):
-                return self._dial(effect)
-            if isinstance(effect, Post):
+            if isinstance(effect, Connect):
+                return self._connect(effect)
+            if isinstance(effect, Send):
                 for message in effect.messages:
                     self._connected.send(message, text=True)
-            elif isinstance(effect, Hear):
-                return self._connected.recv(effect.timeout_s, decode=False)
+            elif isinstance(effect, Receive):
+                return receive(self._connected, effect.timeout_s)
             else:
-                self._hang_up()
+                self._disconnect()
         except BREAKS as error:
             return broken(error)
         return None
 
-    def _dial(self, dial: Dial) -> Outcome:
-        self._hang_up()
-        if dial.after_s:
-            self._sleep(dial.after_s)
+    def _connect(self, request: Connect) -> Outcome:
+        self._disconnect()
+        if request.after_s:
+            self._sleep(request.after_s)
+        url = self._address.url + request.path
         try:
-            opening = connect(
-                self._address.url + dial.path, **self._address.options(dial.timeout_s)
-            )
-            self._socket = self._open_socket.enter_context(opening)
+            connection = connect(url, **self._address.options(request.timeout_s))
+            self._socket = self._open_socket.enter_context(connection)
         except InvalidStatus as error:
             return refused(error)
-        return self._connected.recv(dial.timeout_s, decode=False)
+        return receive(self._connected, request.timeout_s)
 
     @property
     def _connected(self) -> ClientConnection:
-        assert self._socket is not None, "the pipeline dials first"
+        assert self._socket is not None, "the pipeline connects first"
         return self._socket
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         self._socket = None
         self._open_socket.close()
 
     def __enter__(self) -> Self:
-        with ExitStack() as opening:
-            opening.enter_context(self._session.alone())
-            opening.callback(self._hang_up)
-            self._run(self._pipeline.begin())
-            self._alone = opening.pop_all()
+        with ExitStack() as connection:
+            connection.enter_context(self._session.alone())
+            try:
+                self._run(self._pipeline.begin())
+            except BaseException:
+                self._disconnect()
+                raise
+            self._alone = connection.pop_all()
         return self
 
     def __exit__(
@@ -141,3 +144,4 @@ class SessionStream:
                     self._run(self._pipeline.drain())
             finally:
                 self._session.abandon(self._pipeline.abandoned())
+                self._disconnect()

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from service.client.exchange import Answer, Lost
+from service.client.retry import NoResponse, Response
 
 BREAKS = (OSError, EOFError, ConnectionClosed, InvalidHandshake)  # OSError: TimeoutError as well
 _CLOSE_S = 1.0
@@ -37,15 +37,15 @@ class Address(NamedTuple):
         }
 
 
-def refused(error: InvalidStatus) -> Answer:
+def refused(error: InvalidStatus) -> Response:
     """What HTTP answered in place of a stream."""
     response = error.response
     headers = {name.lower(): value for name, value in response.headers.raw_items()}
-    return Answer(response.status_code, headers, bytes(response.body or b""))
+    return Response(response.status_code, headers, bytes(response.body or b""))
 
 
-def broken(error: BaseException) -> Lost:
+def broken(error: BaseException) -> NoResponse:
     code = None
     if isinstance(error, ConnectionClosed) and error.rcvd is not None:
         code = error.rcvd.code
-    return Lost(f"{type(error).__name__}: {error}", code)
+    return NoResponse(f"{type(error).__name__}: {error}", code)

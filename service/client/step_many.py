@@ -10,10 +10,10 @@ Rule 3: a row that is too large to go with others goes alone; where the rows of 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from service.client.exchange import Call, Effort, Retries
 from service.client.problems import ClientError, InvalidRequestError, ProblemError
 from service.client.requests import Json, Rows, StepReply, reply_of
-from service.client.stream import Flow, Sent, Stream
+from service.client.retry import Request, Retries, RetryBudget
+from service.client.session_state import Flow, Sent, SessionState
 
 _MAX_BYTES = 200 * 1024
 _MAX_ROWS = 10_000
@@ -22,7 +22,9 @@ _MAX_ROWS = 10_000
 Result = StepReply | ProblemError
 
 
-def stepped_together(retries: Retries, asked: Sequence[tuple[Stream, Rows]]) -> Flow[list[Result]]:
+def stepped_many(
+    retries: Retries, asked: Sequence[tuple[SessionState, Rows]]
+) -> Flow[list[Result]]:
     """The reply to each session's rows, or why there is none, in the order they were given."""
     with ExitStack() as alone:
         if len({id(session) for session, _ in asked}) < len(asked):
@@ -38,12 +40,12 @@ def stepped_together(retries: Retries, asked: Sequence[tuple[Stream, Rows]]) -> 
         return results
 
 
-def _results(retries: Retries, part: Sequence[tuple[Stream, Call]]) -> Flow[list[Result]]:
+def _results(retries: Retries, part: Sequence[tuple[SessionState, Request]]) -> Flow[list[Result]]:
     rows: list[Json] | list[None] = [None] * len(part)
     if len(part) > 1:
         body = b'{"steps": [' + b", ".join(_row(*each) for each in part) + b"]}"
         try:
-            answer = yield from Effort(retries).answered(Call("POST", "/v1/steps", body))
+            answer = yield from RetryBudget(retries).answered(Request("POST", "/v1/steps", body))
             rows = answer.body()["results"]
         except InvalidRequestError:  # nothing of it was applied
             pass
@@ -53,7 +55,7 @@ def _results(retries: Retries, part: Sequence[tuple[Stream, Call]]) -> Flow[list
     return results
 
 
-def _result(session: Stream, call: Call, row: Json | None) -> Flow[Result]:
+def _result(session: SessionState, call: Request, row: Json | None) -> Flow[Result]:
     if row is not None and row["status"] == 200:
         reply = reply_of(row, is_replayed=bool(row.get("replayed")))
         session.advance(Sent(session.count, call), reply)
@@ -64,13 +66,15 @@ def _result(session: Stream, call: Call, row: Json | None) -> Flow[Result]:
         return problem
 
 
-def _row(session: Stream, call: Call) -> bytes:
+def _row(session: SessionState, call: Request) -> bytes:
     """A request with the name of its session, which needs no escaping."""
     return b'{"session": "%s", ' % session.name.encode() + call.content.removeprefix(b"{")
 
 
-def _parts(calls: Sequence[tuple[Stream, Call]]) -> Iterator[list[tuple[Stream, Call]]]:
-    part: list[tuple[Stream, Call]] = []
+def _parts(
+    calls: Sequence[tuple[SessionState, Request]],
+) -> Iterator[list[tuple[SessionState, Request]]]:
+    part: list[tuple[SessionState, Request]] = []
     num_bytes = 0
     for session, call in calls:
         size = len(call.content) + len(session.name) + 20

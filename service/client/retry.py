@@ -25,7 +25,7 @@ _REFUSED = frozenset({408, 429})
 REPLAYED = "idempotent-replayed"
 
 
-class Call(NamedTuple):
+class Request(NamedTuple):
     """To be sent after `after_s`, and given up after `timeout_s`."""
 
     method: str
@@ -39,7 +39,7 @@ class Call(NamedTuple):
     """How long nothing may come of the answer, where that is longer than `timeout_s`."""
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """`headers` are found whatever their case."""
 
     status: int
@@ -63,7 +63,7 @@ class Answer(NamedTuple):
         return body
 
 
-class Lost(NamedTuple):
+class NoResponse(NamedTuple):
     """No answer came, or not all of it; `code` is that of a WebSocket that was closed."""
 
     why: str
@@ -88,7 +88,7 @@ class Retries:
     dice: Callable[[float, float], float] = random.uniform
 
 
-class Effort:
+class RetryBudget:
     """The tries of one operation."""
 
     def __init__(self, retries: Retries) -> None:
@@ -100,7 +100,7 @@ class Effort:
         self._may_be_applied = False
         self._problem: ProblemError | None = None
 
-    def answered(self, call: Call) -> Generator[Call, Answer | Lost, Answer]:
+    def answered(self, call: Request) -> Generator[Request, Response | NoResponse, Response]:
         """The answer that is not "later".
 
         Raises:
@@ -112,7 +112,7 @@ class Effort:
             timeout_s = self.timeout_s(f"{call.method} {call.path}", after_s)
             outcome = yield call._replace(after_s=after_s, timeout_s=timeout_s)
             after_s = self.judged(outcome)
-        assert isinstance(outcome, Answer), "what is lost is tried again"
+        assert isinstance(outcome, Response), "what is lost is tried again"
         return outcome
 
     def timeout_s(self, what: str, after_s: float = 0.0) -> float:
@@ -139,13 +139,13 @@ class Effort:
     def _consequence(self) -> str:
         return "It may have been applied" if self._may_be_applied else "It was not applied"
 
-    def judged(self, outcome: Answer | Lost) -> float | None:
+    def judged(self, outcome: Response | NoResponse) -> float | None:
         """How long to wait before the same is tried again; None where this is the answer.
 
         Raises:
             ProblemError: it is a refusal.
         """
-        if isinstance(outcome, Lost):
+        if isinstance(outcome, NoResponse):
             self._problem, self._last = None, outcome.why
             self._may_be_applied |= outcome.was_sent
             return self.wait_s()
@@ -166,7 +166,7 @@ class Effort:
         return self._retries.dice(0.0, min(bound_s, self._retries.longest_wait_s))
 
 
-def _retry_after_s(answer: Answer) -> float:
+def _retry_after_s(answer: Response) -> float:
     """Seconds only, as the service says it: a date would need the clocks to agree."""
     told = answer.headers.get("retry-after", "")
     return float(told) if told.isascii() and told.isdigit() else 0.0

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar, Unpack
 
 from service.client import json_values
-from service.client.exchange import Answer, Call, Effort, Lost, Retries
 from service.client.problems import (
     ClientError,
     ConflictError,
@@ -36,9 +35,10 @@ from service.client.requests import (
     session_path,
     step_reply,
 )
+from service.client.retry import NoResponse, Request, Response, Retries, RetryBudget
 
 T = TypeVar("T")
-Flow = Generator[Call, Answer | Lost, T]
+Flow = Generator[Request, Response | NoResponse, T]
 RESEND_BYTES = 1_048_576
 """Of requests, kept for each session where nobody says otherwise."""
 ELSEWHERE = frozenset({"step-conflict", "replay-expired"})
@@ -48,7 +48,7 @@ class Sent(NamedTuple):
     """An answered step: the count that it started from, and the call."""
 
     from_step: int
-    call: Call
+    call: Request
 
     def of(self, path: str) -> "Sent":
         """The same of another session."""
@@ -56,7 +56,7 @@ class Sent(NamedTuple):
         return self._replace(call=self.call._replace(path=f"{path}/{what}"))
 
 
-class Stream:
+class SessionState:
     """The protocol of one session. `prediction` is the last one that was answered."""
 
     def __init__(
@@ -100,54 +100,56 @@ class Stream:
 
     def fork(
         self, session: str | None, ttl_s: float | None, metadata: Mapping[str, Any] | None
-    ) -> "Flow[Stream]":
+    ) -> "Flow[SessionState]":
         with self.alone():
             yield from self.settled()
             body = {"session": name_for(session), "ttl_s": ttl_s, "metadata": metadata}
             given = {key: value for key, value in body.items() if value is not None}
             call = call_for("POST", f"{self.path}/fork", given)
-            opened = (yield from Effort(self.retries).answered(call)).body()
+            opened = (yield from RetryBudget(self.retries).answered(call)).body()
             if opened["step"] > self.count:
                 raise self.ahead(opened["step"])
             # One that was taken behind this count goes on by what is kept here.
             path = session_path(opened["session"])
             kept = [sent.of(path) for sent in self._kept]
             opened["step"] = self.count
-            return Stream(self.retries, self._resend_bytes, opened, kept)
+            return SessionState(self.retries, self._resend_bytes, opened, kept)
 
     def rewind(self, step: int) -> Flow[None]:
         with self.alone():
             yield from self.settled()
             call = call_for("POST", f"{self.path}/rewind", {"step": step})
-            self._moved((yield from Effort(self.retries).answered(call)).body())
+            self._moved((yield from RetryBudget(self.retries).answered(call)).body())
 
     def upgrade(self, version: str, policy: str, *, force: bool) -> Flow[Json]:
         with self.alone():
             yield from self.settled()
             body = {"version": version, "policy": policy} | ({"force": True} if force else {})
             call = call_for("POST", f"{self.path}/upgrade", body)
-            told = (yield from Effort(self.retries).answered(call)).body()
+            told = (yield from RetryBudget(self.retries).answered(call)).body()
             self._moved(told)
             return told
 
-    def read(self, what: str = "") -> Flow[Answer]:
+    def read(self, what: str = "") -> Flow[Response]:
         with self.alone():
             yield from self.settled()
-            return (yield from Effort(self.retries).answered(Call("GET", self.path + what)))
+            return (yield from RetryBudget(self.retries).answered(Request("GET", self.path + what)))
 
     def close(self) -> Flow[None]:
         with self.alone():
             yield from closed(self.retries, self.name)
 
-    def call(self, what: str, rows: Rows | None, fields: Mapping[str, Any]) -> Call:
+    def call(self, what: str, rows: Rows | None, fields: Mapping[str, Any]) -> Request:
         """A request that goes on from `count`."""
         return self.call_at(self.count, what, rows, fields)
 
-    def call_at(self, step: int, what: str, rows: Rows | None, fields: Mapping[str, Any]) -> Call:
+    def call_at(
+        self, step: int, what: str, rows: Rows | None, fields: Mapping[str, Any]
+    ) -> Request:
         body = {"step": step} | json_values.fields_of(rows, fields)
         return call_for("POST", f"{self.path}/{what}", body)
 
-    def stepped(self, call: Call) -> Flow[StepReply]:
+    def stepped(self, call: Request) -> Flow[StepReply]:
         """The answer to a request that goes on from `count`."""
         reply = step_reply((yield from self._caught_up(call)))
         self.advance(Sent(self.count, call), reply)
@@ -182,17 +184,17 @@ class Stream:
         self._kept.clear()
         self._kept_bytes = 0
 
-    def _caught_up(self, call: Call) -> Flow[Answer]:
+    def _caught_up(self, call: Request) -> Flow[Response]:
         """The answer to `call`, for which the session must stand at `count`."""
-        effort = Effort(self.retries)
+        budget = RetryBudget(self.retries)
         due = deque([Sent(self.count, call)])
         while True:
             try:
-                answer = yield from effort.answered(due[0].call)
+                answer = yield from budget.answered(due[0].call)
             except ConflictError as refused:
                 lost = self.lost_since(refused, due[0].from_step)
                 again = [*lost, Sent(self.count, call)]
-                first = again[0].call._replace(after_s=effort.wait_s())
+                first = again[0].call._replace(after_s=budget.wait_s())
                 due = deque([again[0]._replace(call=first), *again[1:]])
                 continue
             due.popleft()
@@ -255,26 +257,26 @@ class Stream:
 
 def opened(
     retries: Retries, resend_bytes: int, model: str, **opening: Unpack[Opening]
-) -> Flow[Stream]:
+) -> Flow[SessionState]:
     """A session, opened or resumed."""
     if opening.get("history") is not None:
         opening["history"] = json_values.instance_of(opening["history"])
     body = {"model": model} | dict(opening) | {"session": name_for(opening.get("session"))}
-    answer = yield from Effort(retries).answered(call_for("POST", "/v1/sessions", body))
-    return Stream(retries, resend_bytes, answer.body())
+    answer = yield from RetryBudget(retries).answered(call_for("POST", "/v1/sessions", body))
+    return SessionState(retries, resend_bytes, answer.body())
 
 
-def resumed(retries: Retries, resend_bytes: int, session: str) -> Flow[Stream]:
+def resumed(retries: Retries, resend_bytes: int, session: str) -> Flow[SessionState]:
     """A session that is open already."""
-    answer = yield from Effort(retries).answered(Call("GET", session_path(session)))
-    return Stream(retries, resend_bytes, answer.body())
+    answer = yield from RetryBudget(retries).answered(Request("GET", session_path(session)))
+    return SessionState(retries, resend_bytes, answer.body())
 
 
 def restored(
     retries: Retries, resend_bytes: int, session: str, snapshot: bytes, replaces: bool
-) -> Flow[Stream]:
+) -> Flow[SessionState]:
     """A session from its snapshot. The same again is answered alike."""
     path = f"{session_path(session)}/snapshot" + ("?replace=true" if replaces else "")
-    call = Call("PUT", path, snapshot, content_type="application/vnd.carry.snapshot")
-    answer = yield from Effort(retries).answered(call)
-    return Stream(retries, resend_bytes, answer.body())
+    call = Request("PUT", path, snapshot, content_type="application/vnd.carry.snapshot")
+    answer = yield from RetryBudget(retries).answered(call)
+    return SessionState(retries, resend_bytes, answer.body())
