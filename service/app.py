@@ -22,7 +22,7 @@ from service.api.http.access_log import AccessLog
 from service.api.http.fast_path import FastPath
 from service.api.http.middleware import AnswerHead, LimitBody, RequireJson, SecureHeaders
 from service.api.problems import install_error_handlers, problem_schema
-from service.api.request_ids import document_ids
+from service.api.request_scope import document_ids
 from service.api.routes import health, models, predict, timeseries
 from service.api.sessions import bulk, events, generate, snapshots
 from service.api.sessions import operations as session_operations
@@ -195,8 +195,6 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> FastPa
     install_open_inference_errors(app)
     _document_problems(app, settings)
     app.state.context = context
-    included = [route for part in parts for route in part.router.routes]
-    app.state.routes = [*included, *(route for route in app.routes if hasattr(route, "path"))]
     return FastPath(app, context)
 
 

@@ -24,8 +24,7 @@ def route_of(scope: Scope) -> str:
     """
     path = getattr(scope.get("route"), "path", None)
     if path is None and "app" in scope:
-        # Not `app.routes`: those of a router that was included are hidden there.
-        matches = ((route.matches(scope)[0], route) for route in scope["app"].state.routes)
+        matches = ((route.matches(scope)[0], route) for route in scope["app"].routes)
         found = [(match, route) for match, route in matches if match is not Match.NONE]
         full = [route for match, route in found if match is Match.FULL]
         route = next(iter(full or [route for _, route in found]), None)

@@ -68,6 +68,11 @@ class StateLayout:
         schema: str = "",
     ) -> None:
         self.specs = tuple(specs)
+        only = self.specs[0] if len(self.specs) == 1 else None
+        is_plain = only is not None and only.batch_axis == 0
+        self._plain = (only.input, only.dtype, only.row_shape) if only and is_plain else None
+        """Of one state whose rows are its first axis, as all of ours are: nothing to move."""
+        self._outputs = [(spec.output, spec.dtype, spec.batch_axis) for spec in self.specs]
         self.row_bytes = sum(spec.row_bytes for spec in self.specs)
         self.initial_row = b"".join(_initial_bytes(spec, initial or {}) for spec in self.specs)
         self.schema_hash = _schema_hash(self.specs, schema, self.initial_row)
@@ -75,10 +80,9 @@ class StateLayout:
     def gather(self, rows: Sequence[bytes]) -> NamedStates:
         """`[B]` packed rows → the graph's state inputs, by input name."""
         data = b"".join(rows)
-        if len(self.specs) == 1 and self.specs[0].batch_axis == 0:  # ours: nothing to move
-            spec = self.specs[0]
-            values = np.frombuffer(data, dtype=spec.dtype)
-            return {spec.input: values.reshape(len(rows), *spec.row_shape)}
+        if self._plain is not None:
+            name, dtype, row_shape = self._plain
+            return {name: np.frombuffer(data, dtype=dtype).reshape(len(rows), *row_shape)}
         packed = np.frombuffer(data, dtype=np.uint8).reshape(len(rows), self.row_bytes)
         states: NamedStates = {}
         start = 0
@@ -97,11 +101,11 @@ class StateLayout:
     def pack(self, states: Mapping[str, np.ndarray]) -> np.ndarray:
         """As `scatter`, in one piece: bytes `[B, row_bytes]`."""
         columns = []
-        for spec in self.specs:
-            values = states[spec.output]
-            if spec.batch_axis != 0:
-                values = rows_from_axis(values, spec.batch_axis)
-            values = np.ascontiguousarray(values, dtype=spec.dtype)
+        for name, dtype, axis in self._outputs:
+            values = states[name]
+            if axis != 0:
+                values = rows_from_axis(values, axis)
+            values = np.ascontiguousarray(values, dtype=dtype)
             columns.append(values.reshape(len(values), -1).view(np.uint8))
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 

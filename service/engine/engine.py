@@ -19,8 +19,8 @@ from service.engine.dispatch.callback_future import CallbackFuture, OnEnd
 from service.engine.dispatch.dispatcher import Dispatcher
 from service.engine.dispatch.predictions import Predictions
 from service.engine.dispatch.request_task import RequestTask
-from service.engine.dispatch.session_queues import SessionQueues
-from service.engine.dispatch.step_group import is_single
+from service.engine.dispatch.session_queues import SessionQueue, SessionQueues
+from service.engine.dispatch.step_batch import is_single
 from service.engine.dispatch.watch import Watch
 from service.engine.graph.runner import BatchResult
 from service.engine.inference.admission import QueueBounds
@@ -118,12 +118,14 @@ class Engine:
         request: SessionRequest,
         timing: RequestTiming | None = None,
         on_end: OnEnd | None = None,
+        queue: SessionQueue | None = None,
     ) -> "asyncio.Future[Reply]":
         """Open, step, preview or close a session, after whatever came for it before.
 
         To be awaited; cancelled, it is dropped if it has not begun. It raises CarryError, with
         nothing of the request applied, unless the error says that this is not known. With `on_end`
-        that alone is told of the outcome, but not before this has returned.
+        that alone is told of the outcome, but not before this has returned. `queue` is that of the
+        session where it was looked up already, by `cached_queue`.
         """
         future: asyncio.Future[Any] = (
             asyncio.Future(loop=self._loop)
@@ -134,7 +136,7 @@ class Engine:
         try:
             if self.is_draining:
                 self._refuse_if_draining()
-            queue = self._queues.queue_of(key)
+            queue = queue or self._queues.queue_of(key)
             timing = timing or CURRENT.get()
             if not (
                 is_single(request, queue)
@@ -243,6 +245,11 @@ class Engine:
     def watch(self, key: Key, found: Record, after_step: int, poll_s: float) -> Watch:
         """What happens to a session from a step on, for a listener to iterate over."""
         return Watch(self._queues, self.store, key, found, after_step, poll_s)
+
+    def cached_queue(self, key: Key) -> SessionQueue | None:
+        """The queue of a session whose model is known here, for a step that follows at once."""
+        queue = self._queues.queues.get(key)
+        return queue if queue is not None and queue.worker is not None else None
 
     def cached_model(self, key: Key) -> LoadedModel | None:
         """The model that a session is believed to belong to; None where nothing is known here."""

@@ -10,8 +10,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from service.api.http.protocol import MAX_HEAD_BYTES
-from service.api.request_ids import MAX_ID_CHARS, request_id_of
+from service.api.request_scope import MAX_ID_CHARS, request_id_of
 from service.engine.engine import Engine
+from service.engine.inference.worker import Worker
 from tests.api.keys import keys_file
 from tests.api.support import listening
 from tests.api.test_protocol import JSON, OPEN, PATH, answer, connected, plain
@@ -150,7 +151,7 @@ async def test_the_log_of_a_failure_names_request_session_and_model(client, monk
 
 async def test_what_is_bound_to_a_request_ends_with_it(client, monkeypatch):
     await client.post("/v1/sessions/s/steps", json=STEP)  # from here on its model is known
-    monkeypatch.setattr(Engine, "refuse_if_full", None)  # a defect on the fast path
+    monkeypatch.setattr(Worker, "refuse_if_full", None)  # a defect on the fast path
     async with connected(client) as (reader, writer):
         writer.write(plain(0, PATH + JSON + b"X-Request-ID: first\r\n"))
         assert (await answer(reader))[2]["request_id"] == "first"

@@ -9,7 +9,7 @@ import httpx
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from service.api.request_ids import MAX_ID_CHARS, request_id_of
+from service.api.request_scope import MAX_ID_CHARS, request_id_of
 from service.settings import Settings
 from tests.deploy.front import NGINX, Replica, running_nginx
 from tests.system import free_port, in_thread

@@ -11,14 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.auth.keys import Caller
 from service.api.context import Context
 from service.api.methods import route_of
-from service.api.request_ids import (
-    REQUEST_ID,
+from service.api.request_scope import (
+    RequestScope,
     headers_of,
     known_by,
     named_in,
-    request_id_of,
+    where_time_went,
 )
-from service.api.request_scope import begin_timing, where_time_went
 from service.api.v2.errors import unexpected_response
 from service.engine.timing import RequestTiming, on
 
@@ -28,28 +27,6 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 _UNTRACED = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """What is asked every few seconds, by probes and Prometheus."""
-
-
-class RequestScope:
-    """A request, as far as it is known before it is answered."""
-
-    __slots__ = ("began_s", "caller", "is_endless", "method", "path", "request_id", "timing")
-
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        request_id: str,
-        timing: RequestTiming | None,
-        caller: Caller | None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.request_id = request_id
-        self.timing = timing
-        self.caller = caller
-        self.began_s = time.perf_counter() if timing is None else timing.began_s
-        self.is_endless = False  # answered by a stream of events
 
 
 class AccessLog:
@@ -66,9 +43,9 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         status, path, headers = 0, scope["path"], dict(scope["headers"])
-        timing = None if path in _UNTRACED else begin_timing(self._context, headers)
-        request_id = request_id_of(headers.get(REQUEST_ID))
-        asked = RequestScope(scope["method"], path, request_id, timing, None)
+        is_timed = path not in _UNTRACED
+        asked = RequestScope(self._context, scope["method"], path, headers, is_timed=is_timed)
+        request_id, timing = asked.request_id, asked.timing
         added = headers_of(request_id, timing)
 
         async def watch(message: Message) -> None:

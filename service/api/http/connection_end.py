@@ -27,7 +27,7 @@ from uvicorn.server import ServerState
 
 from service.api.http.fast_path import FastPath
 from service.api.http.half_closed import HalfClosedWatch
-from service.api.request_ids import early_problem
+from service.api.request_scope import early_problem
 from service.errors import CarryError, MalformedError, SlowRequestError, TooManyConnectionsError
 
 LINGER_S = 2.0

@@ -24,13 +24,12 @@ from service.api.codec.idempotency import IDEMPOTENCY_KEY
 from service.api.codec.schemas import StepBody
 from service.api.codec.validation import is_crowded, parse_body
 from service.api.context import Context
-from service.api.http.access_log import AccessLog, RequestScope
+from service.api.http.access_log import AccessLog
 from service.api.http.connection_limits import Connections
 from service.api.http.middleware import LimitBody, RequireJson
 from service.api.http.whole_bodies import hand_over_whole_body
 from service.api.problems import carry_problem, http_problem, unexpected_problem
-from service.api.request_ids import REQUEST_ID, headers_of, known_by, request_id_of
-from service.api.request_scope import begin_timing
+from service.api.request_scope import RequestScope, headers_of, known_by
 from service.api.sessions.steps import (
     STEPS_PATH,
     BigBody,
@@ -90,9 +89,8 @@ class FastPath:
 
         What it returns may be cancelled, if nobody waits for the answer any more; None: answered.
         """
-        timing = begin_timing(self.context, headers)
-        request_id = request_id_of(headers.get(REQUEST_ID))
-        asked = RequestScope("POST", f"/v1/sessions/{session}/steps", request_id, timing, caller)
+        path = f"/v1/sessions/{session}/steps"
+        asked = RequestScope(self.context, "POST", path, headers, caller)
 
         def answer(emit: Literal["last", "all"], outcome: Reply | CarryError) -> None:
             response: Response | Exception
@@ -106,7 +104,7 @@ class FastPath:
             self._finish(asked, response, on_answer)
 
         try:
-            future = submit_cached(self.context, caller, session, data, timing, answer)
+            future = submit_cached(self.context, caller, session, data, asked.timing, answer)
         except Exception as error:  # the request's boundary
             self._finish(asked, error, on_answer)
             return None

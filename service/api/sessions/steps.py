@@ -20,6 +20,7 @@ from service.engine.session.requests import StepRequest
 from service.engine.session.rules import Reply
 from service.engine.timing import RequestTiming
 from service.errors import CarryError
+from service.stores.record.record import Key
 
 STEPS_PATH = "/v1/sessions/{session}/steps"
 """Answered by `http/fast_path.py`, which calls `answer_step`."""
@@ -87,17 +88,17 @@ def submit_cached(
     Raises:
         QueueFullError: the model has more work than it should; the body was not even read.
     """
-    key = context.key(caller, session)
-    model = context.engine.cached_model(key)
-    if model is None or len(data) > BIG_BODY_BYTES or is_crowded(data):
+    engine = context.engine
+    queue = engine.cached_queue(Key(caller.tenant, session))
+    if queue is None or queue.worker is None or len(data) > BIG_BODY_BYTES or is_crowded(data):
         return None
-    context.engine.refuse_if_full(model)
+    queue.worker.refuse_if_full()
     try:
         body = parse_body(StepBody, data)
-        request = decode_step(context.view_of(model).reads, body, context.settings)
-    except CarryError:  # said again, better, on the whole way
+        request = decode_step(context.view_of(queue.worker.model).reads, body, context.settings)
+    except CarryError:  # the slow path answers it, with all that is wrong
         return None
-    return context.engine.submit(key, request, timing, partial(on_reply, request.emit))
+    return engine.submit(queue.key, request, timing, partial(on_reply, request.emit), queue)
 
 
 def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:
@@ -108,7 +109,7 @@ def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) 
 def step_answer(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Json:
     """The members that every answer to a step has."""
     record = reply.record
-    model = context.engine.registry.get_for_reply(record.header)
+    model = reply.model or context.engine.registry.get_for_reply(record.header)
     return {
         "session": record.header.name,
         "step": reply.step,

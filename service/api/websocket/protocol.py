@@ -28,7 +28,7 @@ from service.api.auth.key_watch import WatchedKey
 from service.api.http.connection_end import LINGER_BYTES, LINGER_S
 from service.api.http.fast_path import FastPath
 from service.api.problems import carry_problem, http_problem, unexpected_problem
-from service.api.request_ids import REQUEST_ID, known_by, request_id_of
+from service.api.request_scope import REQUEST_ID, known_by, request_id_of
 from service.api.stream_admission import SUBPROTOCOL, admit, authorization_of, offered
 from service.api.websocket.close_codes import CloseCode
 from service.api.websocket.ending import EndingProtocol

@@ -10,8 +10,7 @@ import structlog
 from service.api.auth.keys import Caller
 from service.api.context import Context
 from service.api.problems import ids_of_request, problem_of
-from service.api.request_ids import known_by
-from service.api.request_scope import begin_timing, where_time_went
+from service.api.request_scope import begin_timing, known_by, where_time_went
 from service.engine.timing import RequestTiming
 
 log = structlog.get_logger()

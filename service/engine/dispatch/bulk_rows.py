@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from service.engine.dispatch.bulk import BulkRequests, BulkTask
-from service.engine.dispatch.row_group import RowGroup
+from service.engine.dispatch.row_batch import RowBatch
 from service.engine.dispatch.session_queues import SessionQueue
 from service.engine.inference.admission import Admission
 from service.engine.inference.refusals import too_late
@@ -46,7 +46,7 @@ class BulkRows(BulkRequests):
     _requests: RowRequests
 
     def _begin_some(self, places: range) -> None:
-        groups: dict[Worker, BulkGroup] = {}
+        groups: dict[Worker, BulkBatch] = {}
         keys, steps = self._requests.keys, self._requests.steps
         queue_of, num_values = self._queues.queue_of, self._requests.rows.shape[1]
         for place in places:
@@ -63,7 +63,7 @@ class BulkRows(BulkRequests):
                 continue
             group = groups.get(worker)
             if group is None:
-                group = groups[worker] = BulkGroup(
+                group = groups[worker] = BulkBatch(
                     self, self._dispatcher, worker, self._requests.rows
                 )
             if not group.head(queue, num_values):
@@ -94,7 +94,7 @@ class BulkRows(BulkRequests):
         self._dispatcher.begin(task)
 
 
-class BulkGroup(RowGroup):
+class BulkBatch(RowBatch):
     """Rows of one bulk, at most `_MAX_ROWS`; `places` are theirs in it."""
 
     __slots__ = ("_bulk", "_rows", "places")

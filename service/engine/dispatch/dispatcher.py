@@ -18,7 +18,7 @@ from service.engine.dispatch.decisions import decide_turn, num_steps_made, writt
 from service.engine.dispatch.group_commit import Committer
 from service.engine.dispatch.request_task import RequestTask
 from service.engine.dispatch.session_queues import SessionQueue, SessionQueues
-from service.engine.dispatch.step_group import StepGroup
+from service.engine.dispatch.step_batch import StepBatch
 from service.engine.graph.runner import BatchResult
 from service.engine.inference.worker import Worker
 from service.engine.inference.worker_pool import Workers
@@ -66,7 +66,7 @@ class Dispatcher:
         self.queues = queues
         self.observer = observer
         self.committer = Committer(store, observer)
-        self._open: dict[Worker, StepGroup] = {}
+        self._open: dict[Worker, StepBatch] = {}
         self._loads: set[asyncio.Task[None]] = set()
 
     def join(self, task: RequestTask) -> None:
@@ -96,7 +96,7 @@ class Dispatcher:
             return False
         group = self._open.get(worker)
         if group is None or not group.is_open:
-            group = self._open[worker] = StepGroup(self, worker)
+            group = self._open[worker] = StepBatch(self, worker)
         return group.add(queue, request, future, deadline, timing)
 
     async def forget_worker(self, worker: Worker) -> None:

@@ -112,6 +112,8 @@ class Runner:
         self.provider = _short_name(ort_session.get_providers()[0])
         self._x = graph.input_with("x")
         self._tokens = graph.input_with("tokens")
+        main = self._x or self._tokens
+        self._main = None if main is None else (main.name, main.numpy_dtype)
         self._time = graph.input_with("time")
         self._length = graph.input_with("length")
         self._frequency_s = frequency_s
@@ -157,11 +159,11 @@ class Runner:
         self, values: Sequence[np.ndarray] | np.ndarray, longest: int
     ) -> dict[str, np.ndarray]:
         """What rows observe, padded to the longest, by input name."""
-        main = self._x or self._tokens
-        assert main is not None, "the manifest asks for x or tokens"
+        assert self._main is not None, "the manifest asks for x or tokens"
+        name, dtype = self._main
         if isinstance(values, np.ndarray):
-            return {main.name: values.astype(main.numpy_dtype, copy=False)}
-        return {main.name: pad_rows(values, longest, main.numpy_dtype)}
+            return {name: values.astype(dtype, copy=False)}
+        return {name: pad_rows(values, longest, dtype)}
 
     def take(self, batch: Batch) -> BatchResult:
         """Scatter what the graph answered into packed rows."""

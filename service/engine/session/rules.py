@@ -73,9 +73,10 @@ class Answer(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a request came to. `record` is the session after it; `outputs` is empty without one.
+    """The outcome of a request. `record` is the session after it; `outputs` is empty without one.
 
-    `before` is the record whose place it took, where it was more than a step.
+    `before` is the record that it replaced, where it was more than a step. `model` is the one that
+    ran it, where a batch did; else the registry knows it by the record's header.
     """
 
     record: Record
@@ -84,6 +85,7 @@ class Reply(NamedTuple):
     is_replay: bool = False
     is_new: bool = False
     before: Record | None = None
+    model: LoadedModel | None = None
 
 
 def decide(

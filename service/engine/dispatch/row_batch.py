@@ -6,7 +6,7 @@ Rule 2: a group heads the queues of its sessions until it is committed: whatever
         waits behind it.
 Rule 3: a group is one batch of the graph and one part of a group commit.
 
-Where the rows come from, and who waits for them, is said by `bulk_rows` and `step_group`.
+Where the rows come from, and who waits for them, is said by `bulk_rows` and `step_batch`.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from service.stores.base import Write
 from service.stores.record.record import STATE_AT, Record
 
 
-class GroupOwner(Protocol):
+class BatchOwner(Protocol):
     """What a group asks of the dispatcher that made it."""
 
     @property
@@ -52,7 +52,7 @@ class GroupOwner(Protocol):
         """The head of the queue is over: begin what waits behind it."""
 
 
-class RowGroup(ABC):
+class RowBatch(ABC):
     """One batch of single rows, from `head` to the answers."""
 
     __slots__ = ("_bases", "_first_times", "deadline", "dispatcher", "queues", "worker")
@@ -60,7 +60,7 @@ class RowGroup(ABC):
     deadline: float
     """Until when its rows may be waited for."""
 
-    def __init__(self, dispatcher: GroupOwner, worker: Worker) -> None:
+    def __init__(self, dispatcher: BatchOwner, worker: Worker) -> None:
         self.dispatcher = dispatcher
         self.worker = worker
         self.queues: list[SessionQueue] = []

@@ -13,7 +13,7 @@ from typing import TypeGuard
 import numpy as np
 
 from service.engine.dispatch.request_task import RequestTask
-from service.engine.dispatch.row_group import GroupOwner, RowGroup
+from service.engine.dispatch.row_batch import BatchOwner, RowBatch
 from service.engine.dispatch.session_queues import SessionQueue
 from service.engine.graph.runner import Batch
 from service.engine.inference.refusals import too_late
@@ -43,12 +43,12 @@ def is_single(request: object, queue: SessionQueue) -> TypeGuard[StepRequest]:
     )
 
 
-class StepGroup(RowGroup):
+class StepBatch(RowBatch):
     """Steps that wait for their batch, as many as make good use of the graph."""
 
     __slots__ = ("_deadlines", "_requests", "_timings", "_values", "futures", "is_open")
 
-    def __init__(self, dispatcher: GroupOwner, worker: Worker) -> None:
+    def __init__(self, dispatcher: BatchOwner, worker: Worker) -> None:
         super().__init__(dispatcher, worker)
         self.is_open = True
         self.futures: list[asyncio.Future[Reply]] = []
@@ -77,7 +77,7 @@ class StepGroup(RowGroup):
         try:
             self.worker.row_joined(self, is_first=num_rows == 1)
         except QueueFullError:
-            RowGroup.forget(self, -1)
+            RowBatch.forget(self, -1)
             self.dispatcher.next(queue)
             raise
         self.deadline = deadline  # the latest: clients all have the same time
@@ -139,13 +139,14 @@ class StepGroup(RowGroup):
             future.set_result(outcome)
 
     def answer_committed(self, places: list[int], records: list[Record], steps: list[int]) -> None:
-        num_bytes = self.worker.model.runner.outputs.step_bytes
+        model = self.worker.model
+        num_bytes = model.runner.outputs.step_bytes
         for place, record, step in zip(places, records, steps, strict=True):
             future = self.futures[place]
             if self._timings and future in self._timings:
                 self._timings[future].committed()
             if not future.done():  # else the client left; what was committed stays committed
-                future.set_result(Reply(record, step, record.data[-num_bytes:]))
+                future.set_result(Reply(record, step, record.data[-num_bytes:], model=model))
 
     def alone(self, place: int) -> None:
         queue = self.queues[place]
