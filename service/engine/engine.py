@@ -1,6 +1,6 @@
 """The engine: what a process serves, from start to close.
 
-The path of a step goes on in `turns`: decided, run in its model's worker, committed, answered.
+The path of a step continues in `dispatch`: decided, run in its model's worker, committed, answered.
 Everything runs on the event loop; only the graph and the store leave it.
 """
 
@@ -238,7 +238,7 @@ class Engine:
             return model
         try:
             return self.registry.get_for_session((await self._found(key)).header)
-        except CarryError as error:  # the request ends here, before a turn of it could be counted
+        except CarryError as error:  # the request ends here, before a task of it could be counted
             self._observer.request_refused(error.code)
             raise
 
@@ -289,7 +289,7 @@ class Engine:
         )
 
     def _on_done(self, jobs: list[Job], rows: list[int], result: BatchResult) -> None:
-        """Jobs of one batch are through: turns of sessions, and predictions without one."""
+        """Jobs of one batch are through: tasks of sessions, and predictions without one."""
         tasks = [job for job in jobs if isinstance(job, RequestTask)]
         if len(tasks) == len(jobs):
             self._dispatcher.ran(tasks, rows, result)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.api.codec.encode import ForecastOptions, present_prediction, rfc3339
+from service.api.codec.encode import ForecastOptions, encode_prediction, rfc3339
 from service.api.codec.schemas import StepBody
 from service.api.codec.validation import parse_body
 from service.errors import CarryError
@@ -60,7 +60,7 @@ def test_a_forecast_is_written_at_once_as_its_parts_would_be(values, levels, hor
         values.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32
     ).tobytes()
     options = ForecastOptions.of(FORECASTER, levels, horizon)
-    parts = present_prediction(FORECASTER, layout.unpack(packed), 0, 3, start_s, options)
+    parts = encode_prediction(FORECASTER, layout.unpack(packed), 0, 3, start_s, options)
     at_once = options.json.write(packed, parts["start"])
     assert orjson.dumps(at_once) == orjson.dumps(parts, option=orjson.OPT_SERIALIZE_NUMPY)
 

@@ -13,7 +13,7 @@ import orjson
 from fastapi import Response
 
 from service.api.codec.forecast_encoder import ForecastJson
-from service.api.codec.generation import present_next, split_written
+from service.api.codec.generation import encode_next, split_written
 from service.api.codec.tensors import tensor_json
 from service.contract.manifest import ForecastSpec
 from service.engine.models.loaded_model import LoadedModel
@@ -68,7 +68,7 @@ class ForecastOptions:
         return cls(places, horizon, ForecastJson.of(model.manifest, [*places.items()], horizon))
 
 
-def present_prediction(
+def encode_prediction(
     model: LoadedModel,
     outputs: Mapping[str, np.ndarray],
     place: int,
@@ -85,7 +85,7 @@ def present_prediction(
     if graph.tensors:
         return {"tensors": {s.name: tensor_json(outputs[s.name][place]) for s in graph.outputs}}
     if model.manifest.generate is not None:
-        return present_next(model.manifest.generate, by_role["logits"])
+        return encode_next(model.manifest.generate, by_role["logits"])
     labels = model.manifest.labels or ()
     probabilities = by_role["probabilities"]
     return {
@@ -94,7 +94,7 @@ def present_prediction(
     }
 
 
-def present_tags(model: LoadedModel, outputs: Mapping[str, np.ndarray]) -> Json:
+def encode_tags(model: LoadedModel, outputs: Mapping[str, np.ndarray]) -> Json:
     """A label for each of the n rows that were read."""
     labels = model.manifest.labels or ()
     [spec] = model.manifest.graph.outputs
@@ -119,15 +119,15 @@ def encode_reply(
         return {"prediction": _written_forecast(model, reply, packed, options.json)}
     outputs = model.runner.outputs.unpack(packed)
     if model.manifest.tag is not None:
-        return {"prediction": present_tags(model, outputs)}
+        return {"prediction": encode_tags(model, outputs)}
     count = len(next(iter(outputs.values())))
     start_s, before = reply.record.header.start_s, reply.step - count + 1
     if emit == "last":
         place = count - 1
-        last = present_prediction(model, outputs, place, before + place, start_s, options)
+        last = encode_prediction(model, outputs, place, before + place, start_s, options)
         return written | {"prediction": last}
     predictions = [
-        present_prediction(model, outputs, place, before + place, start_s, options)
+        encode_prediction(model, outputs, place, before + place, start_s, options)
         for place in range(count)
     ]
     return {"predictions": predictions}
@@ -141,7 +141,7 @@ def _written_forecast(
     return json.write(packed[-model.runner.outputs.step_bytes :], start)
 
 
-def present_session(record: Record, layout_norms: Mapping[str, float], now: float) -> Json:
+def encode_session(record: Record, layout_norms: Mapping[str, float], now: float) -> Json:
     """A session as `GET` and lists show it."""
     opening, kept = record.header, record.kept
     return {

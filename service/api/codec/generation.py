@@ -80,7 +80,7 @@ def split_written(model: "LoadedModel", outputs: PackedOutputs) -> tuple[PackedO
     return outputs[:size], outputs[size:].decode()
 
 
-def present_next(spec: GenerateSpec, logits: np.ndarray) -> dict[str, object]:
+def encode_next(spec: GenerateSpec, logits: np.ndarray) -> dict[str, object]:
     """`logits[V]` → the likeliest next character, and how likely the likeliest few are."""
     shares = probabilities(logits)
     likeliest = np.argsort(-shares, kind="stable")[:_SHOWN].tolist()

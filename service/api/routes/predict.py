@@ -11,9 +11,9 @@ from service.api.codec.decode import Asked, decode_predict, read_predict
 from service.api.codec.encode import (
     ForecastOptions,
     Json,
+    encode_prediction,
+    encode_tags,
     json_response,
-    present_prediction,
-    present_tags,
 )
 from service.api.codec.examples import VECTOR_EXAMPLE
 from service.api.codec.generation import split_written
@@ -153,5 +153,5 @@ def _prediction(
         written = {"text": text}
     outputs = model.runner.outputs.unpack(packed)
     if model.manifest.tag is not None:
-        return present_tags(model, outputs)
-    return written | present_prediction(model, outputs, 0, num_observed, start_s, options)
+        return encode_tags(model, outputs)
+    return written | encode_prediction(model, outputs, 0, num_observed, start_s, options)

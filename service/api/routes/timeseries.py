@@ -18,7 +18,7 @@ from fastapi.openapi.models import Example
 from service.api.auth.keys import Caller
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.codec.decode import decode_time
-from service.api.codec.encode import ForecastOptions, Json, json_response, present_prediction
+from service.api.codec.encode import ForecastOptions, Json, encode_prediction, json_response
 from service.api.codec.rows import LARGEST, are_beyond
 from service.api.codec.validation import invalid_request, parse_body, refuse_crowded
 from service.api.context import Context, InContext
@@ -183,7 +183,7 @@ async def _answer(context: Context, asked: _Asked) -> Response:
     outputs = []
     for series, (observations, start_s), each in zip(asked.series, instances, packed, strict=True):
         unpacked = model.runner.outputs.unpack(each)
-        told = present_prediction(
+        told = encode_prediction(
             model, unpacked, 0, observations.num_observed, start_s, options
         )  # fmt: skip
         outputs.append(_output(series.said, told))

@@ -9,7 +9,7 @@ from service.api.auth.keys import Caller
 from service.api.auth.middleware import InCaller
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.codec.decode import UnknownModel, decode_create, read_create
-from service.api.codec.encode import Json, json_response, present_session
+from service.api.codec.encode import Json, encode_session, json_response
 from service.api.codec.examples import CREATE_EXAMPLES, PREVIEW_EXAMPLES, STEP_EXAMPLES
 from service.api.codec.fields import SessionName
 from service.api.codec.idempotency import InHeader, name_by_key
@@ -189,4 +189,4 @@ def _detail(context: Context, record: Record, now: float) -> Json:
     opening = record.header
     loaded = context.engine.registry.find_for_session(opening)
     norms = loaded.layout.norms(record.state) if loaded else {}
-    return present_session(record, norms, now)
+    return encode_session(record, norms, now)

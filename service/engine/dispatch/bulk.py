@@ -166,7 +166,7 @@ class BulkTask(RequestTask):
     place: int
 
     @property
-    def admission(self) -> Admission:  # type: ignore[override]  # None of other turns
+    def admission(self) -> Admission:  # type: ignore[override]  # None of other tasks
         return self.bulk.admission
 
     def is_wanted(self) -> bool:

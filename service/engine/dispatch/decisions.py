@@ -1,4 +1,4 @@
-"""What a turn's request means, and what it writes: each kind of request finds its rule here."""
+"""What a task's request means, and what it writes: each kind of request finds its rule here."""
 
 import time
 from dataclasses import replace
@@ -43,7 +43,7 @@ from service.stores.record.record import Record, SessionHeader
 async def decide_turn(
     task: RequestTask, found: Record | None, store: Store, registry: Registry
 ) -> Apply | Answer:
-    """What becomes of a turn, now that `found` is what the store holds.
+    """What becomes of a task, now that `found` is what the store holds.
 
     Raises:
         CarryError: the request is refused.
@@ -93,7 +93,7 @@ def _decide_start(
 
 
 def written(task: RequestTask, state: bytes) -> tuple[SessionHeader, bytes]:
-    """What follows the turn's base, where the graph came to `state`."""
+    """What follows the task's base, where the graph came to `state`."""
     request, base, now = task.request, task.base, time.time()
     if isinstance(request, StepRequest):
         if not task.is_simple and task.cursor is not NO_TEXT and task.writer is not None:
@@ -111,7 +111,7 @@ def written(task: RequestTask, state: bytes) -> tuple[SessionHeader, bytes]:
 
 
 def num_steps_made(task: RequestTask, record: Record) -> int:
-    """How many observations a committed turn has fed to its session."""
+    """How many observations a committed task has fed to its session."""
     if isinstance(task.request, StepRequest | StartRequest):
         return task.request.observations.num_observed
     return record.header.history if isinstance(task.request, CreateRequest) else 0

@@ -1,4 +1,4 @@
-"""What becomes of a turn: decided, run, committed, answered. The code stands in that order.
+"""What becomes of a task: decided, run, committed, answered. The code stands in that order.
 
 Rule 1: a reply is given only after its commit.
 Rule 2: a lost race drops the cached record and decides again from the store.
@@ -50,7 +50,7 @@ _FEW = 6
 
 
 class Dispatcher:
-    """Brings the turn at the head of a session queue to its end, then begins the next."""
+    """Brings the task at the head of a session queue to its end, then begins the next."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Dispatcher:
         self._loads: set[asyncio.Task[None]] = set()
 
     def join(self, task: RequestTask) -> None:
-        """Take a turn up, behind the others of its session.
+        """Take a task up, behind the others of its session.
 
         Raises:
             QueueFullError: too many of them wait already.
@@ -86,7 +86,7 @@ class Dispatcher:
         deadline: float,
         timing: RequestTiming | None,
     ) -> bool:
-        """Take up a single step (`is_single`) with others; False if it must go as a turn.
+        """Take up a single step (`is_single`) with others; False if it must go as a task.
 
         Raises:
             QueueFullError: its model has too much to do.
@@ -104,10 +104,10 @@ class Dispatcher:
         await self.queues.forget_worker(worker)
         self._open.pop(worker, None)
 
-    # A turn begins: decide, from the cache if that may be enough, else from the store.
+    # A task begins: decide, from the cache if that may be enough, else from the store.
 
     def begin(self, task: RequestTask) -> None:
-        """`turn` has come to the head of its session queue."""
+        """`task` has come to the head of its session queue."""
         if not task.is_wanted():
             self.next(task.queue)
             return
@@ -152,7 +152,7 @@ class Dispatcher:
         replaces: Record | None,
         observations: Observations | None,
     ) -> None:
-        """Hand the turn on to its worker or, with nothing to run, to the store.
+        """Hand the task on to its worker or, with nothing to run, to the store.
 
         Raises:
             CarryError: the model is gone, the input does not fit it, or its queue is full.
@@ -196,7 +196,7 @@ class Dispatcher:
         return worker
 
     def ran(self, tasks: list[RequestTask], rows: list[int], result: BatchResult) -> None:
-        """The graph is through with some turns, all those of a batch that ended there."""
+        """The graph is through with some tasks, all those of a batch that ended there."""
         alike = [task.is_simple and task.queue.is_plain and task.remaining for task in tasks]
         if len(tasks) == len(result.states) and len(tasks) > _FEW and all(alike):
             self._commit_alike(tasks, result.states, result.last)
@@ -216,7 +216,7 @@ class Dispatcher:
                 self._commit_one(task, task.state)
 
     def failed(self, task: RequestTask, error: CarryError) -> None:
-        """A turn could not be run."""
+        """A task could not be run."""
         self._end(task, error)
 
     # Commit what was run, and answer.
@@ -229,7 +229,7 @@ class Dispatcher:
     def _commit_alike(
         self, tasks: list[RequestTask], states: np.ndarray, outputs: np.ndarray
     ) -> None:
-        """Commit a whole batch of turns that differ in nothing but their values."""
+        """Commit a whole batch of tasks that differ in nothing but their values."""
         bases = [task.base for task in tasks]
         steps = [task.queue.step for task in tasks]
         requests: list[StepRequest] = [task.request for task in tasks]  # type: ignore[misc]  # are alike
@@ -270,7 +270,7 @@ class Dispatcher:
             self.observer.steps_committed(each.model, each.version, number)
 
     def _committed(self, task: RequestTask, record: Record) -> None:
-        """Answer a committed turn."""
+        """Answer a committed task."""
         queue, request = task.queue, task.request
         if (
             task.replaces is queue.record
@@ -333,7 +333,7 @@ class Dispatcher:
         self.next(task.queue)
 
     def next(self, queue: SessionQueue) -> None:
-        """The turn at the head of the session queue is over."""
+        """The task at the head of the session queue is over."""
         task = self.queues.next(queue)
         if task is not None:
             assert isinstance(task, RequestTask), "nothing else waits in a session queue"

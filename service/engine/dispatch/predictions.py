@@ -17,7 +17,7 @@ from service.stores.record.record import PackedOutputs
 from service.wordings import case
 
 _READ_AT_ONCE = 10_000
-"""Characters; then others have a turn, for to read them takes some 20 ms."""
+"""Characters; other requests run between chunks, since reading one takes some 20 ms."""
 
 
 class Predictions:

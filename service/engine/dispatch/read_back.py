@@ -3,7 +3,7 @@
 Rule 1: the revision tells. Where it is that of the write, the write is kept. Where it is still that
         of the base, it is not, and the very same compare-and-swap is tried again: should the first
         one arrive late, only one of the two can win. Where it is another's, the race is lost, and
-        the turn is decided anew, which finds its own reply if it had been kept before.
+        the task is decided anew, which finds its own reply if it had been kept before.
 Rule 2: a creation that is not found is tried again as well; what may lie there refuses it.
 Rule 3: it ends within `patience_s`, and one call of the store. What is not known then stays so: the
         client is told, and repeats its request with its step.

@@ -14,7 +14,7 @@ from service.stores.record.record import Record
 
 
 class RequestTask(Job):
-    """A turn is the job of its own request: its queue, and what was decided, travel with it.
+    """A task is the job of its own request: its queue, and what was decided, travel with it.
 
     `base` is the record that the request is run on; `replaces` is the one that must still be
     stored, None for a new session; `expired` is one in whose place a new session is opened. `seen`

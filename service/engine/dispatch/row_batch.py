@@ -1,7 +1,7 @@
 """Single rows of many sessions that travel together, without an object for each.
 
 Rule 1: a row is in a group only if its session is idle, cached, plain and at the step that the row
-        names. Any other row goes alone, as a turn; so does one whose commit was refused.
+        names. Any other row goes alone, as a task; so does one whose commit was refused.
 Rule 2: a group heads the queues of its sessions until it is committed: whatever comes for them
         waits behind it.
 Rule 3: a group is one batch of the graph and one part of a group commit.
@@ -46,7 +46,7 @@ class BatchOwner(Protocol):
     def observer(self) -> Observer: ...
 
     def begin(self, task: RequestTask) -> None:
-        """Begin a turn that heads its queue."""
+        """Begin a task that heads its queue."""
 
     def next(self, queue: SessionQueue) -> None:
         """The head of the queue is over: begin what waits behind it."""

@@ -1,9 +1,9 @@
 """Session queues: the requests of one session, one at a time, in the order in which they came.
 
-Rule 1: the turn at the head of a queue is the only one in flight; it ends exactly once.
+Rule 1: the task at the head of a queue is the only one in flight; it ends exactly once.
 Rule 2: a queue's cached record is a guess, and of an open session. It is dropped whenever a write
         was refused or its outcome is not known, and with the queue when the cache is full.
-Rule 3: a queue with waiting turns is never dropped. Of the idle ones, those leave first that were
+Rule 3: a queue with waiting tasks is never dropped. Of the idle ones, those leave first that were
         not used for a whole round: a step only marks its queue, nothing is moved.
 """
 
@@ -47,7 +47,7 @@ class Queued(Head, Protocol):
 
 
 class SessionQueue:
-    """A session's turn in flight, those behind it, and its record and step as last seen.
+    """A session's task in flight, those behind it, and its record and step as last seen.
 
     `worker` is that of its model; it is set when the record was found to fit it. `is_plain` says
     that steps of it can be committed by the batch: rows, of which one reply is kept.
@@ -91,14 +91,14 @@ class SessionQueues:
         return queue.worker.model if queue and queue.worker else None
 
     def queue_of(self, key: Key) -> SessionQueue:
-        """The queue of a session, until its last turn is over."""
+        """The queue of a session, until its last task is over."""
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = SessionQueue(key)
         return queue
 
     def join(self, task: Queued) -> bool:
-        """Put a turn behind the others of its queue; True if it is the head.
+        """Put a task behind the others of its queue; True if it is the head.
 
         Raises:
             QueueFullError: too many requests of this session wait already.
@@ -125,7 +125,7 @@ class SessionQueues:
         self._began.append(queue)
 
     def next(self, queue: SessionQueue) -> Queued | None:
-        """The head of the queue is over: the next turn, if there is one."""
+        """The head of the queue is over: the next task, if there is one."""
         if queue.waiting:
             queue.head = following = queue.waiting.popleft()
             return following
@@ -177,9 +177,9 @@ class SessionQueues:
                 await asyncio.sleep(0)
 
     def tasks(self) -> list[Head]:
-        """Every turn that has not ended. Called now and then: it forgets which queues came to rest.
+        """Every task that has not ended. Called now and then: it forgets which queues came to rest.
 
-        What began since the last call is noted by its queue alone, so that a turn that has ended
+        What began since the last call is noted by its queue alone, so that a task that has ended
         keeps nothing alive.
         """
         tasks: list[Head] = []
