@@ -102,9 +102,9 @@ def _columns(client):
 
 
 def _read(path):
-    from service.client.retry import Call, Effort, Retries
+    from service.client.retry import Request, Retries, RetryBudget
 
-    return (yield from Effort(Retries()).answered(Call("GET", path))).body()
+    return (yield from RetryBudget(Retries()).answered(Request("GET", path))).body()
 
 
 def test_readiness_and_models_of_a_service_with_keys(tmp_path):

@@ -116,7 +116,7 @@ def test_an_end_that_is_in_a_name_is_refused():
 
 def test_data_that_are_no_named_vectors_are_refused():
     recipe = tiny_recipe().model_dump(mode="json") | {"data": {"source": "hello"}}
-    with pytest.raises(RecipeError, match="is no vectors with names"):
+    with pytest.raises(RecipeError, match="does not hold named vectors"):
         make_task(parse_recipe(recipe, "r"), None)
 
 

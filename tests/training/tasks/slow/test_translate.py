@@ -232,5 +232,5 @@ def test_files_that_hold_no_pairs_are_refused_by_line(tmp_path, text):
 
 def test_data_that_are_no_pairs_are_refused():
     recipe = tiny_recipe().model_dump(mode="json") | {"data": {"source": "hello"}}
-    with pytest.raises(RecipeError, match="is no pairs of texts"):
+    with pytest.raises(RecipeError, match="does not hold pairs of texts"):
         make_task(parse_recipe(recipe, "r"), None)
