@@ -1,11 +1,11 @@
-"""A client of the service: sessions that count their steps and repeat them safely.
+"""The Python client: sessions that number their steps and retry them safely.
 
-It needs httpx and websockets (`pip install 'carry-serving[client]'`), and nothing else of the
+It needs httpx and websockets (`pip install 'carry-serving[client]'`), and no other part of the
 service.
 """
 
 from service.client.asynchronous import AsyncClient, AsyncSession
-from service.client.listening import SessionEvent
+from service.client.event_stream import SessionEvent
 from service.client.problems import (
     ClientError,
     ConflictError,

@@ -1,8 +1,9 @@
-"""Calls as httpx sends them, for threads and for asyncio alike."""
+"""Requests and responses of httpx, for both clients."""
 
 import re
 import socket
 import ssl
+from collections.abc import Iterator
 from typing import TypedDict
 
 import httpx
@@ -17,7 +18,7 @@ _WITHOUT_TLS = (
     "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST",
     "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_EOF",
 )  # fmt: skip
-"""Reasons that OpenSSL's versions give for bytes that are not TLS."""
+"""What OpenSSL's versions report for bytes that are not TLS."""
 
 
 class Options(TypedDict):
@@ -28,7 +29,7 @@ class Options(TypedDict):
 def require_address(url: str) -> None:
     """
     Raises:
-        ClientError: it is not the address of a service.
+        ClientError: the URL is not the address of a service.
     """
     try:
         parsed = httpx.URL(url)
@@ -51,32 +52,32 @@ def open_options(url: str, key: str | None) -> Options:
     return {"base_url": url, "headers": headers}
 
 
-def request_of(http: httpx.Client | httpx.AsyncClient, call: Request) -> httpx.Request:
-    headers = {"Content-Type": call.content_type, **call.headers}
-    timeout = httpx.Timeout(call.timeout_s, read=call.silence_s or call.timeout_s)
-    content = call.content or None
+def to_httpx(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
+    headers = {"Content-Type": request.content_type, **request.headers}
+    timeout = httpx.Timeout(request.timeout_s, read=request.silence_s or request.timeout_s)
+    content = request.content or None
     return http.build_request(
-        call.method, call.path, content=content, headers=headers, timeout=timeout
+        request.method, request.path, content=content, headers=headers, timeout=timeout
     )
 
 
-def answer_of(response: httpx.Response) -> Response:
+def response_of(response: httpx.Response) -> Response:
     return Response(response.status_code, response.headers, response.content)
 
 
-def lost(error: httpx.TransportError, url: httpx.URL, *, is_first: bool) -> NoResponse:
-    """What httpx says of an answer that did not come. `is_first`: none ever came from this `url`.
+def failure_of(error: httpx.TransportError, url: httpx.URL, *, is_first: bool) -> NoResponse:
+    """Why there is no response. `is_first`: this client has not had any from `url` yet.
 
     Raises:
-        httpx.UnsupportedProtocol: the address is none; no later try would help.
-        UnreachableError: nothing is there, and it is not known that anything ever was.
+        httpx.UnsupportedProtocol: the address is invalid; a retry would not help.
+        UnreachableError: the first connection was refused.
     """
     if isinstance(error, httpx.UnsupportedProtocol):
         raise error
     if is_first and isinstance(error, httpx.ConnectError) and _is_refused(error):
         raise UnreachableError(
-            f"no service was found at {url} ({error}): expected Carry to run there; start it, by"
-            " `make serve` for example, or give the client the address of one that runs"
+            f"no service found at {url} ({error}): expected Carry to run there; start it, with"
+            " `make serve` for example, or give the client the address of a running one"
             f"{_hint_of_scheme(error, url)}"
         ) from error
     was_sent = not isinstance(error, _NOT_SENT)
@@ -84,7 +85,7 @@ def lost(error: httpx.TransportError, url: httpx.URL, *, is_first: bool) -> NoRe
 
 
 def _hint_of_scheme(error: httpx.ConnectError, url: httpx.URL) -> str:
-    """What else may be wrong where something answers the TLS handshake, but not with TLS."""
+    """A hint for a server that answers the TLS handshake with something else."""
     if url.scheme != "https" or not _is_without_tls(error):
         return ""
     plain = str(url.copy_with(scheme="http")).rstrip("/")
@@ -92,24 +93,26 @@ def _hint_of_scheme(error: httpx.ConnectError, url: httpx.URL) -> str:
 
 
 def _is_without_tls(error: BaseException) -> bool:
-    told = str(error).upper().replace(" ", "_")
-    if any(reason in told for reason in _WITHOUT_TLS):
-        return True
-    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    causes = [*parts, error.__cause__ or error.__context__]
-    return any(_is_without_tls(cause) for cause in causes if cause is not None)
+    reasons = [str(each).upper().replace(" ", "_") for each in _chain(error)]
+    return any(known in reason for known in _WITHOUT_TLS for reason in reasons)
 
 
 def _is_refused(error: BaseException) -> bool:
-    """Whether nothing listens there, the host is unknown, or it does not speak TLS.
+    """Whether the port is closed, the host is unknown, or TLS failed."""
+    return any(
+        isinstance(each, ConnectionRefusedError | socket.gaierror | ssl.SSLError)
+        or "connection refused" in str(each).lower()  # of a transport that keeps no causes
+        for each in _chain(error)
+    )
 
-    httpx keeps what the system said as the cause, below an error of its own for each layer; with
-    several addresses of a host, a group of them.
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and its causes.
+
+    httpx wraps the system's error once per layer, and groups those of several addresses of a host.
     """
-    if isinstance(error, ConnectionRefusedError | socket.gaierror | ssl.SSLError):
-        return True
-    if "connection refused" in str(error).lower():  # of a transport that keeps no causes
-        return True
+    yield error
     parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    causes = [*parts, error.__cause__ or error.__context__]
-    return any(_is_refused(cause) for cause in causes if cause is not None)
+    for cause in (*parts, error.__cause__ or error.__context__):
+        if cause is not None:
+            yield from _chain(cause)

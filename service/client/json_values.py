@@ -1,9 +1,9 @@
-"""What callers hand over, as JSON: numbers, arrays, dates and frames of whichever library.
+"""The caller's values as JSON: numbers, arrays, dates and frames of any library.
 
-Rule 1: no library is imported: what a value can do (`tolist`, `isoformat`, `to_dicts`, …) tells
+Rule 1: no library is imported: the methods of a value (`tolist`, `isoformat`, `to_dicts`, …) tell
         what it is: arrays of NumPy, torch and JAX, frames of pandas, polars and Arrow.
-Rule 2: NaN, NaT and NA are a missing value, null; an infinite number is refused.
-Rule 3: plain values cost nothing more than `json.dumps`: all else is looked at when that stops.
+Rule 2: NaN, NaT and NA are missing values, null; infinite numbers are refused.
+Rule 3: plain values cost no more than `json.dumps`; others are converted when it fails.
 """
 
 import json
@@ -17,37 +17,37 @@ from service.client.problems import ClientError
 Json = dict[str, Any]
 
 
-def written(body: Mapping[str, Any]) -> bytes:
+def encode(body: Mapping[str, Any]) -> bytes:
     """A body as JSON.
 
     Raises:
-        ClientError: something in it has no form in JSON.
+        ClientError: JSON cannot express a value in it.
     """
     try:
         return json.dumps(body, allow_nan=False, default=_plain).encode()
-    except (ValueError, TypeError):  # a number that is not finite, or a key that is not text
+    except (ValueError, TypeError):  # a NaN or infinity, or a key that is not text
         return json.dumps(_plain_throughout(body), allow_nan=False).encode()
 
 
 def fields_of(rows: object, fields: Mapping[str, Any]) -> Json:
-    """The fields of a request that feeds `rows`, whatever they are: rows, one row, or a text."""
+    """The fields of a request that feeds `rows`: rows, one row, or a text."""
     if rows is None:
         return dict(fields)
     if isinstance(rows, str):
         if "text" in fields:
-            raise ClientError("a text was given twice: expected it in place of rows, or as text=")
+            raise ClientError("two texts: expected one, either in place of rows or as text=")
         return {"text": rows} | dict(fields)
     return dict(fields) | {"observations": rows_of(rows)}
 
 
-def rows_of(given: object) -> list[Any]:
-    """Rows of observations: of a list, an array `[T, F]`, a frame, or a single row of either kind.
+def rows_of(value: object) -> list[Any]:
+    """Rows of observations, from a list, an array `[T, F]`, a frame, or a single row.
 
-    A list or an array of plain values is one row, in the order of the model's columns; a series is
-    a column, unless its labels are names: then it is a row.
+    A list or an array of plain values is one row, in the order of the model's columns. A series is
+    a column; one whose labels are names is a row.
     """
-    listed = _listed(given)
-    if isinstance(listed, Mapping):  # one row, by name
+    listed = _listed(value)
+    if isinstance(listed, Mapping):  # one row, by column name
         return [listed]
     if not isinstance(listed, list):
         return [[listed]]  # one value, of a model with one column
@@ -57,28 +57,28 @@ def rows_of(given: object) -> list[Any]:
     return [rows]
 
 
-def requests_of(given: object) -> Any:  # noqa: ANN401 -- what is iterated over, row by row
-    """Many requests: each row of a frame is one, else each thing that `given` is made of."""
-    is_frame = any(hasattr(given, method) for method in ("to_dicts", "to_pylist", "to_dict"))
-    is_frame |= _is_lazy(given)
-    return [[row] for row in rows_of(given)] if is_frame else given
+def requests_of(value: object) -> Any:  # noqa: ANN401 -- an iterable of the rows of each request
+    """Many requests: one for each row of a frame, or one for each element of an iterable."""
+    is_frame = any(hasattr(value, method) for method in ("to_dicts", "to_pylist", "to_dict"))
+    is_frame |= _is_lazy(value)
+    return [[row] for row in rows_of(value)] if is_frame else value
 
 
-def instance_of(given: object) -> object:
-    """One input of a prediction, or a history: as the service takes it, a text, or rows."""
-    if isinstance(given, str):
-        return {"text": given}
-    if isinstance(given, Mapping):
-        parts = dict(given)
-        if parts.get("observations") is not None:
-            parts["observations"] = rows_of(parts["observations"])
-        return parts
-    start = _first_time(getattr(given, "index", None))
-    return {"observations": rows_of(given)} | ({} if start is None else {"start": start})
+def instance_of(value: object) -> object:
+    """One instance of a prediction, or a history: the service's JSON, a text, or rows."""
+    if isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, Mapping):
+        fields = dict(value)
+        if fields.get("observations") is not None:
+            fields["observations"] = rows_of(fields["observations"])
+        return fields
+    start = _first_time(getattr(value, "index", None))
+    return {"observations": rows_of(value)} | ({} if start is None else {"start": start})
 
 
 def _listed(value: Any) -> Any:  # noqa: ANN401 -- a mapping, a list, or a plain value
-    """The parts of a value, one level deep; the value itself where it has none."""
+    """The elements of a value, one level deep; the value itself if it has none."""
     if value is None or isinstance(value, str | int | float | Mapping | list):
         return value
     if isinstance(value, tuple):
@@ -110,9 +110,9 @@ def _rows_of_pandas(frame: Any) -> list[Any]:  # noqa: ANN401
     return [list(row) for row in frame.itertuples(index=False, name=None)]  # columns have no names
 
 
-def _require_distinct(names: Any) -> None:  # noqa: ANN401 -- what a library lists
-    """A row by name would keep one of two columns with the same name, and drop the other."""
-    listed = list(names() if callable(names) else names)  # of a schema of polars a method
+def _require_distinct(names: Any) -> None:  # noqa: ANN401 -- of any library
+    """A row by name would drop one of two columns with the same name."""
+    listed = list(names() if callable(names) else names)  # a method of a polars schema
     if len(set(listed)) < len(listed):
         twice = sorted(name for name, count in Counter(listed).items() if count > 1)
         raise ClientError(
@@ -140,23 +140,23 @@ def _column(name: object, values: list[Any]) -> list[Any]:
 
 
 def _of_array(array: Any) -> Any:  # noqa: ANN401
-    """Of NumPy or whatever else has `tolist`; a scalar of such a kind is one value."""
+    """An array of any library with `tolist`, or a scalar of one."""
     if getattr(getattr(array, "dtype", None), "kind", "") == "M":
         array = array.astype("datetime64[us]")  # nanoseconds would become plain numbers
     return array.tolist()
 
 
 def _first_time(index: Any) -> object:  # noqa: ANN401
-    """When a frame's first row is, where its index are times."""
+    """The time of a frame's first row, if its index has times."""
     is_times = getattr(getattr(index, "dtype", None), "kind", "") == "M" and len(index)
     return index[0] if is_times else None
 
 
 def _plain(value: object) -> object:
-    """A value that JSON does not know, as one that it knows better.
+    """A value that JSON cannot express, as a simpler one.
 
     Raises:
-        ClientError: there is none.
+        ClientError: its type is not supported.
     """
     if _is_missing(value):
         return None
@@ -170,8 +170,8 @@ def _plain(value: object) -> object:
     if hasattr(value, "__float__"):  # a decimal, a fraction
         return float(value)
     raise ClientError(
-        f"{value!r:.80} is a {type(value).__name__}, which JSON cannot express: expected numbers,"
-        " texts, dates, arrays, frames, or lists and mappings of them"
+        f"expected numbers, text, dates, arrays, frames, or lists and mappings of them, found"
+        f" {value!r:.80} of type {type(value).__name__}, which JSON cannot express"
     )
 
 
@@ -181,7 +181,7 @@ def _plain_throughout(value: object) -> object:
     if isinstance(value, float):
         if math.isinf(value):
             raise ClientError(
-                f"a value is {value}: expected finite numbers, or NaN or None for a missing one"
+                f"expected finite numbers, or NaN or None for a missing value, found {value}"
             )
         return None if math.isnan(value) else value
     if isinstance(value, Mapping):
@@ -195,19 +195,19 @@ def _key(name: object) -> str:
     plain = name if isinstance(name, str) else _plain_throughout(name)
     if not isinstance(plain, str):
         raise ClientError(
-            f"a mapping has the key {name!r:.80}: expected text, such as a column's name; give rows"
-            " without names as lists"
+            f"expected text as the keys of a mapping, such as column names, found {name!r:.80};"
+            " pass rows without names as lists"
         )
     return plain
 
 
 def _is_missing(value: object) -> bool:
-    """NaT and NA of any library: they differ from themselves, or cannot be compared."""
-    if hasattr(value, "__len__"):  # an array compares its parts
+    """Whether a value is NaT or NA of any library: they do not equal themselves."""
+    if hasattr(value, "__len__"):  # an array compares its elements
         return False
     if type(value).__name__ == "NAType":  # pandas.NA
         return True
     try:
         return bool(value != value)
-    except (TypeError, ValueError):  # an expression, which has no truth
+    except (TypeError, ValueError):  # such as an expression of polars
         return False

@@ -1,10 +1,11 @@
-"""What can go wrong for a user of the client. Problem documents become exceptions by their code."""
+"""Exceptions of the client. Problem documents become exceptions by their code."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 _URN = "urn:carry:"
+_NO_DETAIL = "the response has no explanation"
 
 
 class ClientError(Exception):
@@ -23,19 +24,19 @@ class ProblemError(ClientError):
 
 
 class InvalidRequestError(ProblemError):
-    """Malformed, too large, or not what the model takes."""
+    """The request is malformed, too large, or does not fit the model."""
 
 
 class KeyRefusedError(ProblemError):
-    """No key, a bad one, or one that does not allow it."""
+    """The API key is missing, invalid, or does not allow the request."""
 
 
 class NotFoundError(ProblemError):
-    """No such model or session; or the session expired."""
+    """The model or session does not exist, or the session expired."""
 
 
 class ConflictError(ProblemError):
-    """The session is not as the request takes it to be."""
+    """The session is not in the state that the request expects."""
 
 
 class SessionClosedError(ConflictError):
@@ -43,31 +44,31 @@ class SessionClosedError(ConflictError):
 
 
 class SessionExistsError(ConflictError):
-    """The name is taken, from another request."""
+    """Another request has opened a session of this name."""
 
 
 class DigestMismatchError(ConflictError):
-    """Something else was applied at this step: by another client, or by a call that went
-    unanswered here and was not repeated as it was."""
+    """Another request was applied at this step: from another client, or an earlier one of this
+    client that got no response and was not repeated unchanged."""
 
 
 class SteppedElsewhereError(ConflictError):
-    """The session is further than this client took it: somebody else steps it too."""
+    """The session is ahead of this client: another client steps it too."""
 
 
 class StepsLostError(ConflictError):
-    """The store lost steps that it had acknowledged, from before what is kept here."""
+    """The store lost acknowledged steps, some of which the client no longer keeps."""
 
 
 class UnreachableError(ClientError):
-    """Nothing took the connection, and this client never had an answer from there."""
+    """The first connection of this client was refused."""
 
 
 class UnansweredError(ClientError):
-    """Time was up. Whether the request was applied is not known, unless the message says that it
-    was not sent; to repeat it as it was is exact.
+    """The time is up. The message says whether the request may have been applied; it is safe to
+    repeat unchanged.
 
-    `problem` is the last refusal, if there was an answer at all.
+    `problem` is the last refusal, if the last failure was one.
     """
 
     def __init__(self, detail: str, problem: ProblemError | None = None) -> None:
@@ -94,16 +95,16 @@ BY_STATUS: dict[int, type[ProblemError]] = {
 
 
 def problem_of(status: int, content: bytes) -> ProblemError:
-    """The exception for an answer that is none of success."""
+    """The exception for a response that reports an error."""
     try:
         document = json.loads(content)
     except ValueError:
         document = None
-    if not isinstance(document, dict):  # from something between here and the service
-        document = {"detail": content[:200].decode(errors="replace") or "no explanation came"}
-    told = str(document.pop("type", ""))
-    code = told.removeprefix(_URN) if told.startswith(_URN) else f"http-{status}"
-    detail = str(document.pop("detail", "no explanation came"))
+    if not isinstance(document, dict):  # from a proxy, not from the service
+        document = {"detail": content[:200].decode(errors="replace") or _NO_DETAIL}
+    urn = str(document.pop("type", ""))
+    code = urn.removeprefix(_URN) if urn.startswith(_URN) else f"http-{status}"
+    detail = str(document.pop("detail", _NO_DETAIL))
     members = {key: value for key, value in document.items() if key not in ("title", "status")}
     error = BY_CODE.get(code) or BY_STATUS.get(status, ProblemError)
     return error(code, status, detail, members)

@@ -1,4 +1,4 @@
-"""What is asked and answered: bodies of requests, and the calls of what needs no open session."""
+"""Bodies of requests and replies, and the requests that need no open session."""
 
 import secrets
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -14,13 +14,13 @@ from service.client.tables import frame_of
 Rows = Any
 """Observations: rows by column name or in the model's order, where None and NaN are missing values;
 a single row; an array `[T, F]`; a frame of pandas, polars (a lazy one is collected) or Arrow; or a
-text. An index of times gives the `start` of a history or an instance; a step has no time of its
-own, its rows follow the last one."""
+text. A time index sets the `start` of a history or an instance. A step has no `start`: its rows
+follow the last one."""
 Json = dict[str, Any]
 
 
 class Observed(TypedDict, total=False):
-    """What a step feeds besides rows, and what it asks for."""
+    """What a step feeds besides rows, and its options."""
 
     text: str
     tensors: Mapping[str, Any]
@@ -29,7 +29,7 @@ class Observed(TypedDict, total=False):
 
 
 class Writing(TypedDict, total=False):
-    """What a model that writes reads first, how much it writes, and how it chooses."""
+    """What a model reads before it writes, how much it writes, and how it samples."""
 
     text: str
     max_tokens: int
@@ -38,7 +38,7 @@ class Writing(TypedDict, total=False):
 
 
 class Opening(TypedDict, total=False):
-    """How a session is opened; one without a name gets one."""
+    """Options of a new session; without `session` it gets a random name."""
 
     session: str
     version: str
@@ -54,7 +54,7 @@ class Opening(TypedDict, total=False):
 
 
 class Options(TypedDict, total=False):
-    """Of a prediction without a session."""
+    """Options of a prediction without a session."""
 
     version: str
     quantiles: Sequence[float]
@@ -62,12 +62,12 @@ class Options(TypedDict, total=False):
 
 
 class StepReply(NamedTuple):
-    """What a step is answered; `to_frame` makes a table of it.
+    """The reply to a step; `to_frame` turns it into a table.
 
-    `step` is the count after it; `is_replayed` if the service had applied it before.
+    `step` is the count after it; `is_replayed` tells that the service had applied it before.
 
-    `prediction` is the service's JSON; with `emit="all"` there are `predictions`, one each; `text`
-    is what a model wrote.
+    `prediction` is the service's JSON; with `emit="all"`, `predictions` has one for each
+    observation. `text` is what a model wrote.
     """
 
     step: int
@@ -76,15 +76,15 @@ class StepReply(NamedTuple):
     is_replayed: bool
     text: str | None = None
 
-    def to_frame(self) -> Any:  # noqa: ANN401 -- of whichever library there is
-        """As `service.client.to_frame`, with the step that each prediction was made after."""
+    def to_frame(self) -> Any:  # noqa: ANN401 -- of the installed library
+        """As `service.client.to_frame`, with a column `step`."""
         predictions = self.predictions or ([] if self.prediction is None else [self.prediction])
         first = self.step - len(predictions) + 1
         return frame_of(predictions, "step", first)
 
 
-def step_reply(answer: Response) -> StepReply:
-    return reply_of(answer.body(), is_replayed=answer.is_replayed)
+def step_reply(response: Response) -> StepReply:
+    return reply_of(response.body(), is_replayed=response.is_replayed)
 
 
 def reply_of(body: Json, *, is_replayed: bool) -> StepReply:
@@ -92,9 +92,9 @@ def reply_of(body: Json, *, is_replayed: bool) -> StepReply:
     return StepReply(body["step"], prediction, predictions, is_replayed, body.get("text"))
 
 
-def call_for(method: str, path: str, body: Mapping[str, Any] | None = None) -> Request:
-    """Written at once: what the caller changes later is not sent."""
-    content = b"" if body is None else json_values.written(body)
+def request_for(method: str, path: str, body: Mapping[str, Any] | None = None) -> Request:
+    """Encodes the body at once: later changes of the caller's objects are not sent."""
+    content = b"" if body is None else json_values.encode(body)
     return Request(method, path, content)
 
 
@@ -103,47 +103,46 @@ def session_path(name: str) -> str:
 
 
 def name_for(session: str | None) -> str:
-    """Every session is named here, so that to open it again opens no second one."""
+    """The client chooses the name, so a retried opening does not open a second session."""
     return secrets.token_urlsafe(16) if session is None else session
 
 
-def predicted(
+def predict(
     retries: Retries, model: str, instances: Iterable[Any], **options: Unpack[Options]
 ) -> Generator[Request, Response | NoResponse, list[Json]]:
-    """One prediction for each instance."""
     rest: Json = dict(options)
     version = rest.pop("version", None)
     path = f"/v1/models/{quote(model, safe='')}"
     path += "" if version is None else f"/versions/{quote(version, safe='')}"
-    asked = [json_values.instance_of(each) for each in instances]
-    call = call_for("POST", f"{path}/predict", {"instances": asked} | rest)
-    answer = yield from RetryBudget(retries).answered(call)
-    predictions: list[Json] = answer.body()["predictions"]
+    body = {"instances": [json_values.instance_of(each) for each in instances]} | rest
+    request = request_for("POST", f"{path}/predict", body)
+    response = yield from RetryBudget(retries).run(request)
+    predictions: list[Json] = response.body()["predictions"]
     return predictions
 
 
-def closed(retries: Retries, session: str) -> Generator[Request, Response | NoResponse, None]:
-    """The session was closed, by this client or another."""
+def close_session(
+    retries: Retries, session: str
+) -> Generator[Request, Response | NoResponse, None]:
     budget = RetryBudget(retries)
     try:
-        yield from budget.answered(Request("DELETE", session_path(session)))
+        yield from budget.run(Request("DELETE", session_path(session)))
     except NotFoundError:
         if budget.num_tries == 1:  # else an earlier try may have closed it
             raise
 
 
-def models(retries: Retries) -> Generator[Request, Response | NoResponse, list[Json]]:
-    """What is served."""
-    answer = yield from RetryBudget(retries).answered(Request("GET", "/v1/models"))
-    found: list[Json] = answer.body()["models"]
-    return found
+def list_models(retries: Retries) -> Generator[Request, Response | NoResponse, list[Json]]:
+    response = yield from RetryBudget(retries).run(Request("GET", "/v1/models"))
+    served: list[Json] = response.body()["models"]
+    return served
 
 
-def listed(
+def list_sessions(
     retries: Retries, model: str | None, cursor: str | None
 ) -> Generator[Request, Response | NoResponse, Json]:
-    """A page of the open sessions."""
+    """One page of the open sessions."""
     query = {"model": model, "cursor": cursor}
-    given = urlencode({name: value for name, value in query.items() if value is not None})
-    answer = yield from RetryBudget(retries).answered(Request("GET", f"/v1/sessions?{given}"))
-    return answer.body()
+    encoded = urlencode({name: value for name, value in query.items() if value is not None})
+    response = yield from RetryBudget(retries).run(Request("GET", f"/v1/sessions?{encoded}"))
+    return response.body()

@@ -1,8 +1,8 @@
-"""One request until it is answered, without I/O: a flow yields calls and is sent their outcomes.
+"""Retries of requests, without I/O: a flow yields requests and is sent their outcomes.
 
-Rule 1: nothing here sends, sleeps or awaits; the clock and the dice are given.
-Rule 2: every request is safe to repeat as it is, so whatever says "later" leads to the same call.
-Rule 3: all calls of one operation share one time budget; no wait goes beyond it.
+Rule 1: nothing here sends, sleeps or awaits; the clock and the dice are injected.
+Rule 2: every request is safe to repeat unchanged, so each retry sends the same request.
+Rule 3: all requests of one operation share one time budget; no wait exceeds it.
 """
 
 import json
@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 from service.client.problems import ProblemError, UnansweredError, problem_of
 
 log = logging.getLogger("carry.client")
-"""Each wait before another try, as a warning: Python prints those where no logging is set up."""
+"""Warns before each retry: Python prints warnings even if logging is not configured."""
 
 LATER = frozenset({408, 429, 502, 503, 504})
 _REFUSED = frozenset({408, 429})
-"""Of these: before anything of the request was applied."""
+"""The ones that guarantee that the request was not applied."""
 REPLAYED = "idempotent-replayed"
 
 
 class Request(NamedTuple):
-    """To be sent after `after_s`, and given up after `timeout_s`."""
+    """Sent after a wait of `after_s`, and abandoned after `timeout_s`."""
 
     method: str
     path: str
@@ -36,11 +36,11 @@ class Request(NamedTuple):
     content_type: str = "application/json"
     headers: Mapping[str, str] = MappingProxyType({})
     silence_s: float | None = None
-    """How long nothing may come of the answer, where that is longer than `timeout_s`."""
+    """The longest silence within a response, if longer than `timeout_s`."""
 
 
 class Response(NamedTuple):
-    """`headers` are found whatever their case."""
+    """The lookup in `headers` ignores case."""
 
     status: int
     headers: Mapping[str, str]
@@ -48,7 +48,7 @@ class Response(NamedTuple):
 
     @property
     def is_replayed(self) -> bool:
-        """Whether this was answered before, and nothing was applied now."""
+        """Whether this is a kept reply, and the request was not applied again."""
         return self.headers.get(REPLAYED) == "true"
 
     def body(self) -> dict[str, Any]:
@@ -58,26 +58,26 @@ class Response(NamedTuple):
             body = None
         if not isinstance(body, dict):
             raise ProblemError(
-                "no-json", self.status, "expected a JSON object: is this address Carry's?", {}
+                "no-json", self.status, "expected a JSON object: is this the address of Carry?", {}
             )
         return body
 
 
 class NoResponse(NamedTuple):
-    """No answer came, or not all of it; `code` is that of a WebSocket that was closed."""
+    """The response is missing or incomplete; `code` is the close code of a WebSocket."""
 
     why: str
     code: int | None = None
     was_sent: bool = True
-    """False where not even a connection was made, so that nothing can have been applied."""
+    """False if no connection was made, so the request cannot have been applied."""
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How long an operation may take in all (`budget_s`), and how its tries are spread.
+    """How long an operation may take in all (`budget_s`), and the waits between its tries.
 
-    Waits are drawn between 0 and a bound that doubles from `first_wait_s` to `longest_wait_s`, on
-    top of what Retry-After asks for.
+    Each wait is drawn between 0 and a bound that doubles from `first_wait_s` to `longest_wait_s`,
+    and is added to Retry-After.
     """
 
     budget_s: float = 60.0
@@ -89,7 +89,7 @@ class Retries:
 
 
 class RetryBudget:
-    """The tries of one operation."""
+    """Time and tries of one operation."""
 
     def __init__(self, retries: Retries) -> None:
         self.num_tries = 0
@@ -100,37 +100,37 @@ class RetryBudget:
         self._may_be_applied = False
         self._problem: ProblemError | None = None
 
-    def answered(self, call: Request) -> Generator[Request, Response | NoResponse, Response]:
-        """The answer that is not "later".
+    def run(self, request: Request) -> Generator[Request, Response | NoResponse, Response]:
+        """Send a request until it gets a final response.
 
         Raises:
-            ProblemError: it is a refusal.
-            UnansweredError: time was up.
+            ProblemError: the service refused it.
+            UnansweredError: the time is up.
         """
-        after_s: float | None = call.after_s
+        after_s: float | None = request.after_s
         while after_s is not None:
-            timeout_s = self.timeout_s(f"{call.method} {call.path}", after_s)
-            outcome = yield call._replace(after_s=after_s, timeout_s=timeout_s)
-            after_s = self.judged(outcome)
-        assert isinstance(outcome, Response), "what is lost is tried again"
+            timeout_s = self.timeout_s(f"{request.method} {request.path}", after_s)
+            outcome = yield request._replace(after_s=after_s, timeout_s=timeout_s)
+            after_s = self.wait_after(outcome)
+        assert isinstance(outcome, Response), "a lost request is retried"
         return outcome
 
     def timeout_s(self, what: str, after_s: float = 0.0) -> float:
-        """How long the next try may take, if it begins in `after_s`.
+        """How long the next try may take, if it starts in `after_s`.
 
         Raises:
-            UnansweredError: there is no time for it.
+            UnansweredError: the time is up.
         """
         left_s = self._give_up - self._retries.clock() - after_s
         if left_s <= 0:
             raise UnansweredError(
-                f"{what} was not answered within {self._retries.budget_s:g} s, the last time"
-                f" because: {self._last}. {self._consequence()}: repeat it as it was",
+                f"{what} got no response within {self._retries.budget_s:g} s; the last failure:"
+                f" {self._last}. {self._consequence()}: repeat it unchanged",
                 self._problem,
             )
         if self.num_tries:
             log.warning(
-                "%s: %s; try %d follows in %.2f s, %.0f s are left",
+                "%s: %s; try %d in %.2f s, %.0f s left",
                 what, self._last, self.num_tries + 1, after_s, left_s,
             )  # fmt: skip
         self.num_tries += 1
@@ -139,11 +139,11 @@ class RetryBudget:
     def _consequence(self) -> str:
         return "It may have been applied" if self._may_be_applied else "It was not applied"
 
-    def judged(self, outcome: Response | NoResponse) -> float | None:
-        """How long to wait before the same is tried again; None where this is the answer.
+    def wait_after(self, outcome: Response | NoResponse) -> float | None:
+        """How long to wait before the next try; None if this is the final response.
 
         Raises:
-            ProblemError: it is a refusal.
+            ProblemError: the service refused the request.
         """
         if isinstance(outcome, NoResponse):
             self._problem, self._last = None, outcome.why
@@ -160,13 +160,13 @@ class RetryBudget:
         return self.wait_s() + _retry_after_s(outcome)
 
     def wait_s(self) -> float:
-        """How long to wait before the next try."""
+        """A random wait, with a bound that doubles each time."""
         bound_s = self._retries.first_wait_s * 2.0 ** min(self._num_waits, 32)
         self._num_waits += 1
         return self._retries.dice(0.0, min(bound_s, self._retries.longest_wait_s))
 
 
-def _retry_after_s(answer: Response) -> float:
-    """Seconds only, as the service says it: a date would need the clocks to agree."""
-    told = answer.headers.get("retry-after", "")
-    return float(told) if told.isascii() and told.isdigit() else 0.0
+def _retry_after_s(response: Response) -> float:
+    """Reads seconds only, which the service sends: a date would need clocks that agree."""
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isascii() and value.isdigit() else 0.0

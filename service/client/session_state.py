@@ -1,12 +1,13 @@
-"""One session as its client knows it, without I/O: it counts, repeats, and goes back where it must.
+"""One session as its client knows it, without I/O: numbers of steps, retries and lost steps.
 
-Rule 1: a step names its number, and `count` moves only when it was answered. An operation that
-        went unanswered has left everything as it was: to repeat it as it was is exact.
-Rule 2: answered steps are kept, newest first to stay, up to `resend_bytes`. A store that failed
-        over may have lost them; `expected_step` then lies behind, and they are sent again in order.
-Rule 3: `expected_step` ahead means that somebody else steps the session: nothing is guessed.
-Rule 4: one operation at a time; a pipeline (`pipeline.py`) is one as long as it is open. What it
-        left without an answer is sent again before the next.
+Rule 1: a step carries its number, and `count` changes only when the reply is received. An operation
+        without a reply changes nothing here, so it is safe to repeat unchanged.
+Rule 2: the newest requests are kept, up to `resend_bytes`. If the store fails over and loses steps,
+        the service's `expected_step` is less than `count`, and they are sent again in order.
+Rule 3: an `expected_step` greater than `count` means that another client steps the session: an
+        error.
+Rule 4: one operation at a time; an open pipeline (`pipeline.py`) counts as one. Requests that it
+        leaves without a reply are sent again before the next operation.
 """
 
 from collections import deque
@@ -29,9 +30,9 @@ from service.client.requests import (
     Rows,
     StepReply,
     Writing,
-    call_for,
-    closed,
+    close_session,
     name_for,
+    request_for,
     session_path,
     step_reply,
 )
@@ -40,42 +41,41 @@ from service.client.retry import NoResponse, Request, Response, Retries, RetryBu
 T = TypeVar("T")
 Flow = Generator[Request, Response | NoResponse, T]
 RESEND_BYTES = 1_048_576
-"""Of requests, kept for each session where nobody says otherwise."""
+"""The default size of the requests kept for each session."""
 ELSEWHERE = frozenset({"step-conflict", "replay-expired"})
 
 
 class Sent(NamedTuple):
-    """An answered step: the count that it started from, and the call."""
+    """A request that steps the session, and the count that it starts from."""
 
     from_step: int
-    call: Request
+    request: Request
 
-    def of(self, path: str) -> "Sent":
-        """The same of another session."""
-        what = self.call.path.rpartition("/")[2]
-        return self._replace(call=self.call._replace(path=f"{path}/{what}"))
+    def moved_to(self, path: str) -> "Sent":
+        """The same request for the session at `path`."""
+        operation = self.request.path.rpartition("/")[2]
+        return self._replace(request=self.request._replace(path=f"{path}/{operation}"))
 
 
 class SessionState:
-    """The protocol of one session. `prediction` is the last one that was answered."""
+    """The protocol of one session. `prediction` is that of the last reply."""
 
     def __init__(
-        self, retries: Retries, resend_bytes: int, opened: Json, kept: Sequence[Sent] = ()
+        self, retries: Retries, resend_bytes: int, described: Json, sent: Sequence[Sent] = ()
     ) -> None:
-        self.name: str = opened["session"]
-        self.model: str = opened["model"]
-        self.version: str = opened["version"]
-        self.count: int = opened["step"]
-        self.prediction: Json | None = opened.get("prediction")
+        self.name: str = described["session"]
+        self.model: str = described["model"]
+        self.version: str = described["version"]
+        self.count: int = described["step"]
+        self.prediction: Json | None = described.get("prediction")
         self.retries = retries
         self._resend_bytes = resend_bytes
-        self._kept = deque(kept)
-        self._kept_bytes = sum(len(sent.call.content) for sent in kept)
+        self._sent = deque(sent)
+        self._sent_bytes = sum(len(each.request.content) for each in sent)
         self._abandoned = deque[Sent]()
         self._is_busy = False
 
-    def described(self) -> str:
-        """For people: where it stands."""
+    def describe(self) -> str:
         return f"{self.name!r} model={self.model!r} version={self.version!r} step={self.count}"
 
     @property
@@ -83,170 +83,172 @@ class SessionState:
         return session_path(self.name)
 
     def step(self, rows: Rows | None, **observed: Unpack[Observed]) -> Flow[StepReply]:
-        with self.alone():
-            yield from self.settled()
-            return (yield from self.stepped(self.call("steps", rows, observed)))
+        with self.exclusive():
+            yield from self.settle()
+            return (yield from self.send_step(self.request("steps", rows, observed)))
 
     def generate(self, **writing: Unpack[Writing]) -> Flow[StepReply]:
-        with self.alone():
-            yield from self.settled()
-            return (yield from self.stepped(self.call("generate", None, writing)))
+        with self.exclusive():
+            yield from self.settle()
+            return (yield from self.send_step(self.request("generate", None, writing)))
 
     def preview(self, rows: Rows | None, **observed: Unpack[Observed]) -> Flow[StepReply]:
-        with self.alone():
-            yield from self.settled()
-            call = self.call("preview", rows, observed)
-            return step_reply((yield from self._caught_up(call)))
+        with self.exclusive():
+            yield from self.settle()
+            request = self.request("preview", rows, observed)
+            return step_reply((yield from self._send_at_count(request)))
 
     def fork(
         self, session: str | None, ttl_s: float | None, metadata: Mapping[str, Any] | None
     ) -> "Flow[SessionState]":
-        with self.alone():
-            yield from self.settled()
-            body = {"session": name_for(session), "ttl_s": ttl_s, "metadata": metadata}
-            given = {key: value for key, value in body.items() if value is not None}
-            call = call_for("POST", f"{self.path}/fork", given)
-            opened = (yield from RetryBudget(self.retries).answered(call)).body()
-            if opened["step"] > self.count:
-                raise self.ahead(opened["step"])
-            # One that was taken behind this count goes on by what is kept here.
-            path = session_path(opened["session"])
-            kept = [sent.of(path) for sent in self._kept]
-            opened["step"] = self.count
-            return SessionState(self.retries, self._resend_bytes, opened, kept)
+        with self.exclusive():
+            yield from self.settle()
+            members = {"session": name_for(session), "ttl_s": ttl_s, "metadata": metadata}
+            body = {name: value for name, value in members.items() if value is not None}
+            request = request_for("POST", f"{self.path}/fork", body)
+            forked = (yield from RetryBudget(self.retries).run(request)).body()
+            if forked["step"] > self.count:
+                raise self.ahead_error(forked["step"])
+            # If the store lost steps, the fork is behind: it resends them at its first step.
+            path = session_path(forked["session"])
+            sent = [sent.moved_to(path) for sent in self._sent]
+            forked["step"] = self.count
+            return SessionState(self.retries, self._resend_bytes, forked, sent)
 
     def rewind(self, step: int) -> Flow[None]:
-        with self.alone():
-            yield from self.settled()
-            call = call_for("POST", f"{self.path}/rewind", {"step": step})
-            self._moved((yield from RetryBudget(self.retries).answered(call)).body())
+        with self.exclusive():
+            yield from self.settle()
+            request = request_for("POST", f"{self.path}/rewind", {"step": step})
+            self._reset_to((yield from RetryBudget(self.retries).run(request)).body())
 
     def upgrade(self, version: str, policy: str, *, force: bool) -> Flow[Json]:
-        with self.alone():
-            yield from self.settled()
+        with self.exclusive():
+            yield from self.settle()
             body = {"version": version, "policy": policy} | ({"force": True} if force else {})
-            call = call_for("POST", f"{self.path}/upgrade", body)
-            told = (yield from RetryBudget(self.retries).answered(call)).body()
-            self._moved(told)
-            return told
+            request = request_for("POST", f"{self.path}/upgrade", body)
+            described = (yield from RetryBudget(self.retries).run(request)).body()
+            self._reset_to(described)
+            return described
 
     def read(self, what: str = "") -> Flow[Response]:
-        with self.alone():
-            yield from self.settled()
-            return (yield from RetryBudget(self.retries).answered(Request("GET", self.path + what)))
+        with self.exclusive():
+            yield from self.settle()
+            return (yield from RetryBudget(self.retries).run(Request("GET", self.path + what)))
 
     def close(self) -> Flow[None]:
-        with self.alone():
-            yield from closed(self.retries, self.name)
+        with self.exclusive():
+            yield from close_session(self.retries, self.name)
 
-    def call(self, what: str, rows: Rows | None, fields: Mapping[str, Any]) -> Request:
-        """A request that goes on from `count`."""
-        return self.call_at(self.count, what, rows, fields)
+    def request(self, what: str, rows: Rows | None, fields: Mapping[str, Any]) -> Request:
+        """A request that continues at `count`."""
+        return self.request_at(self.count, what, rows, fields)
 
-    def call_at(
+    def request_at(
         self, step: int, what: str, rows: Rows | None, fields: Mapping[str, Any]
     ) -> Request:
         body = {"step": step} | json_values.fields_of(rows, fields)
-        return call_for("POST", f"{self.path}/{what}", body)
+        return request_for("POST", f"{self.path}/{what}", body)
 
-    def stepped(self, call: Request) -> Flow[StepReply]:
-        """The answer to a request that goes on from `count`."""
-        reply = step_reply((yield from self._caught_up(call)))
-        self.advance(Sent(self.count, call), reply)
+    def send_step(self, request: Request) -> Flow[StepReply]:
+        """Send a request that continues at `count`; returns its reply."""
+        reply = step_reply((yield from self._send_at_count(request)))
+        self.advance(Sent(self.count, request), reply)
         return reply
 
     def advance(self, sent: Sent, reply: StepReply) -> None:
-        """A request was answered: count on, and keep it."""
-        self._kept.append(sent)
-        self._kept_bytes += len(sent.call.content)
-        while self._kept_bytes > self._resend_bytes:
-            self._kept_bytes -= len(self._kept.popleft().call.content)
+        """Set `count` by the reply to a request, and keep the request."""
+        self._sent.append(sent)
+        self._sent_bytes += len(sent.request.content)
+        while self._sent_bytes > self._resend_bytes:
+            self._sent_bytes -= len(self._sent.popleft().request.content)
         self.count = reply.step
         self.prediction = reply.predictions[-1] if reply.predictions else reply.prediction
 
     def abandon(self, unanswered: Sequence[Sent]) -> None:
-        """A pipeline ended without these answers: find out before anything else is asked."""
+        """Note requests without a reply, to be sent again before the next operation."""
         self._abandoned.extend(unanswered)
 
-    def settled(self) -> Flow[None]:
+    def settle(self) -> Flow[None]:
+        """Send abandoned requests again."""
         while self._abandoned:
             try:
-                yield from self.stepped(self._abandoned[0].call)
-            except ProblemError:  # neither it nor what was sent behind it was applied
+                yield from self.send_step(self._abandoned[0].request)
+            except ProblemError:  # neither this one nor those after it were applied
                 self._abandoned.clear()
             else:
                 self._abandoned.popleft()
 
-    def _moved(self, told: Json) -> None:
-        """The session stands elsewhere: what was sent before would not lead there again."""
-        self.count, self.version = told["step"], told["version"]
-        self.prediction = told.get("prediction")
-        self._kept.clear()
-        self._kept_bytes = 0
+    def _reset_to(self, described: Json) -> None:
+        """After a rewind or upgrade, the requests sent before do not lead to the state."""
+        self.count, self.version = described["step"], described["version"]
+        self.prediction = described.get("prediction")
+        self._sent.clear()
+        self._sent_bytes = 0
 
-    def _caught_up(self, call: Request) -> Flow[Response]:
-        """The answer to `call`, for which the session must stand at `count`."""
+    def _send_at_count(self, request: Request) -> Flow[Response]:
+        """The response to `request`, for which the session must be at `count`."""
         budget = RetryBudget(self.retries)
-        due = deque([Sent(self.count, call)])
+        due = deque([Sent(self.count, request)])
         while True:
             try:
-                answer = yield from budget.answered(due[0].call)
-            except ConflictError as refused:
-                lost = self.lost_since(refused, due[0].from_step)
-                again = [*lost, Sent(self.count, call)]
-                first = again[0].call._replace(after_s=budget.wait_s())
-                due = deque([again[0]._replace(call=first), *again[1:]])
+                response = yield from budget.run(due[0].request)
+            except ConflictError as conflict:
+                lost = self.lost_since(conflict, due[0].from_step)
+                again = [*lost, Sent(self.count, request)]
+                first = again[0].request._replace(after_s=budget.wait_s())
+                due = deque([again[0]._replace(request=first), *again[1:]])
                 continue
             due.popleft()
             if not due:
-                return answer
+                return response
 
-    def lost_since(self, refused: ConflictError, asked_step: int) -> list[Sent]:
-        """What must be sent again before the session stands at `count`."""
-        expected = refused.members.get("expected_step")
-        if refused.code not in ELSEWHERE or not isinstance(expected, int):
-            raise refused
-        if expected == asked_step:  # and yet it was refused
-            raise refused
+    def lost_since(self, conflict: ConflictError, sent_step: int) -> list[Sent]:
+        """The requests to send again before the session is at `count`."""
+        expected = conflict.members.get("expected_step")
+        if conflict.code not in ELSEWHERE or not isinstance(expected, int):
+            raise conflict
+        if expected == sent_step:  # refused at the expected step: a retry would not help
+            raise conflict
         if expected > self.count:
-            raise self.ahead(expected) from refused
+            raise self.ahead_error(expected) from conflict
         return self.lost_from(expected)
 
     def lost_from(self, step: int) -> list[Sent]:
-        """What a session that stands at `step` must be sent again to stand at `count`.
+        """The requests that bring a session at `step` to `count`.
 
         Raises:
-            StepsLostError: not all of it is kept.
+            StepsLostError: some of them are no longer kept.
         """
-        lost = [sent for sent in self._kept if sent.from_step >= step]
+        lost = [sent for sent in self._sent if sent.from_step >= step]
         if step < self.count and (not lost or lost[0].from_step != step):
-            oldest = self._kept[0].from_step if self._kept else self.count
+            oldest = self._sent[0].from_step if self._sent else self.count
             raise StepsLostError(
                 "steps-lost",
                 409,
-                f"session {self.name!r} went back to step {step}, this client was answered up"
-                f" to {self.count} and keeps what it sent from step {oldest}: open a session anew"
-                " from your own history, or give the client more resend_bytes",
+                f"session {self.name!r} went back to step {step}; this client had replies up to"
+                f" step {self.count} and keeps its requests from step {oldest}: open a new session"
+                " from your own history, and give the client more resend_bytes",
                 {"expected_step": step},
             )
         return lost
 
-    def ahead(self, expected: int) -> SteppedElsewhereError:
+    def ahead_error(self, expected: int) -> SteppedElsewhereError:
         return SteppedElsewhereError(
             "stepped-elsewhere",
             409,
-            f"session {self.name!r} is at step {expected}, this client brought it to {self.count}:"
-            ' another client steps it; let one client step it, or open it with if_exists="resume"',
+            f"session {self.name!r} is at step {expected}, but this client brought it to step"
+            f" {self.count}: another client steps it too; step a session from one client, or open"
+            ' it with if_exists="resume"',
             {"expected_step": expected},
         )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nothing else is asked of the session meanwhile."""
+    def exclusive(self) -> Iterator[None]:
+        """Refuse every other operation of the session meanwhile."""
         if self._is_busy:
             raise ClientError(
-                f"session {self.name!r} already has an operation in progress: await it before"
-                " the next"
+                f"session {self.name!r} already has an operation in progress: wait for its end"
+                " before the next"
             )
         self._is_busy = True
         try:
@@ -255,28 +257,25 @@ class SessionState:
             self._is_busy = False
 
 
-def opened(
+def open_session(
     retries: Retries, resend_bytes: int, model: str, **opening: Unpack[Opening]
 ) -> Flow[SessionState]:
-    """A session, opened or resumed."""
     if opening.get("history") is not None:
         opening["history"] = json_values.instance_of(opening["history"])
     body = {"model": model} | dict(opening) | {"session": name_for(opening.get("session"))}
-    answer = yield from RetryBudget(retries).answered(call_for("POST", "/v1/sessions", body))
-    return SessionState(retries, resend_bytes, answer.body())
+    response = yield from RetryBudget(retries).run(request_for("POST", "/v1/sessions", body))
+    return SessionState(retries, resend_bytes, response.body())
 
 
-def resumed(retries: Retries, resend_bytes: int, session: str) -> Flow[SessionState]:
-    """A session that is open already."""
-    answer = yield from RetryBudget(retries).answered(Request("GET", session_path(session)))
-    return SessionState(retries, resend_bytes, answer.body())
+def resume(retries: Retries, resend_bytes: int, session: str) -> Flow[SessionState]:
+    response = yield from RetryBudget(retries).run(Request("GET", session_path(session)))
+    return SessionState(retries, resend_bytes, response.body())
 
 
-def restored(
+def restore(
     retries: Retries, resend_bytes: int, session: str, snapshot: bytes, replaces: bool
 ) -> Flow[SessionState]:
-    """A session from its snapshot. The same again is answered alike."""
     path = f"{session_path(session)}/snapshot" + ("?replace=true" if replaces else "")
-    call = Request("PUT", path, snapshot, content_type="application/vnd.carry.snapshot")
-    answer = yield from RetryBudget(retries).answered(call)
-    return SessionState(retries, resend_bytes, answer.body())
+    request = Request("PUT", path, snapshot, content_type="application/vnd.carry.snapshot")
+    response = yield from RetryBudget(retries).run(request)
+    return SessionState(retries, resend_bytes, response.body())

@@ -1,10 +1,10 @@
 """Steps of many sessions in one request, each exactly once, without I/O.
 
-Rule 1: a row is a session's next request, numbered by it; what is answered counts there.
-Rule 2: a row that fails is tried once more alone, which waits out "later" and catches up with a
-        store that went back; what it then comes to is its result. The others are not held up.
-Rule 3: a row that is too large to go with others goes alone; where the rows of a request are
-        refused together, because of one of them, each goes alone.
+Rule 1: a row is the next request of its session, with its number; its reply advances the session.
+Rule 2: a row that fails is sent again as a request of its own, with retries and lost steps as for
+        any step. The other rows are not affected.
+Rule 3: a row that is too large for a shared request is sent as its own; if a shared request is
+        refused because of one row, each of its rows is sent as its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,25 +17,25 @@ from service.client.session_state import Flow, Sent, SessionState
 
 _MAX_BYTES = 200 * 1024
 _MAX_ROWS = 10_000
-"""Of one request, as the service bounds them; more go in several, one after the other."""
+"""Limits of one request, from those of the service; more rows need several requests."""
 
 Result = StepReply | ProblemError
 
 
-def stepped_many(
-    retries: Retries, asked: Sequence[tuple[SessionState, Rows]]
+def step_sessions(
+    retries: Retries, inputs: Sequence[tuple[SessionState, Rows]]
 ) -> Flow[list[Result]]:
-    """The reply to each session's rows, or why there is none, in the order they were given."""
-    with ExitStack() as alone:
-        if len({id(session) for session, _ in asked}) < len(asked):
-            raise ClientError("a session was given twice: give it all its rows at once")
-        for session, _ in asked:
-            alone.enter_context(session.alone())
-        for session, _ in asked:
-            yield from session.settled()
-        calls = [(session, session.call("steps", rows, {})) for session, rows in asked]
+    """The reply to each session's rows, or its error, in the order of `inputs`."""
+    with ExitStack() as operations:
+        if len({id(session) for session, _ in inputs}) < len(inputs):
+            raise ClientError("a session is listed twice: pass all of its rows at once")
+        for session, _ in inputs:
+            operations.enter_context(session.exclusive())
+        for session, _ in inputs:
+            yield from session.settle()
+        requests = [(session, session.request("steps", rows, {})) for session, rows in inputs]
         results: list[Result] = []
-        for part in _parts(calls):
+        for part in _parts(requests):
             results += yield from _results(retries, part)
         return results
 
@@ -45,43 +45,43 @@ def _results(retries: Retries, part: Sequence[tuple[SessionState, Request]]) -> 
     if len(part) > 1:
         body = b'{"steps": [' + b", ".join(_row(*each) for each in part) + b"]}"
         try:
-            answer = yield from RetryBudget(retries).answered(Request("POST", "/v1/steps", body))
-            rows = answer.body()["results"]
-        except InvalidRequestError:  # nothing of it was applied
+            response = yield from RetryBudget(retries).run(Request("POST", "/v1/steps", body))
+            rows = response.body()["results"]
+        except InvalidRequestError:  # no row was applied
             pass
     results: list[Result] = []
-    for (session, call), row in zip(part, rows, strict=True):
-        results.append((yield from _result(session, call, row)))
+    for (session, request), row in zip(part, rows, strict=True):
+        results.append((yield from _result(session, request, row)))
     return results
 
 
-def _result(session: SessionState, call: Request, row: Json | None) -> Flow[Result]:
+def _result(session: SessionState, request: Request, row: Json | None) -> Flow[Result]:
     if row is not None and row["status"] == 200:
         reply = reply_of(row, is_replayed=bool(row.get("replayed")))
-        session.advance(Sent(session.count, call), reply)
+        session.advance(Sent(session.count, request), reply)
         return reply
     try:
-        return (yield from session.stepped(call))
+        return (yield from session.send_step(request))
     except ProblemError as problem:
         return problem
 
 
-def _row(session: SessionState, call: Request) -> bytes:
-    """A request with the name of its session, which needs no escaping."""
-    return b'{"session": "%s", ' % session.name.encode() + call.content.removeprefix(b"{")
+def _row(session: SessionState, request: Request) -> bytes:
+    """A request with its session's name, which needs no escaping."""
+    return b'{"session": "%s", ' % session.name.encode() + request.content.removeprefix(b"{")
 
 
 def _parts(
-    calls: Sequence[tuple[SessionState, Request]],
+    requests: Sequence[tuple[SessionState, Request]],
 ) -> Iterator[list[tuple[SessionState, Request]]]:
     part: list[tuple[SessionState, Request]] = []
     num_bytes = 0
-    for session, call in calls:
-        size = len(call.content) + len(session.name) + 20
+    for session, request in requests:
+        size = len(request.content) + len(session.name) + 20
         if part and (num_bytes + size > _MAX_BYTES or len(part) == _MAX_ROWS):
             yield part
             part, num_bytes = [], 0
-        part.append((session, call))
+        part.append((session, request))
         num_bytes += size
     if part:
         yield part

@@ -4,22 +4,21 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
 from service.client import requests, session_state, step_many
-from service.client.http import answer_of, lost, open_options, request_of
-from service.client.listening import (
+from service.client.event_stream import (
     Deliver,
     EventFlow,
     SessionEvent,
     Subscribe,
-    happened,
+    generate_text,
     is_events,
-    written,
+    watch_session,
 )
+from service.client.http import failure_of, open_options, response_of, to_httpx
 from service.client.problems import UnreachableError
 from service.client.requests import Json, Observed, Opening, Options, Rows, StepReply, Writing
 from service.client.retry import NoResponse, Request, Response, Retries
@@ -34,8 +33,8 @@ T = TypeVar("T")
 class Client:
     """Connections to one service.
 
-    `key` is an API key. `resend_bytes` of what each session was fed are kept, in case that a store
-    fails over and loses them.
+    `key` is an API key. Each session keeps up to `resend_bytes` of the requests that it sent, to
+    send them again if the store fails over and loses them.
     """
 
     def __init__(
@@ -57,96 +56,96 @@ class Client:
         self._http = httpx.Client(**open_options(url, key), transport=transport)
 
     def open(self, model: str, **opening: Unpack[Opening]) -> "Session":
-        """A session, warmed up on `history` where there is one; `if_exists="resume"` goes on."""
-        flow = session_state.opened(self._retries, self._resend_bytes, model, **opening)
+        """Open a session, warmed up on `history` if given; `if_exists="resume"` continues it."""
+        flow = session_state.open_session(self._retries, self._resend_bytes, model, **opening)
         return Session(self, self.run(flow))
 
     def predict(
         self, model: str, instances: Iterable[Any], **options: Unpack[Options]
     ) -> list[Json]:
-        """One prediction for each instance, without a session."""
-        return self.run(requests.predicted(self._retries, model, instances, **options))
+        """Predict each instance, without a session."""
+        return self.run(requests.predict(self._retries, model, instances, **options))
 
     def resume(self, session: str) -> "Session":
-        """A session that is open already, from where it stands now."""
-        flow = session_state.resumed(self._retries, self._resend_bytes, session)
+        """Continue a session that is already open, from its current step."""
+        flow = session_state.resume(self._retries, self._resend_bytes, session)
         return Session(self, self.run(flow))
 
     def restore(self, session: str, snapshot: bytes, *, replace: bool = False) -> "Session":
-        """A session from a snapshot, here or elsewhere; `replace` also onto an open one."""
-        flow = session_state.restored(self._retries, self._resend_bytes, session, snapshot, replace)
+        """Open a session from a snapshot of any service; `replace` replaces one that is open."""
+        flow = session_state.restore(self._retries, self._resend_bytes, session, snapshot, replace)
         return Session(self, self.run(flow))
 
     def sessions(self, model: str | None = None) -> Iterator[Json]:
-        """Every open session, by name, as the service describes it."""
+        """All open sessions by name, as the service describes them."""
         cursor: str | None = ""
         while cursor is not None:
-            page = self.run(requests.listed(self._retries, model, cursor))
+            page = self.run(requests.list_sessions(self._retries, model, cursor))
             yield from page["sessions"]
             cursor = page["next_cursor"]
 
     def models(self) -> list[Json]:
-        """The models that are served, with their versions and tasks."""
-        return self.run(requests.models(self._retries))
+        """The served models, with versions and tasks."""
+        return self.run(requests.list_models(self._retries))
 
     def ready(self) -> bool:
-        """Whether the service can serve now; asked once, without waiting for it."""
+        """Whether the service is ready: one request, without retries."""
         try:
-            answer = self.send(Request("GET", "/readyz", timeout_s=self._retries.timeout_s))
+            response = self.send(Request("GET", "/readyz", timeout_s=self._retries.timeout_s))
         except UnreachableError:
             return False
-        return isinstance(answer, Response) and answer.status == 200
+        return isinstance(response, Response) and response.status == 200
 
     def events(self, session: str, *, after: int | None = None) -> Iterator[SessionEvent]:
-        """Steps committed to a session by any client, until it ends or you stop listening.
+        """Steps committed to a session by any client, until it ends or you stop iterating.
 
-        It begins with `open`; with `after`, a step, it goes on from the replies kept behind that.
-        Cuts and restarts are waited out; what was missed and is not kept any more is a `gap`.
+        The first event is `open`. With `after`, a step, the kept replies after it follow. The
+        client reconnects after cuts and restarts; a `gap` names steps that are no longer kept.
         """
-        return self.listen(happened(self._retries, session, after))
+        return self.listen(watch_session(self._retries, session, after))
 
     def delete(self, session: str) -> None:
         """Close a session by its name."""
-        self.run(requests.closed(self._retries, session))
+        self.run(requests.close_session(self._retries, session))
 
     def step_many(self, asked: Sequence[tuple["Session", Rows]]) -> list[Result]:
-        """Step many sessions at once: for each its reply, or the `ProblemError` of it alone."""
+        """Step many sessions in one request; returns the reply or `ProblemError` of each."""
         rows = [(session.protocol, rows) for session, rows in asked]
-        return self.run(step_many.stepped_many(self._retries, rows))
+        return self.run(step_many.step_sessions(self._retries, rows))
 
     def stream_of(self, protocol: SessionState) -> SessionStream:
-        """The WebSocket of one session, not open yet."""
+        """The WebSocket of one session, not connected yet."""
         return SessionStream(protocol, self._address, self.send, self._sleep)
 
     def close(self) -> None:
-        """Close the connections. Sessions stay."""
+        """Close the connections. Sessions stay open."""
         self._http.close()
 
     def run(self, flow: Flow[T]) -> T:
-        """Send what a flow asks for until it comes to something."""
+        """Send the requests that a flow yields, and return its result."""
         with closing(flow):
             outcome: Response | NoResponse | None = None
             while True:
                 try:
-                    call = next(flow) if outcome is None else flow.send(outcome)
+                    request = next(flow) if outcome is None else flow.send(outcome)
                 except StopIteration as done:
                     result: T = done.value
                     return result
-                outcome = self.send(call)
+                outcome = self.send(request)
 
-    def send(self, call: Request) -> Response | NoResponse:
-        """What came of one call."""
-        if call.after_s:
-            self._sleep(call.after_s)
+    def send(self, request: Request) -> Response | NoResponse:
+        """Send one request; returns its response, or why there is none."""
+        if request.after_s:
+            self._sleep(request.after_s)
         try:
-            response = self._http.send(request_of(self._http, call))
+            response = self._http.send(to_httpx(self._http, request))
         except httpx.TransportError as error:
-            return lost(error, self._http.base_url, is_first=not self._was_answered)
+            return failure_of(error, self._http.base_url, is_first=not self._was_answered)
         self._was_answered = True
-        return answer_of(response)
+        return response_of(response)
 
     def listen(self, flow: EventFlow[T]) -> Iterator[T]:
-        """What a flow tells, one by one, as it comes."""
+        """Run a flow of events, and yield each value that it delivers."""
         outcome: Any = None
         with closing(flow), ExitStack() as connection:
             chunks: Iterator[bytes] | None = None
@@ -162,32 +161,32 @@ class Client:
                     outcome = self.send(effect)
                 elif isinstance(effect, Subscribe):
                     connection.close()
-                    outcome, chunks = self._open_events(connection, effect.call)
+                    outcome, chunks = self._open_events(connection, effect.request)
                 else:
                     outcome = self._receive(chunks)
 
     def _open_events(
-        self, connection: ExitStack, call: Request
+        self, connection: ExitStack, request: Request
     ) -> tuple[Response | NoResponse, Iterator[bytes] | None]:
-        if call.after_s:
-            self._sleep(call.after_s)
+        if request.after_s:
+            self._sleep(request.after_s)
         try:
-            response = self._http.send(request_of(self._http, call), stream=True)
+            response = self._http.send(to_httpx(self._http, request), stream=True)
             self._was_answered = True
             connection.callback(response.close)
             if response.is_success and is_events(response.headers):
                 return Response(response.status_code, response.headers, b""), response.iter_bytes()
             response.read()
         except httpx.TransportError as error:
-            told = lost(error, self._http.base_url, is_first=not self._was_answered)
-            return told, None
-        return answer_of(response), None
+            failure = failure_of(error, self._http.base_url, is_first=not self._was_answered)
+            return failure, None
+        return response_of(response), None
 
     def _receive(self, chunks: Iterator[bytes] | None) -> bytes | NoResponse | None:
         try:
             return None if chunks is None else next(chunks, None)
         except httpx.TransportError as error:
-            return lost(error, self._http.base_url, is_first=False)
+            return failure_of(error, self._http.base_url, is_first=False)
 
     def __repr__(self) -> str:
         key = "" if self._address.key is None else ", key='…'"
@@ -196,27 +195,22 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class Session:
-    """One session. Its steps number themselves and are applied exactly once.
+    """One session. Each step carries its number, so it is applied exactly once.
 
-    Every operation may raise a `ProblemError`, or `UnansweredError` when its time was up.
+    Every operation may raise a `ProblemError`, or `UnansweredError` if its time is up.
     """
 
-    def __init__(self, client: Client, stream: SessionState) -> None:
+    def __init__(self, client: Client, state: SessionState) -> None:
         self._client = client
-        self.protocol = stream
+        self.protocol = state
 
     def __repr__(self) -> str:
-        return f"<Session {self.protocol.described()}>"
+        return f"<Session {self.protocol.describe()}>"
 
     @property
     def name(self) -> str:
@@ -224,54 +218,54 @@ class Session:
 
     @property
     def count(self) -> int:
-        """How many observations it has consumed, by the last answer."""
+        """The number of observations consumed, according to the last response."""
         return self.protocol.count
 
     @property
     def prediction(self) -> Json | None:
-        """The last one that was answered."""
+        """The prediction of the last response."""
         return self.protocol.prediction
 
     def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
-        """Feed the next rows (or `text=`, `tensors=`); the prediction after them, committed.
+        """Feed the next rows (or `text=`, `tensors=`); returns the committed reply.
 
-        They follow the last row without a gap: a frame's index of times is not sent.
+        Rows follow the last one without a gap: the time index of a frame is not sent.
         """
         return self._client.run(self.protocol.step(rows, **observed))
 
     def preview(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
-        """What `step` would answer. The session stays as it is."""
+        """What `step` would return. The session does not change."""
         return self._client.run(self.protocol.preview(rows, **observed))
 
     def stream(self) -> SessionStream:
-        """Its WebSocket, for `with`: many steps in flight, resumed by itself."""
+        """A WebSocket, for `with`: many steps in flight, reconnected automatically."""
         return self._client.stream_of(self.protocol)
 
     def generate(self, **writing: Unpack[Writing]) -> StepReply:
-        """Have a model that writes go on; the reply's `text` is what it wrote, committed."""
+        """Let the model write text and commit it; it is the reply's `text`."""
         return self._client.run(self.protocol.generate(**writing))
 
     def generate_stream(self, **writing: Unpack[Writing]) -> Iterator[str]:
-        """As `generate`, but its text as it is written; at its end `count` has moved.
+        """As `generate`, but yields the text while it is written; `count` moves at the end.
 
-        To stop in the middle does not take the text back: where it is committed it stays.
+        If you stop early, the service may still commit the text.
         """
-        return self._client.listen(written(self.protocol, **writing))
+        return self._client.listen(generate_text(self.protocol, **writing))
 
     def events(self, *, after: int | None = None) -> Iterator[SessionEvent]:
         """Steps committed to it by any client: see `Client.events`."""
         return self._client.events(self.name, after=after)
 
     def rewind(self, step: int) -> None:
-        """Go back to a checkpoint, as if later steps had not been made; `detail` lists them."""
+        """Go back to a checkpoint and undo later steps; `detail` lists the checkpoints."""
         self._client.run(self.protocol.rewind(step))
 
     def upgrade(
         self, version: str, policy: Literal["carry", "replay"] = "carry", *, force: bool = False
     ) -> Json:
-        """Go on with another version of the model; what the service tells of it.
+        """Move the session to another version of the model; returns the service's response.
 
-        `force` carries a state on to other weights, to which it may mean nothing.
+        `force` carries the state over to weights for which it may be meaningless.
         """
         return self._client.run(self.protocol.upgrade(version, policy, force=force))
 
@@ -290,10 +284,10 @@ class Session:
         ttl_s: float | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> "Session":
-        """A session of its own that goes on from here."""
+        """Open another session that starts from the state of this one."""
         forked = self._client.run(self.protocol.fork(session, ttl_s, metadata))
         return Session(self._client, forked)
 
     def close(self) -> None:
-        """End the session and drop its state."""
+        """Close the session and delete its state."""
         self._client.run(self.protocol.close())

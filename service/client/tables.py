@@ -1,6 +1,6 @@
-"""Predictions as a table, of pandas or polars, whichever is installed.
+"""Predictions as a table of pandas or polars, whichever is installed.
 
-A row is one time ahead of a forecast, one row that was labelled, or else one prediction.
+A row is one forecast time, one labelled row, or one prediction.
 """
 
 import importlib
@@ -16,10 +16,10 @@ _UNITS = {"W": "weeks", "D": "days", "H": "hours", "M": "minutes", "S": "seconds
 
 
 def to_frame(predictions: Json | Sequence[Json]) -> Any:  # noqa: ANN401 -- of either library
-    """A `DataFrame` of one prediction, or of many, which a column `prediction` then numbers.
+    """A `DataFrame` of one prediction; of many, with a column `prediction` that numbers them.
 
     Forecasts have the columns `time` (if the session has one), `ahead` (1 is the next row), `mean`
-    and one for each quantile; classes a column each, and `label`.
+    and one for each quantile. Classifications have `label` and one column for each class.
 
     Raises:
         ClientError: neither pandas nor polars is installed.
@@ -29,11 +29,11 @@ def to_frame(predictions: Json | Sequence[Json]) -> Any:  # noqa: ANN401 -- of e
     return frame_of(predictions, "prediction", 0)
 
 
-def frame_of(predictions: Sequence[Json], counted: str, first: int) -> Any:  # noqa: ANN401
-    """The same with a column that counts the predictions from `first`."""
+def frame_of(predictions: Sequence[Json], column: str, first: int) -> Any:  # noqa: ANN401
+    """As `to_frame`, with a column that numbers the predictions from `first`."""
     return _frame(
         [
-            {counted: number} | record
+            {column: number} | record
             for number, prediction in enumerate(predictions, first)
             for record in _records(prediction)
         ]
@@ -47,7 +47,9 @@ def _frame(records: list[Json]) -> Any:  # noqa: ANN401
         except ImportError:
             continue
         return module.DataFrame(records)
-    raise ClientError("a table needs pandas or polars: pip install one, or read the prediction")
+    raise ClientError(
+        "expected pandas or polars, found neither: pip install one, or read the prediction"
+    )
 
 
 def _records(prediction: Json) -> Iterator[Json]:
@@ -64,15 +66,15 @@ def _records(prediction: Json) -> Iterator[Json]:
 
 def _forecast(prediction: Json) -> Iterator[Json]:
     start, every = prediction.get("start"), _every(prediction.get("frequency", ""))
-    for place, mean in enumerate(prediction["mean"]):
+    for index, mean in enumerate(prediction["mean"]):
         record: Json = {} if "id" not in prediction else {"id": prediction["id"]}
         if start is not None and every is not None:
-            record["time"] = datetime.fromisoformat(start) + place * every
-        record |= {"ahead": place + 1, "mean": mean}
-        yield record | {name: row[place] for name, row in prediction["quantiles"].items()}
+            record["time"] = datetime.fromisoformat(start) + index * every
+        record |= {"ahead": index + 1, "mean": mean}
+        yield record | {name: row[index] for name, row in prediction["quantiles"].items()}
 
 
 def _every(frequency: str) -> timedelta | None:
-    """Of what the service writes: P1D, PT15M."""
+    """The ISO 8601 durations that the service writes: P1D, PT15M."""
     found = fullmatch(r"PT?(\d+)([WDHMS])", frequency)
     return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -9,10 +9,10 @@ from tests.architecture.project_files import ROOT
 
 FOLDER = ROOT / "service" / "client"
 SOURCES = [FOLDER / "asynchronous.py", FOLDER / "streaming" / "asynchronous.py"]
-HEAD = "# Written by `make client` from {source}: change that file.\n"
+HEADER = "# Written by `make client` from {source}: change that file.\n"
 
-# In this order: the first ones match what the later ones would take apart.
-CHANGES = {
+# In this order: later patterns would match parts of what earlier ones replace.
+REPLACEMENTS = {
     r"\n\n`make client` writes its twin for threads, `synchronous.py`.\n": "",
     r" `make client` writes its twin for threads.": "",
     r"for asyncio\. A session belongs to one task": "for threads. A session belongs to one thread",
@@ -38,11 +38,11 @@ def twin_of(source: Path) -> Path:
     return source.with_name("synchronous.py")
 
 
-def written(source: Path) -> str:
-    """The text of its twin."""
+def generate(source: Path) -> str:
+    """The text of the twin of `source`."""
     text = source.read_text()
-    for found, instead in CHANGES.items():
-        text = re.sub(found, instead, text)
+    for pattern, replacement in REPLACEMENTS.items():
+        text = re.sub(pattern, replacement, text)
     ruff = [Path(sys.executable).with_name("ruff")]
     name = ["--stdin-filename", twin_of(source), "-"]
     for command in (["check", "--quiet", "--fix", "--unsafe-fixes"], ["format", "--quiet"]):
@@ -50,9 +50,9 @@ def written(source: Path) -> str:
             ruff + command + name, input=text, capture_output=True, text=True, check=True, cwd=ROOT
         )
         text = done.stdout
-    return HEAD.format(source=source.name) + text
+    return HEADER.format(source=source.name) + text
 
 
 if __name__ == "__main__":
     for source in SOURCES:
-        twin_of(source).write_text(written(source))
+        twin_of(source).write_text(generate(source))

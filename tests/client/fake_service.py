@@ -1,4 +1,4 @@
-"""A service with one session that counts, and loses or delays what a test tells it to."""
+"""A service with one session, which loses or fails the requests that a test names."""
 
 import inspect
 import json
@@ -10,7 +10,7 @@ from service.client import AsyncClient, Client, Retries
 
 
 class FakeTime:
-    """A clock that only waiting moves."""
+    """A clock that only waits advance."""
 
     def __init__(self):
         self.now = 0.0
@@ -25,10 +25,10 @@ class FakeTime:
 
 
 class FakeService:
-    """Its rules of a step are those of the service; `outcomes` come before them, first to last.
+    """Steps follow the service's rules; `outcomes` replace the outcomes of the next requests.
 
-    An outcome is an answer in place of the service's own, an error of the transport, "lost"
-    (applied, but the answer is lost) or "cut" (never arrived). `applied` holds the rows
+    An outcome is a response in place of the service's own, an error of the transport, "lost"
+    (applied, but the response is lost) or "cut" (never arrived). `applied` holds the rows
     in the order of their steps.
     """
 
@@ -40,7 +40,7 @@ class FakeService:
         self._ring = None
 
     def lose(self, num_rows):
-        """As a store does that fails over."""
+        """As a store that fails over."""
         del self.applied[len(self.applied) - num_rows :]
         self._ring = None
 
@@ -105,13 +105,13 @@ def problem(status, code, retry_after=None, **members):
     return httpx.Response(status, json=document | members, headers=headers)
 
 
-async def settled(value):
-    """The result, of the client for threads and of the one for asyncio."""
+async def result_of(value):
+    """The result of a call of either client."""
     return await value if inspect.isawaitable(value) else value
 
 
 def client_of(kind, service, clock, url="http://carry", **options):
-    """Waits are half of their bounds; a minute for each operation."""
+    """Each wait is half of its bound; each operation has a minute."""
     retries = Retries(clock=lambda: clock.now, dice=lambda low, high: (low + high) / 2)
     if kind == "sync":
         transport = httpx.MockTransport(service.handle)

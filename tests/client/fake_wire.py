@@ -1,4 +1,4 @@
-"""A service with one session behind a WebSocket that breaks wherever a test wants it to."""
+"""A service with one session behind a WebSocket that fails where a test says so."""
 
 import json
 
@@ -15,29 +15,30 @@ def row_of(step):
 
 
 class FakeWire:
-    """The service's rules for a stream; `faults` says of each effect what goes wrong, if anything.
+    """Streams follow the service's rules; `faults` returns the fault of an effect, or None.
 
-    "cut": the effect fails, and nothing of it arrives. "lost": it arrives, its outcome does not.
-    A number: HTTP's status, or that of a problem in place of a reply. `applied` has rows in order.
+    "cut": the effect fails and does not arrive. "lost": it arrives, but its outcome is lost.
+    A number: the status of an HTTP response, or of a problem in place of a reply. `applied` has
+    the rows in order.
     """
 
     def __init__(self, ring_size=4, faults=lambda effect: None):
         self.ring_size = ring_size
         self.applied = []
         self.faults = faults
-        self.num_dials = 0
+        self.num_connects = 0
         self.most_in_flight = 0
         self._ring = {}
         self._replies = None
 
     def lose(self, num_rows):
-        """As a store does that fails over."""
+        """As a store that fails over."""
         del self.applied[len(self.applied) - num_rows :]
         self._ring.clear()
         self._replies = None
 
     def run(self, flow):
-        """A flow to its end."""
+        """Run a flow to its end."""
         outcome = None
         while True:
             try:
@@ -62,7 +63,7 @@ class FakeWire:
             answer = self._step(json.loads(effect.content))
             return Response(answer.get("status", 200), {}, json.dumps(answer).encode())
         if isinstance(effect, Connect):
-            return self._dialled(effect, fault)
+            return self._connect(effect, fault)
         if isinstance(effect, Close):
             self._replies = None
             return None
@@ -74,21 +75,21 @@ class FakeWire:
             return None
         assert isinstance(effect, Receive)
         if not self._replies:
-            return NoResponse("nothing came", None)
+            return NoResponse("no message", None)
         return json.dumps(self._replies.pop(0)).encode()
 
-    def _dialled(self, dial, fault):
-        assert dial.path == PATH
-        self.num_dials += 1
+    def _connect(self, connect, fault):
+        assert connect.path == PATH
+        self.num_connects += 1
         if isinstance(fault, int):
-            return Response(fault, {}, json.dumps(problem(fault, "told-later")).encode())
+            return Response(fault, {}, json.dumps(problem(fault, "unavailable")).encode())
         self._replies = []
         hello = {"session": "s", "step": len(self.applied), "replay": self.ring_size}
         return json.dumps(hello).encode()
 
     def _step(self, body, fault=None):
         if isinstance(fault, int):
-            return problem(fault, "told-later")
+            return problem(fault, "unavailable")
         step, rows = body["step"], body["observations"]
         if step in self._ring and self._ring[step][0] == rows:
             return self._ring[step][1] | {"replayed": True}
@@ -111,7 +112,7 @@ def problem(status, code, **members):
 
 
 def piped(wire, clock=None, **options):
-    """A session at its beginning, and its pipeline, which has begun."""
+    """A new session and its connected pipeline."""
     clock = clock or FakeTime()
     retries = Retries(clock=lambda: clock.now, dice=lambda low, high: high, **options)
     opened = {"session": "s", "model": "load", "version": "1", "step": 0}

@@ -30,7 +30,7 @@ def receive_all(wire, pipeline):
     return replies
 
 
-def test_as_many_are_in_flight_as_the_session_keeps_replies():
+def test_at_most_as_many_are_in_flight_as_the_session_keeps_replies():
     wire = FakeWire(ring_size=4)
     session, pipeline = piped(wire)
     send_all(wire, pipeline, 20)
@@ -38,11 +38,11 @@ def test_as_many_are_in_flight_as_the_session_keeps_replies():
     replies = receive_all(wire, pipeline)
     assert [reply.step for reply in replies] == list(range(1, 21))
     assert session.count == 20
-    assert wire.num_dials == 1
+    assert wire.num_connects == 1
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_whatever_breaks_each_step_is_applied_once_and_answered_in_order(seed):
+def test_after_any_failures_each_step_is_applied_once_and_answered_in_order(seed):
     chance = random.Random(seed)
 
     def faults(effect):
@@ -55,7 +55,7 @@ def test_whatever_breaks_each_step_is_applied_once_and_answered_in_order(seed):
     session, pipeline = piped(wire, budget_s=10_000)
     replies, num_rows, sent = [], 0, []
     for _ in range(30):
-        rows = [row_of(num_rows + place) for place in range(chance.randint(1, 3))]
+        rows = [row_of(num_rows + index) for index in range(chance.randint(1, 3))]
         num_rows += len(rows)
         wire.run(pipeline.send(rows))
         sent.append(num_rows)
@@ -69,7 +69,7 @@ def test_whatever_breaks_each_step_is_applied_once_and_answered_in_order(seed):
 
 
 @pytest.mark.parametrize("num_answered", [6, 8])
-def test_what_the_store_lost_is_sent_again_before_what_has_no_answer(num_answered):
+def test_lost_steps_are_sent_again_before_requests_without_a_reply(num_answered):
     wire = FakeWire(ring_size=4)
     session, pipeline = piped(wire)
     send_all(wire, pipeline, 8)
@@ -82,19 +82,19 @@ def test_what_the_store_lost_is_sent_again_before_what_has_no_answer(num_answere
     assert session.count == 10
 
 
-def test_a_loss_from_before_what_is_kept_is_told():
+def test_a_loss_of_steps_no_longer_kept_is_reported():
     wire = FakeWire()
     session, pipeline = piped(wire)
     send_all(wire, pipeline, 6)
     receive_all(wire, pipeline)
-    session._kept.clear()
+    session._sent.clear()
     wire.lose(3)
     send_all(wire, pipeline, 1, start=6)
     with pytest.raises(StepsLostError):
         receive_all(wire, pipeline)
 
 
-def test_a_session_that_somebody_else_steps_is_told():
+def test_a_step_of_another_client_is_reported():
     wire = FakeWire()
     _, pipeline = piped(wire)
     send_all(wire, pipeline, 2)
@@ -105,7 +105,7 @@ def test_a_session_that_somebody_else_steps_is_told():
         receive_all(wire, pipeline)
 
 
-def test_a_refusal_comes_where_its_answer_would_and_what_follows_is_dropped():
+def test_a_refusal_is_raised_in_place_of_its_reply_and_later_requests_are_dropped():
     wire = FakeWire(ring_size=8)
     session, pipeline = piped(wire)
     send_all(wire, pipeline, 2)
@@ -115,13 +115,13 @@ def test_a_refusal_comes_where_its_answer_would_and_what_follows_is_dropped():
     with pytest.raises(InvalidRequestError):
         wire.run(pipeline.receive())
     assert (session.count, pipeline.num_unanswered) == (2, 0)
-    with pytest.raises(ClientError, match="every request was answered"):
+    with pytest.raises(ClientError, match="every request has its reply"):
         wire.run(pipeline.receive())
     assert wire.run(pipeline.step([row_of(2)])).step == 3
     assert wire.applied == [row_of(step) for step in range(3)]
 
 
-def test_a_request_too_big_for_a_message_is_found_and_told_alone():
+def test_only_the_request_too_big_for_a_message_is_refused():
     wire = FakeWire(ring_size=8)
 
     def outcome_of(effect, outcome_of=wire.outcome_of):
@@ -137,14 +137,16 @@ def test_a_request_too_big_for_a_message_is_found_and_told_alone():
     send_all(wire, pipeline, 3)
     wire.run(pipeline.send([row_of(step) for step in range(3, 300)]))
     assert [wire.run(pipeline.receive()).step for _ in range(3)] == [1, 2, 3]
-    with pytest.raises(InvalidRequestError, match="larger than a WebSocket message"):
+    with pytest.raises(
+        InvalidRequestError, match="exceeds the service's limit for a WebSocket message"
+    ):
         wire.run(pipeline.receive())
     assert session.count == 3
     assert wire.run(pipeline.step([row_of(3)])).step == 4
 
 
 @pytest.mark.parametrize("which", [Connect, Receive])
-def test_when_its_time_is_up_it_is_told_and_can_be_asked_again(which):
+def test_a_receive_whose_time_is_up_raises_and_can_be_repeated(which):
     is_down = False
     wire = FakeWire(faults=lambda effect: "cut" if is_down and isinstance(effect, which) else None)
     clock = FakeTime()
@@ -161,7 +163,7 @@ def test_when_its_time_is_up_it_is_told_and_can_be_asked_again(which):
     assert wire.applied == [row_of(step) for step in range(3)]
 
 
-def test_a_key_that_is_refused_ends_it_at_once():
+def test_a_refused_key_is_raised_at_once():
     wire = FakeWire()
     _, pipeline = piped(wire)
     send_all(wire, pipeline, 1)
@@ -169,11 +171,11 @@ def test_a_key_that_is_refused_ends_it_at_once():
     wire.faults = lambda effect: 401 if isinstance(effect, Connect) else None
     with pytest.raises(KeyRefusedError):
         receive_all(wire, pipeline)
-    assert wire.num_dials == 2
+    assert wire.num_connects == 2
 
 
 @pytest.mark.parametrize("which", [Connect, Send, Receive])
-def test_after_a_cancelled_flow_nothing_is_answered_twice(which):
+def test_after_a_cancelled_flow_no_request_is_answered_twice(which):
     wire = FakeWire(ring_size=8)
     session, pipeline = piped(wire)
     send_all(wire, pipeline, 3)
@@ -185,10 +187,10 @@ def test_after_a_cancelled_flow_nothing_is_answered_twice(which):
     outcome = None
     while not isinstance(effect := flow.send(outcome), which):
         outcome = wire.outcome_of(effect)
-    wire.outcome_of(effect) if which is Send else None  # it arrived, and nobody was told
+    wire.outcome_of(effect) if which is Send else None  # it arrived, but the flow does not know
     flow.close()
     replies = receive_all(wire, pipeline)
-    assert wire.num_dials == (1 if which is Receive else 2)
+    assert wire.num_connects == (1 if which is Receive else 2)
     assert [reply.step for reply in replies] == list(range(1, len(replies) + 1))
     assert wire.applied == [row_of(step) for step in range(session.count)]
 
@@ -196,8 +198,8 @@ def test_after_a_cancelled_flow_nothing_is_answered_twice(which):
 def test_a_step_of_unknown_length_is_answered_before_the_next_is_numbered():
     wire = FakeWire(ring_size=8)
     session, pipeline = piped(wire)
-    told = wire._step
-    wire._step = lambda body, fault=None: told(
+    step = wire._step
+    wire._step = lambda body, fault=None: step(
         {"step": body["step"], "observations": body["tensors"]["x"]}, fault
     )
     for first in (0, 3):
@@ -208,14 +210,14 @@ def test_a_step_of_unknown_length_is_answered_before_the_next_is_numbered():
     assert session.count == 6
 
 
-def test_what_a_stream_left_unanswered_is_settled_before_the_next_request():
+def test_requests_that_a_stream_left_without_a_reply_are_sent_before_the_next_one():
     wire = FakeWire(ring_size=8)
     session, pipeline = piped(wire)
     send_all(wire, pipeline, 4)
     wire.run(pipeline.receive())
     wire.applied.pop()  # the last of them never arrived
     wire._ring.popitem()
-    session.abandon(pipeline.abandoned())
+    session.abandon(pipeline.unanswered())
     reply = wire.run(session.step([row_of(4)]))
     assert reply.step == session.count == 5
     assert wire.applied == [row_of(step) for step in range(5)]

@@ -46,7 +46,7 @@ def test_classes_and_tags_have_a_column_each(records):
     assert records(to_frame(TAGS))[1] == {"row": 1, "label": "a", "a": 0.5, "b": 0.5}
 
 
-def test_many_predictions_are_numbered_and_those_of_a_reply_by_their_steps(records):
+def test_predictions_are_numbered_and_those_of_a_reply_by_their_steps(records):
     assert [row["prediction"] for row in records(to_frame([CLASS, TAGS]))] == [0, 1, 1]
     reply = StepReply(7, None, [FORECAST, FORECAST], is_replayed=False)
     assert [row["step"] for row in records(reply.to_frame())] == [6, 6, 7, 7]
@@ -54,7 +54,7 @@ def test_many_predictions_are_numbered_and_those_of_a_reply_by_their_steps(recor
     assert records(last.to_frame()) == [{"step": 7, "label": "b", "a": 0.25, "b": 0.75}]
 
 
-def test_other_predictions_are_a_row_of_what_they_hold(records):
+def test_other_predictions_are_one_row_of_their_values(records):
     written = {"text": "hello", "next": "o", "probabilities": {"o": 0.9}}
     assert records(to_frame(written)) == [{"text": "hello", "next": "o", "o": 0.9}]
     assert records(to_frame({"tensors": {"x": [1.0]}}))[0]["x"] in ([1.0], 1.0)

@@ -104,7 +104,7 @@ def _columns(client):
 def _read(path):
     from service.client.retry import Request, Retries, RetryBudget
 
-    return (yield from RetryBudget(Retries()).answered(Request("GET", path))).body()
+    return (yield from RetryBudget(Retries()).run(Request("GET", path))).body()
 
 
 def test_readiness_and_models_of_a_service_with_keys(tmp_path):

@@ -15,7 +15,7 @@ from service.client.retry import NoResponse, Request, Response
 from service.client.session_state import SessionState
 from service.client.streaming.pipeline import Connect, Outcome, Pipeline, Receive, Send, WireFlow
 from service.client.streaming.waiting import each, receive
-from service.client.streaming.wire import BREAKS, Address, broken, refused
+from service.client.streaming.wire import BREAKS, Address, failure_of, response_of
 
 T = TypeVar("T")
 
@@ -23,50 +23,50 @@ T = TypeVar("T")
 class SessionStream:
     """Made by `Session.stream()`, for `with`: leaving it waits for all replies.
 
-    Replies come in the order of requests. A cut connection, a restart and "try later" are retried.
+    Replies arrive in the order of requests. Retries after a cut, a restart and an overload.
     """
 
     def __init__(
         self,
         session: SessionState,
         address: Address,
-        ask: Callable[[Request], Response | NoResponse],
+        send_http: Callable[[Request], Response | NoResponse],
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._session = session
         self._pipeline = Pipeline(session)
         self._address = address
-        self._ask = ask
+        self._send_http = send_http
         self._sleep = sleep
         self._socket: ClientConnection | None = None
         self._open_socket = ExitStack()
-        self._alone = ExitStack()
+        self._exclusive = ExitStack()
 
     def __repr__(self) -> str:
-        return f"<SessionStream {self._session.described()} unanswered={self.num_unanswered}>"
+        return f"<SessionStream {self._session.describe()} unanswered={self.num_unanswered}>"
 
     @property
     def num_unanswered(self) -> int:
-        """Requests whose replies were not received yet."""
+        """Requests without a reply."""
         return self._pipeline.num_unanswered
 
     def send(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> None:
         """Send the next rows (or `text=`, `tensors=`) without waiting for the reply.
 
-        Waits while as many are in flight as the session keeps replies (`replay` of `open`).
+        Waits while the number in flight is that of the session's kept replies (`replay`).
         """
         self._run(self._pipeline.send(rows, **observed))
 
     def receive(self) -> StepReply:
-        """The reply to the oldest request that has none yet; or the refusal of it, raised."""
+        """The reply to the oldest request without one; raises the error of that request."""
         return self._run(self._pipeline.receive())
 
     def step(self, rows: Rows | None = None, **observed: Unpack[Observed]) -> StepReply:
-        """Send a request and wait for its reply, where none is unanswered."""
+        """Send a request and wait for its reply; no other may be without one."""
         return self._run(self._pipeline.step(rows, **observed))
 
     def replies(self, requests: Iterable[Rows]) -> Iterator[StepReply]:
-        """The reply to each of many requests of rows, with as many in flight as may be."""
+        """The reply to each of many requests, with as many in flight as possible."""
         for rows in each(requests):
             self.send(rows)
             while (reply := self._pipeline.take_ready()) is not None:
@@ -83,9 +83,12 @@ class SessionStream:
                 except StopIteration as done:
                     result: T = done.value
                     return result
-                outcome = self._ask(effect) if isinstance(effect, Request) else self._do(effect)
+                if isinstance(effect, Request):
+                    outcome = self._send_http(effect)
+                else:
+                    outcome = self._do(effect)
 
-    def _do(self, effect: Any) -> Outcome:  # noqa: ANN401 -- an effect that is not a call
+    def _do(self, effect: Any) -> Outcome:  # noqa: ANN401 -- an effect that is not a request
         try:
             if isinstance(effect, Connect):
                 return self._connect(effect)
@@ -97,7 +100,7 @@ class SessionStream:
             else:
                 self._disconnect()
         except BREAKS as error:
-            return broken(error)
+            return failure_of(error)
         return None
 
     def _connect(self, request: Connect) -> Outcome:
@@ -109,7 +112,7 @@ class SessionStream:
             connection = connect(url, **self._address.options(request.timeout_s))
             self._socket = self._open_socket.enter_context(connection)
         except InvalidStatus as error:
-            return refused(error)
+            return response_of(error)
         return receive(self._connected, request.timeout_s)
 
     @property
@@ -123,13 +126,13 @@ class SessionStream:
 
     def __enter__(self) -> Self:
         with ExitStack() as connection:
-            connection.enter_context(self._session.alone())
+            connection.enter_context(self._session.exclusive())
             try:
                 self._run(self._pipeline.begin())
             except BaseException:
                 self._disconnect()
                 raise
-            self._alone = connection.pop_all()
+            self._exclusive = connection.pop_all()
         return self
 
     def __exit__(
@@ -138,10 +141,10 @@ class SessionStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._alone:
+        with self._exclusive:
             try:
                 if error is None:
                     self._run(self._pipeline.drain())
             finally:
-                self._session.abandon(self._pipeline.abandoned())
+                self._session.abandon(self._pipeline.unanswered())
                 self._disconnect()

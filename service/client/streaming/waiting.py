@@ -1,4 +1,4 @@
-"""What waits in another way for asyncio than for threads, one function of each."""
+"""Receiving and iterating, which differ between asyncio and threads: one function for each."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
@@ -14,7 +14,7 @@ async def receive_async(socket: AsyncConnection, timeout_s: float) -> bytes:
     """The next message.
 
     Raises:
-        TimeoutError: there was none within this time.
+        TimeoutError: no message arrived in time.
     """
     async with asyncio.timeout(timeout_s):
         return await socket.recv(decode=False)
@@ -26,7 +26,7 @@ def receive(socket: ClientConnection, timeout_s: float) -> bytes:
 
 
 async def each_async(requests: Iterable[Rows] | AsyncIterable[Rows]) -> AsyncIterator[Rows]:
-    """The rows of one request after another."""
+    """The rows of each request, in order."""
     if isinstance(requests, AsyncIterable):
         async for rows in requests:
             yield rows

@@ -1,4 +1,4 @@
-"""What threads and asyncio share of WebSockets: the address, the options, what can go wrong."""
+"""The parts of WebSockets that both clients share: address, options, failures."""
 
 from typing import Any, NamedTuple
 
@@ -7,24 +7,24 @@ from websockets.typing import Subprotocol
 
 from service.client.retry import NoResponse, Response
 
-BREAKS = (OSError, EOFError, ConnectionClosed, InvalidHandshake)  # OSError: TimeoutError as well
+BREAKS = (OSError, EOFError, ConnectionClosed, InvalidHandshake)  # OSError includes TimeoutError
 _CLOSE_S = 1.0
 
 
 class Address(NamedTuple):
-    """Where the streams of a service are, `ws://…` or `wss://…`, and the key they need."""
+    """The WebSocket address of a service, `ws://…` or `wss://…`, and the API key."""
 
     url: str
     key: str | None
 
     @classmethod
     def of(cls, url: str, key: str | None) -> "Address":
-        """That of a service at `http://…` or `https://…`."""
+        """The address that belongs to `http://…` or `https://…`."""
         scheme, _, rest = url.partition("://")
         return cls(f"{'wss' if scheme.lower() == 'https' else 'ws'}://{rest.rstrip('/')}", key)
 
     def options(self, timeout_s: float) -> dict[str, Any]:
-        """Of one connection. Messages are not bounded: the service bounds its replies."""
+        """Options of one connection. Messages have no limit: the service limits its replies."""
         headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
         return {
             "additional_headers": headers,
@@ -37,14 +37,14 @@ class Address(NamedTuple):
         }
 
 
-def refused(error: InvalidStatus) -> Response:
-    """What HTTP answered in place of a stream."""
+def response_of(error: InvalidStatus) -> Response:
+    """The HTTP response to a handshake that was refused."""
     response = error.response
     headers = {name.lower(): value for name, value in response.headers.raw_items()}
     return Response(response.status_code, headers, bytes(response.body or b""))
 
 
-def broken(error: BaseException) -> NoResponse:
+def failure_of(error: BaseException) -> NoResponse:
     code = None
     if isinstance(error, ConnectionClosed) and error.rcvd is not None:
         code = error.rcvd.code

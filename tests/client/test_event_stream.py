@@ -1,4 +1,4 @@
-"""Events of a session and texts as they are written: resumed, told once, and counted when done."""
+"""Events of a session and generated text: resumed, delivered once, and counted when done."""
 
 import json
 
@@ -12,7 +12,7 @@ from service.client import (
     ProblemError,
     UnansweredError,
 )
-from service.client.listening import EVENTS
+from service.client.event_stream import EVENTS
 from tests.client.fake_service import FakeTime, both_kinds, client_of, problem
 
 pytestmark = both_kinds
@@ -25,12 +25,12 @@ def event(name, step=None, data=None):
     return "\n".join(lines) + "\n\n"
 
 
-def told(*events):
+def stream_of(*events):
     return ": ping\n\n" + "".join(event(*each) for each in events)
 
 
 class FakeEvents:
-    """Answers with bodies of events, one for each request, that end or break off behind them."""
+    """Answers each request with a body of events, a response, or an error."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -67,12 +67,14 @@ async def opened(kind, service, clock=None):
     return session if kind == "sync" else await session
 
 
-async def test_events_go_on_behind_a_cut_from_the_last_that_came(kind):
+async def test_events_continue_after_a_cut_from_the_last_one_received(kind):
     service = FakeEvents(
-        told(OPEN, ("step", 4, {"step": 4})),
+        stream_of(OPEN, ("step", 4, {"step": 4})),
         httpx.ReadError("cut"),
         problem(503, "draining"),
-        told(OPEN, ("gap", 6, {"from_step": 4, "to_step": 6}), ("end", None, {"reason": "final"})),
+        stream_of(
+            OPEN, ("gap", 6, {"from_step": 4, "to_step": 6}), ("end", None, {"reason": "final"})
+        ),
     )
     events = client_of(kind, service, FakeTime()).events("s")
     found = await all_of(kind, events)
@@ -85,17 +87,17 @@ async def test_events_go_on_behind_a_cut_from_the_last_that_came(kind):
     assert {request.headers["accept"] for request in service.requests} == {EVENTS}
 
 
-async def test_events_may_begin_behind_a_step(kind):
-    service = FakeEvents(told(OPEN, ("end", None, {"reason": "deleted"})))
+async def test_events_can_start_after_a_step(kind):
+    service = FakeEvents(stream_of(OPEN, ("end", None, {"reason": "deleted"})))
     await all_of(kind, client_of(kind, service, FakeTime()).events("s", after=7))
     assert service.requests[0].headers["last-event-id"] == "7"
 
 
 async def test_events_in_any_chunks_are_the_same_events(kind):
-    whole = told(OPEN, ("step", 4, {"text": "ü"}), ("end", None, {"reason": "final"})).encode()
+    whole = stream_of(OPEN, ("step", 4, {"text": "ü"}), ("end", None, {"reason": "final"})).encode()
     for separator in (b"\n", b"\r\n"):
         data = whole.replace(b"\n", separator)
-        chunks = [data[place : place + 1] for place in range(len(data))]
+        chunks = [data[index : index + 1] for index in range(len(data))]
 
         def once(chunks=chunks):
             yield from chunks
@@ -112,18 +114,18 @@ async def test_events_in_any_chunks_are_the_same_events(kind):
         assert found[1].data == {"text": "ü"}
 
 
-async def test_what_ends_the_listening_is_raised(kind):
+async def test_an_error_that_ends_the_events_is_raised(kind):
     revoked = {"type": "urn:carry:unauthenticated", "status": 401, "detail": "revoked"}
     for answer, error in [
         (problem(404, "session-not-found"), NotFoundError),
-        (told(OPEN, ("error", None, revoked)), KeyRefusedError),
+        (stream_of(OPEN, ("error", None, revoked)), KeyRefusedError),
         (httpx.Response(200, json={}), ClientError),
     ]:
         with pytest.raises(error):
             await all_of(kind, client_of(kind, FakeEvents(answer), FakeTime()).events("s"))
     clock = FakeTime()
     with pytest.raises(UnansweredError):
-        await all_of(kind, client_of(kind, FakeEvents(told(OPEN)), clock).events("s"))
+        await all_of(kind, client_of(kind, FakeEvents(stream_of(OPEN)), clock).events("s"))
     assert 40 < clock.now <= 60
 
 
@@ -131,8 +133,8 @@ TEXTS = [("text", None, {"index": 0, "text": each}) for each in "abcd"]
 DONE = ("done", None, {"session": "s", "step": 4, "text": "abcd", "prediction": {"next": "e"}})
 
 
-async def test_a_text_comes_as_it_is_written_and_then_counts(kind):
-    service = FakeEvents(told(*TEXTS, DONE))
+async def test_text_is_delivered_while_it_is_written_and_then_counts_as_a_step(kind):
+    service = FakeEvents(stream_of(*TEXTS, DONE))
     session = await opened(kind, service)
     pieces = session.generate_stream(text="x", max_tokens=4)
     assert await all_of(kind, pieces) == ["a", "b", "c", "d"]
@@ -140,12 +142,12 @@ async def test_a_text_comes_as_it_is_written_and_then_counts(kind):
     assert json.loads(service.requests[-1].content) == {"step": 3, "text": "x", "max_tokens": 4}
 
 
-async def test_a_text_that_was_cut_goes_on_where_it_was(kind):
+async def test_text_that_was_cut_continues_where_it_stopped(kind):
     service = FakeEvents(
-        told(*TEXTS[:2]),
+        stream_of(*TEXTS[:2]),
         httpx.ReadError("cut"),
-        told(*TEXTS[:3], ("error", None, {"status": 503, "type": "urn:carry:draining"})),
-        told(("text", None, {"index": 0, "text": "abcd"}), DONE),
+        stream_of(*TEXTS[:3], ("error", None, {"status": 503, "type": "urn:carry:draining"})),
+        stream_of(("text", None, {"index": 0, "text": "abcd"}), DONE),
     )
     session = await opened(kind, service)
     assert await all_of(kind, session.generate_stream()) == ["a", "b", "c", "d"]
@@ -153,35 +155,37 @@ async def test_a_text_that_was_cut_goes_on_where_it_was(kind):
     assert session.count == 4
 
 
-async def test_a_text_that_began_otherwise_is_not_told_as_one(kind):
+async def test_text_that_does_not_continue_the_delivered_part_is_an_error(kind):
     other = ("text", None, {"index": 0, "text": "x"})
-    service = FakeEvents(told(*TEXTS[:2], ("restart", None, {"index": 0}), other))
+    service = FakeEvents(stream_of(*TEXTS[:2], ("restart", None, {"index": 0}), other))
     session = await opened(kind, service)
-    with pytest.raises(ClientError, match="begins otherwise"):
+    with pytest.raises(ClientError, match="does not continue the part received before"):
         await all_of(kind, session.generate_stream())
     assert session.count == 3
 
 
-async def test_a_text_begun_anew_that_is_the_same_is_told_once(kind):
-    service = FakeEvents(told(*TEXTS[:2], ("restart", None, {"index": 0}), *TEXTS, DONE))
+async def test_text_that_restarts_the_same_is_delivered_once(kind):
+    service = FakeEvents(stream_of(*TEXTS[:2], ("restart", None, {"index": 0}), *TEXTS, DONE))
     session = await opened(kind, service)
     assert await all_of(kind, session.generate_stream()) == ["a", "b", "c", "d"]
 
 
-async def test_a_text_that_fails_is_a_refusal_and_does_not_count(kind):
+async def test_text_that_fails_raises_the_problem_and_does_not_count(kind):
     failed = {"status": 500, "type": "urn:carry:model-failed", "detail": "why"}
-    service = FakeEvents(told(*TEXTS[:1], ("error", None, failed)), problem(422, "invalid-input"))
+    service = FakeEvents(
+        stream_of(*TEXTS[:1], ("error", None, failed)), problem(422, "invalid-input")
+    )
     session = await opened(kind, service)
-    heard = []
+    pieces = []
     with pytest.raises(ProblemError, match="model-failed"):
-        await all_of(kind, session.generate_stream(), heard)
-    assert (heard, session.count) == (["a"], 3)
+        await all_of(kind, session.generate_stream(), pieces)
+    assert (pieces, session.count) == (["a"], 3)
     with pytest.raises(ProblemError, match="invalid-input"):
         await all_of(kind, session.generate_stream())
 
 
-async def test_who_stops_listening_finds_out_before_the_next_operation(kind):
-    service = FakeEvents(told(*TEXTS, DONE))
+async def test_a_text_stopped_early_is_settled_before_the_next_operation(kind):
+    service = FakeEvents(stream_of(*TEXTS, DONE))
     session = await opened(kind, service)
     pieces = session.generate_stream(text="x")
     if kind == "sync":
@@ -200,7 +204,7 @@ async def test_who_stops_listening_finds_out_before_the_next_operation(kind):
     assert session.count == 5
 
 
-async def test_readiness_is_asked_once(kind):
+async def test_readiness_is_requested_once(kind):
     for answer, is_ready in [
         (httpx.Response(200, json={"status": "ready"}), True),
         (problem(503, "not-ready"), False),
@@ -220,7 +224,7 @@ async def test_models_are_listed(kind):
     assert (models if kind == "sync" else await models) == served
 
 
-async def test_what_is_shown_of_a_client_names_no_key(kind):
+async def test_representations_never_show_the_key(kind):
     client = client_of(kind, FakeEvents(), FakeTime(), key="secret")
     session = await opened(kind, FakeEvents())
     prefix = "" if kind == "sync" else "Async"

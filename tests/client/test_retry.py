@@ -1,4 +1,4 @@
-"""A call is repeated as it was while "later" is the answer, and no longer than its time."""
+"""A request is repeated unchanged until it has a final response or its time is up."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ from tests.client.fake_service import (
     both_kinds,
     client_of,
     problem,
-    settled,
+    result_of,
 )
 
 pytestmark = both_kinds
@@ -45,7 +45,7 @@ def clock():
 
 async def open_session(kind, service_of_one, clock, **options):
     client = client_of(kind, service_of_one, clock, **options)
-    return await settled(client.open("load", session="s"))
+    return await result_of(client.open("load", session="s"))
 
 
 async def test_a_step_whose_answer_is_lost_is_repeated_and_applied_once(
@@ -53,28 +53,26 @@ async def test_a_step_whose_answer_is_lost_is_repeated_and_applied_once(
 ):
     session = await open_session(kind, service_of_one, clock)
     service_of_one.outcomes = ["cut", "lost", problem(503, "store-unavailable")]
-    reply = await settled(session.step([[1.0]]))
+    reply = await result_of(session.step([[1.0]]))
     assert service_of_one.applied == [[1.0]]
     assert reply.is_replayed
     assert (reply.step, session.count) == (1, 1)
     assert len(set(service_of_one.requests[1:])) == 1
-    assert not (await settled(session.step([[2.0]]))).is_replayed
+    assert not (await result_of(session.step([[2.0]]))).is_replayed
 
 
-async def test_waits_double_up_to_a_bound_and_retry_after_comes_on_top(kind, service_of_one, clock):
+async def test_waits_double_up_to_a_bound_and_retry_after_is_added(kind, service_of_one, clock):
     session = await open_session(kind, service_of_one, clock)
     service_of_one.outcomes = ["cut"] * 8 + [problem(429, "queue-full", retry_after="7")]
-    await settled(session.step([[1.0]]))
+    await result_of(session.step([[1.0]]))
     assert clock.waits == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5, 9.5])
 
 
-async def test_a_retry_after_that_is_no_number_of_seconds_is_passed_over(
-    kind, service_of_one, clock
-):
+async def test_a_retry_after_that_is_not_in_seconds_is_ignored(kind, service_of_one, clock):
     session = await open_session(kind, service_of_one, clock)
     date = "Fri, 31 Dec 1999 23:59:59 GMT"
     service_of_one.outcomes = [problem(503, "draining", retry_after=date)]
-    await settled(session.step([[1.0]]))
+    await result_of(session.step([[1.0]]))
     assert clock.waits == pytest.approx([0.05])
 
 
@@ -84,22 +82,22 @@ async def test_when_its_time_is_up_a_step_is_unanswered_and_can_be_repeated(
     session = await open_session(kind, service_of_one, clock)
     service_of_one.outcomes = ["lost"] + ["cut"] * 100
     with pytest.raises(UnansweredError, match="ConnectError: cut") as caught:
-        await settled(session.step([[1.0]]))
+        await result_of(session.step([[1.0]]))
     assert caught.value.problem is None
     assert 50 < clock.now <= 60
     assert session.count == 0
     service_of_one.outcomes = []
-    assert (await settled(session.step([[1.0]]))).is_replayed
+    assert (await result_of(session.step([[1.0]]))).is_replayed
     assert service_of_one.applied == [[1.0]]
 
 
-async def test_no_wait_goes_beyond_the_time_and_the_last_refusal_is_told(
+async def test_no_wait_exceeds_the_budget_and_the_last_refusal_is_reported(
     kind, service_of_one, clock
 ):
     session = await open_session(kind, service_of_one, clock)
     service_of_one.outcomes = [problem(429, "rate-limited", retry_after="86400")]
     with pytest.raises(UnansweredError, match="rate-limited") as caught:
-        await settled(session.step([[1.0]]))
+        await result_of(session.step([[1.0]]))
     assert caught.value.problem.code == "rate-limited"
     assert clock.waits == []
 
@@ -113,42 +111,44 @@ async def test_no_wait_goes_beyond_the_time_and_the_last_refusal_is_told(
         (500, "model-failed", ProblemError),
     ],
 )
-async def test_a_refusal_is_told_at_once_with_its_members(
+async def test_a_refusal_is_raised_at_once_with_its_members(
     kind, service_of_one, clock, status, code, error
 ):
     session = await open_session(kind, service_of_one, clock)
     service_of_one.outcomes = [problem(status, code, errors=[{"where": "x"}])]
     with pytest.raises(error) as caught:
-        await settled(session.step([[1.0]]))
-    told = caught.value
-    assert (told.code, told.status, told.detail) == (code, status, "why")
-    assert told.members == {"errors": [{"where": "x"}]}
+        await result_of(session.step([[1.0]]))
+    problem_error = caught.value
+    assert (problem_error.code, problem_error.status, problem_error.detail) == (code, status, "why")
+    assert problem_error.members == {"errors": [{"where": "x"}]}
     assert len(service_of_one.requests) == 2
 
 
-async def test_a_page_of_something_in_between_is_told_by_its_status(kind, service_of_one, clock):
+async def test_a_page_of_a_proxy_is_reported_by_its_status(kind, service_of_one, clock):
     session = await open_session(kind, service_of_one, clock)
     service_of_one.outcomes = [httpx.Response(418, text="<html>")]
     with pytest.raises(ProblemError, match="<html>") as caught:
-        await settled(session.step([[1.0]]))
+        await result_of(session.step([[1.0]]))
     assert caught.value.code == "http-418"
     service_of_one.outcomes = [httpx.Response(200, text="<html>")]
-    with pytest.raises(ProblemError, match="is this address Carry's"):
-        await settled(session.step([[1.0]]))
+    with pytest.raises(ProblemError, match="is this the address of Carry"):
+        await result_of(session.step([[1.0]]))
     assert session.count == 0
 
 
 async def test_predictions_name_model_version_and_options(kind, service_of_one, clock):
     client = client_of(kind, service_of_one, clock)
     service_of_one.outcomes = ["cut", httpx.Response(200, json={"predictions": [{"mean": [1]}]})]
-    told = await settled(client.predict("load", [{"observations": [[1]]}], version="2", horizon=1))
-    assert told == [{"mean": [1]}]
+    predictions = await result_of(
+        client.predict("load", [{"observations": [[1]]}], version="2", horizon=1)
+    )
+    assert predictions == [{"mean": [1]}]
     method, path, content = service_of_one.requests[-1]
     assert (method, path) == ("POST", "/v1/models/load/versions/2/predict")
     assert json.loads(content) == {"instances": [{"observations": [[1]]}], "horizon": 1}
 
 
-async def test_an_address_that_is_none_is_told_at_once(kind, clock):
+async def test_an_unsupported_protocol_is_raised_at_once(kind, clock):
     def refuse(request):
         raise httpx.UnsupportedProtocol("no http", request=request)
 
@@ -156,7 +156,7 @@ async def test_an_address_that_is_none_is_told_at_once(kind, clock):
     service_of_none.handle = refuse
     client = client_of(kind, service_of_none, clock)
     with pytest.raises(httpx.UnsupportedProtocol):
-        await settled(client.open("load"))
+        await result_of(client.open("load"))
     assert clock.waits == []
 
 
@@ -165,27 +165,27 @@ def refusals():
     reset.__cause__ = OSError("All connection attempts failed")
     several = [ConnectionRefusedError(111, "refused"), ConnectionRefusedError(111, "refused")]
     reset.__cause__.__cause__ = ExceptionGroup("multiple connection attempts failed", several)
-    nobody = httpx.ConnectError("Name or service not known")
-    nobody.__cause__ = socket.gaierror(-2, "Name or service not known")
-    return [httpx.ConnectError("[Errno 111] Connection refused"), reset, nobody]
+    unknown = httpx.ConnectError("Name or service not known")
+    unknown.__cause__ = socket.gaierror(-2, "Name or service not known")
+    return [httpx.ConnectError("[Errno 111] Connection refused"), reset, unknown]
 
 
 @pytest.mark.parametrize("error", refusals(), ids=["refused", "all refused", "unknown host"])
-async def test_a_first_call_that_nothing_takes_fails_at_once_with_a_hint(kind, clock, error):
+async def test_a_first_connection_that_is_refused_fails_at_once_with_a_hint(kind, clock, error):
     service = FakeService()
     service.outcomes = [error]
     client = client_of(kind, service, clock)
     with pytest.raises(UnreachableError, match=r"http://carry \(.*make serve"):
-        await settled(client.open("load", session="s"))
+        await result_of(client.open("load", session="s"))
     assert clock.waits == []
-    session = await settled(client.open("load", session="s"))
+    session = await result_of(client.open("load", session="s"))
     service.outcomes = [error, error]
-    await settled(session.step([[1.0]]))  # it was there, so it is waited for
+    await result_of(session.step([[1.0]]))  # it was there before, so the client retries
     assert len(clock.waits) == 2
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "remedy"),
     [
         ("localhost:9301", "give http://localhost:9301 or https://localhost:9301"),
         ("127.0.0.1:9301", "give http://127.0.0.1:9301 or"),
@@ -199,10 +199,8 @@ async def test_a_first_call_that_nothing_takes_fails_at_once_with_a_hint(kind, c
         ("", "found '': correct it"),
     ],
 )
-async def test_a_client_of_what_is_no_address_is_refused_with_the_right_form(
-    kind, clock, url, told
-):
-    with pytest.raises(ClientError, match=f"expected .* http://HOST:PORT or https://.*{told}"):
+async def test_an_invalid_address_is_refused_with_the_right_form(kind, clock, url, remedy):
+    with pytest.raises(ClientError, match=f"expected .* http://HOST:PORT or https://.*{remedy}"):
         client_of(kind, FakeService(), clock, url)
 
 
@@ -212,7 +210,7 @@ def no_tls(reason):
     return error
 
 
-async def test_https_to_a_service_without_tls_is_told_by_a_hint_at_the_scheme(kind, clock):
+async def test_https_to_a_service_without_tls_fails_with_a_hint_at_the_scheme(kind, clock):
     service = FakeService()
     client = client_of(kind, service, clock, url="https://carry:9301")
     for reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
@@ -220,11 +218,11 @@ async def test_https_to_a_service_without_tls_is_told_by_a_hint_at_the_scheme(ki
         with pytest.raises(
             UnreachableError, match=r"without TLS, the address is http://carry:9301$"
         ):
-            await settled(client.open("load", session="s"))
+            await result_of(client.open("load", session="s"))
     service.outcomes = [no_tls("CERTIFICATE_VERIFY_FAILED")]
-    with pytest.raises(UnreachableError) as told:
-        await settled(client.open("load", session="s"))
-    assert "without TLS" not in str(told.value)
+    with pytest.raises(UnreachableError) as caught:
+        await result_of(client.open("load", session="s"))
+    assert "without TLS" not in str(caught.value)
 
 
 def test_a_stream_follows_the_scheme_of_the_service(kind):
@@ -236,31 +234,32 @@ async def test_each_wait_is_logged_with_its_reason(kind, service_of_one, clock, 
     session = await open_session(kind, service_of_one, clock)
     service_of_one.outcomes = ["cut", problem(429, "queue-full", retry_after="7")]
     with caplog.at_level(logging.WARNING, "carry.client"):
-        await settled(session.step([[1.0]]))
-    told = [record.getMessage() for record in caplog.records]
-    assert told == [
-        "POST /v1/sessions/s/steps: ConnectError: cut; try 2 follows in 0.05 s, 60 s are left",
-        "POST /v1/sessions/s/steps: why (429 queue-full); try 3 follows in 7.10 s, 53 s are left",
+        await result_of(session.step([[1.0]]))
+    assert [record.getMessage() for record in caplog.records] == [
+        "POST /v1/sessions/s/steps: ConnectError: cut; try 2 in 0.05 s, 60 s left",
+        "POST /v1/sessions/s/steps: why (429 queue-full); try 3 in 7.10 s, 53 s left",
     ]
 
 
-async def test_what_was_never_sent_is_not_said_to_be_applied(kind, service_of_one, clock):
+async def test_the_error_says_whether_the_request_may_have_been_applied(
+    kind, service_of_one, clock
+):
     session = await open_session(kind, service_of_one, clock)
     service_of_one.outcomes = ["cut"] * 100
     with pytest.raises(UnansweredError, match="It was not applied"):
-        await settled(session.step([[1.0]]))
+        await result_of(session.step([[1.0]]))
     service_of_one.outcomes = ["lost"] + ["cut"] * 100
     with pytest.raises(UnansweredError, match="It may have been applied"):
-        await settled(session.step([[1.0]]))
+        await result_of(session.step([[1.0]]))
 
 
 def test_codes_and_statuses_are_those_of_the_service(kind):
-    told = {
+    statuses = {
         error.code: error.status
         for error in vars(service.errors).values()
         if isinstance(error, type) and issubclass(error, service.errors.CarryError)
     }
-    assert {told[code] for code in BY_CODE} == {409}
+    assert {statuses[code] for code in BY_CODE} == {409}
     retried = {429, 503, 408}
     assert retried <= LATER
-    assert {status for status in told.values() if status < 431} - retried <= set(BY_STATUS)
+    assert {status for status in statuses.values() if status < 431} - retried <= set(BY_STATUS)
