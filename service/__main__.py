@@ -1,4 +1,4 @@
-"""`python -m service`: serve until SIGTERM, or run a command; `--help` lists them, and settings.
+"""`python -m service`: serve until SIGTERM, or run a command; `--help` lists commands and settings.
 
 A command is a module of `service.commands` with HELP, `add_arguments(parser)` and `run(arguments)`,
 which returns the exit code.
@@ -22,31 +22,29 @@ _EXTRAS: Final = {
     "websockets": "client",
     "opentelemetry": "tracing",
 }
-"""Package → the extra of this one that brings it."""
-_LOST_READER: Final = 141
-"""What a shell makes of a program that SIGPIPE ended."""
+"""Package → the extra that installs it."""
+_SIGPIPE_EXIT_CODE: Final = 141
+"""A shell's exit code for a program that SIGPIPE ended."""
 
 
 def main() -> None:
-    """Console script. Exits with one clear line where a setting does not fit or a package is not
-    there.
-    """
+    """Console script. Reports an invalid setting or a missing package in one line."""
     try:
         try:
             _run()
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # at exit, a reader that has gone would be a traceback
+                sys.stdout.flush()  # at exit a closed pipe would print a traceback
     except ModuleNotFoundError as error:
         sys.exit(f"carry: {_missing(error)}")
     except BrokenPipeError:
-        # As `carry doctor | head` does. What is left to write must not fail once more.
+        # From `carry doctor | head`. Output that is left must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_LOST_READER)
+        sys.exit(_SIGPIPE_EXIT_CODE)
 
 
 def _run() -> None:
-    # Imported here, so that a package that is missing is told of in one line.
+    # Imported here, so that a missing package is reported in one line.
     from service.app import service_version
     from service.errors import StartUpError
     from service.server import bind, serve
@@ -69,21 +67,18 @@ def _run() -> None:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
         run = serve if settings.workers == 1 else supervise
-        run(settings, bind(settings), lambda: _say_ready(settings))
+        run(settings, bind(settings), lambda: _log_ready(settings))
     except StartUpError as error:
         sys.exit(f"carry: {error}")
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    """What to install; a module of this package that is missing is a fault of its own."""
+    """What to install. A missing module of this project is a bug, and raised."""
     package = (error.name or "").partition(".")[0]
     if package in ("", "service"):
         raise error
     extra = f"[{_EXTRAS[package]}]" if package in _EXTRAS else ""
-    return (
-        f"the package {package!r} is not installed: expected it beside this one; run"
-        f' pip install "carry-serving{extra}"'
-    )
+    return f'the package {package!r} is not installed: run pip install "carry-serving{extra}"'
 
 
 def _add_commands(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +93,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
         its_parser.set_defaults(run=command.run)
 
 
-def _say_ready(settings: "Settings") -> None:
+def _log_ready(settings: "Settings") -> None:
     import structlog
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

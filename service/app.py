@@ -75,9 +75,9 @@ def service_version() -> str:
 
 
 def create_app(settings: Settings, verifier: Verifier | None = None) -> FastPath:
-    """Load the models, open the store and build the application around them.
+    """Load the models, open the store and build the application.
 
-    `verifier` tries bundles out; without it the application has its own.
+    `verifier` verifies bundles; by default the application starts its own.
 
     Raises:
         StartUpError: the models folder, the provider or the store cannot be used.
@@ -85,7 +85,7 @@ def create_app(settings: Settings, verifier: Verifier | None = None) -> FastPath
     provider = resolve_provider(settings.provider)
     if verifier is None:
         verifier = Verifier(provider, settings.ort_threads, settings.load_timeout_s)
-        verifier.start()  # it gets ready while the routes are made
+        verifier.start()  # it starts while the routes are built
     try:
         return _create_app(settings, provider, verifier)
     finally:
@@ -113,16 +113,16 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> FastPa
                 await tracing.close()
             log.info("stopped")
 
-    app = FastAPIOffline(  # /docs works without a network, too
+    app = FastAPIOffline(  # /docs works without a network
         title="Carry",
         version=service_version(),
         description=_DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # Starlette would redirect to http, behind TLS as well
         openapi_tags=[
-            {"name": "models", "description": "What is served."},
-            {"name": "predict", "description": "Answers without a session."},
-            {"name": "sessions", "description": "Streams whose state is carried."},
+            {"name": "models", "description": "The served models."},
+            {"name": "predict", "description": "Predictions without a session."},
+            {"name": "sessions", "description": "Streams with carried state."},
             {"name": "operations", "description": "Health and metrics."},
             {"name": "open inference", "description": "Triton's protocol, sequences included."},
         ],
@@ -132,7 +132,7 @@ def _create_app(settings: Settings, provider: str, verifier: Verifier) -> FastPa
         snapshots, stream_urls, asyncapi, open_inference, open_inference_infer,
         open_inference_generate, open_inference_repository, health,
     )  # fmt: skip
-    for part in parts:  # as they are: to include a router makes each of its routes once more
+    for part in parts:  # `include_router` would build each route again
         app.router.routes.extend(part.router.routes)
     app.add_api_route("/", _to_docs, include_in_schema=False)
 
@@ -209,8 +209,8 @@ def _tracing(settings: Settings) -> "Tracing | None":
         from service.telemetry.tracing import Tracing
     except ImportError as error:
         raise StartUpError(
-            f"CARRY_OTLP_ENDPOINT is set, and {error.name} is not installed: install the extra"
-            " 'tracing', or unset it"
+            f"CARRY_OTLP_ENDPOINT is set, but {error.name} is not installed: install the extra"
+            " 'tracing', or unset CARRY_OTLP_ENDPOINT"
         ) from None
     return Tracing(settings.otlp_endpoint, settings.traces_ratio, service_version())
 
@@ -238,7 +238,7 @@ def _engine_limits(settings: Settings) -> EngineLimits:
 
 
 def _document_problems(app: FastAPI, settings: Settings) -> None:
-    """Put problem documents in the place of FastAPI's own error answers."""
+    """Describe problem documents in place of FastAPI's own error responses."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -256,4 +256,4 @@ def _document_problems(app: FastAPI, settings: Settings) -> None:
         document_ids(document)
         return document
 
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents

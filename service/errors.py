@@ -1,8 +1,8 @@
-"""Everything that can go wrong for a client, with its stable code and HTTP status, in one file.
+"""Every error that clients can receive, with its stable code and HTTP status.
 
-The `detail` of each error says what was asked, what was expected, what was found and what to do:
-in the words of `/v1`, and where it has a case in those of any transport (`wordings.py`).
-Members such as `expected_step` are for programs and appear beside it in the answer.
+The `detail` of an error says what was expected, what was found and how to fix it: in the vocabulary
+of `/v1`, or for an error with a case in that of any transport (`wordings.py`). Members such as
+`expected_step` are for programs; the response contains them beside `detail`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Member = int | str | list[int] | list[dict[str, str]]
 
 
 class CarryError(Exception):
-    """Base of every error that the service answers on purpose."""
+    """Base of every error that the service returns on purpose."""
 
     case: Case | None
 
@@ -32,7 +32,7 @@ class CarryError(Exception):
         self.members = members
 
     def worded(self, table: Mapping[str, str], **context: object) -> str:
-        """Its detail in the words of a table, where that has any for its case."""
+        """Its detail, worded by a table if that has its case."""
         if self.case is None or self.case.name not in table:
             return self.detail
         return self.case.worded(table, **context)
@@ -51,7 +51,7 @@ class TooLargeError(CarryError):
 
 
 class UnauthenticatedError(CarryError):
-    code, status, title = "unauthenticated", 401, "Key needed"
+    code, status, title = "unauthenticated", 401, "API key required"
 
 
 class ForbiddenError(CarryError):
@@ -91,11 +91,11 @@ class ReplayExpiredError(CarryError):
 
 
 class CheckpointGoneError(CarryError):
-    code, status, title = "checkpoint-gone", 409, "No state of that step is kept"
+    code, status, title = "checkpoint-gone", 409, "No checkpoint at that step"
 
 
 class UpgradeRefusedError(CarryError):
-    code, status, title = "upgrade-refused", 409, "The session cannot be handed to that version"
+    code, status, title = "upgrade-refused", 409, "Upgrade refused"
 
 
 class SnapshotRefusedError(CarryError):
@@ -107,11 +107,11 @@ class SnapshotForeignError(CarryError):
 
 
 class SnapshotsOffError(CarryError):
-    code, status, title = "snapshots-off", 501, "No key for snapshots"
+    code, status, title = "snapshots-off", 501, "Snapshots are off"
 
 
 class SkippedError(CarryError):
-    code, status, title = "skipped", 409, "Skipped behind a failed step"
+    code, status, title = "skipped", 409, "Skipped after a failed step"
 
 
 class VersionGoneError(CarryError):
@@ -131,7 +131,7 @@ class UnsupportedMediaTypeError(CarryError):
 
 
 class EncodingRefusedError(UnsupportedMediaTypeError):
-    """A body in a coding that is not read; the answer lists those that are (RFC 9110 §15.5.16)."""
+    """Unsupported content coding; the response lists the supported ones (RFC 9110 §15.5.16)."""
 
     def __init__(self, detail: str, accepted: str) -> None:
         super().__init__(detail)
@@ -160,11 +160,11 @@ class DeadlineError(CarryError):
 class StoreUnavailableError(CarryError):
     code, status, title = "store-unavailable", 503, "Session store unavailable"
     is_silent = False
-    """It did not answer in time: for this request it is not asked again."""
+    """The store did not respond in time: this request does not try it again."""
 
 
 class OutcomeUnknownError(StoreUnavailableError):
-    """The store's answer to a write was lost: it may have been applied. The engine reads back."""
+    """The reply to a write was lost, so it may have been applied. The engine reads it back."""
 
 
 class SlowRequestError(CarryError):
@@ -180,7 +180,7 @@ class TooManyConnectionsError(CarryError):
 
 
 class UpgradeRequiredError(CarryError):
-    code, status, title = "upgrade-required", 426, "WebSocket handshake needed"
+    code, status, title = "upgrade-required", 426, "WebSocket handshake required"
 
 
 class RateLimitedError(CarryError):
@@ -188,7 +188,7 @@ class RateLimitedError(CarryError):
 
 
 class QuotaExceededError(CarryError):
-    code, status, title = "quota-exceeded", 403, "Quota used up"
+    code, status, title = "quota-exceeded", 403, "Quota exceeded"
 
 
 class UnknownSequenceError(CarryError):
@@ -216,9 +216,9 @@ class ModelFailedError(CarryError):
 
 
 class NotFiniteError(CarryError):
-    """Outputs or the new state of a graph are not finite: they are neither answered nor stored."""
+    """Outputs or the new state of a graph are not finite: they are neither returned nor stored."""
 
-    code, status, title = "not-finite", 422, "Answer or state not finite"
+    code, status, title = "not-finite", 422, "Result or state not finite"
 
 
 class StartUpError(Exception):

@@ -1,4 +1,4 @@
-"""One process that serves: uvicorn around the application, on a socket that is bound already."""
+"""One serving process: uvicorn with the application, on a socket that is already bound."""
 
 import math
 import os
@@ -23,10 +23,10 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serve until a signal to stop; exits 3 where the application did not start.
+    """Serve until a signal to stop; exits 3 if the application did not start.
 
     Raises:
-        StartUpError: a setting does not fit what it names.
+        StartUpError: a setting is invalid.
     """
     app = create_app(settings)
     app.connections.max_connections = allow_descriptors(settings.max_connections)
@@ -35,26 +35,26 @@ def serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], No
     if not server.started:
         sys.exit(3)
     if app.context.engine.workers.left_running:
-        # Everything is closed. ONNX Runtime aborts the process where the interpreter takes it down
-        # under a graph that runs.
+        # Everything is closed. ONNX Runtime aborts the process if the interpreter shuts down while
+        # a graph is running.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Take the address before models are loaded; connections are accepted when all is ready."""
+    """Bind the address before models are loaded; connections are accepted when all is ready."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where a socket says that it is TCP. Without, a body would wait
-    # behind its head until the client acknowledges that: 40 ms.
+    # asyncio sets TCP_NODELAY only if the protocol is IPPROTO_TCP. Without it, a body would wait
+    # until the client acknowledges its head: 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         raise StartUpError(
-            f"CARRY_HOST {settings.host} and CARRY_PORT {settings.port} cannot be listened on"
-            f" ({error.strerror}): stop the other server, or choose others"
+            f"cannot listen on CARRY_HOST {settings.host} and CARRY_PORT {settings.port}"
+            f" ({error.strerror}): stop the other server, or choose another address"
         ) from None
     return listener
 
@@ -69,24 +69,24 @@ def server_config(app: FastPath, settings: Settings) -> uvicorn.Config:
         ws=StreamProtocol,
         ws_max_size=settings.max_message_bytes,
         ws_per_message_deflate=False,  # costs more than a step, and numbers shrink little
-        loop="asyncio",  # uvloop accepts one connection a turn: bursts of them wait for seconds
+        loop="asyncio",  # uvloop accepts one connection per iteration: bursts wait for seconds
         lifespan="on",
-        log_config=None,  # `telemetry.logs` has set them up
+        log_config=None,  # `telemetry.logs` configures logging
         log_level="warning",
         access_log=False,
-        reset_contextvars=True,  # asyncio may hand those of an earlier request on
-        # What the grace is too short for, the engine answers by an error; that has to leave, too.
+        reset_contextvars=True,  # asyncio may pass on those of an earlier request
+        # After the grace the engine answers with errors, which need time to be sent.
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + _LAST_ANSWERS_S,
         server_header=False,
         headers=[("x-content-type-options", "nosniff")],
-        proxy_headers=False,  # nothing here asks for the address of a client
+        proxy_headers=False,  # the address of a client is never used
     )
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and exits 0 after a graceful stop.
+    """Calls `on_ready` when it listens, and exits 0 after a graceful stop.
 
-    uvicorn's own would end by the signal that it was sent.
+    uvicorn's own server would raise the signal again.
     """
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
@@ -99,9 +99,9 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {which: signal.signal(which, self.handle_exit) for which in _STOP_SIGNALS}
+        handlers = {number: signal.signal(number, self.handle_exit) for number in _STOP_SIGNALS}
         try:
             yield
         finally:
-            for which, handler in before.items():
-                signal.signal(which, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

@@ -1,13 +1,12 @@
-"""A thread of one's own for work that frees the interpreter while it runs: the graph's, the disk's.
+"""A thread for work that releases the GIL: calls of the graph, syncs of the disk.
 
-Rule 1: work runs piece after piece, in the order in which it was put; each comes back on the event
-        loop that put it. A piece costs two hand-overs of the interpreter; an executor takes more.
-Rule 2: work keeps its own errors: `run` raises nothing.
-Rule 3: where the system has no thread left, the loop does the work itself: late, but done.
-Rule 4: where it is nice, other threads go first (on Linux, where threads
-        have priorities of their own).
+Rule 1: work runs one piece at a time, in the order of `put`; `on_done` runs on the event loop that
+        called `put`. A piece costs two switches between threads; an executor needs more.
+Rule 2: `Work.run` stores its own errors and never raises.
+Rule 3: if the system cannot start a thread, the event loop runs the work itself.
+Rule 4: with a niceness, other threads have priority (on Linux, which has priorities of threads).
 
-Whoever owns it closes it when nothing is under way any more. Its first piece of work starts it.
+The owner closes it when no work is in progress. The first piece of work starts the thread.
 """
 
 import asyncio
@@ -32,7 +31,7 @@ class WorkThread(Generic[W]):
         self._name = name
         self._on_done = on_done
         self._niceness = niceness
-        self._put: SimpleQueue[tuple[asyncio.AbstractEventLoop, W] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[asyncio.AbstractEventLoop, W] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def put(self, work: W) -> None:
@@ -40,18 +39,18 @@ class WorkThread(Generic[W]):
         if self._thread is None:
             self._thread = self._started()
         if self._thread is not None:
-            self._put.put((loop, work))
+            self._queue.put((loop, work))
         else:
             work.run()
             loop.call_soon(self._on_done, work)
 
     def close(self, *, waits: bool = True) -> None:
-        """Return when the last piece has run; or at once, and let it run while there is a process.
+        """End the thread, and wait for its last piece of work.
 
-        What comes of it is then told to nobody: its loop may be closed.
+        With `waits=False` return at once: the work still runs, but `on_done` may not be called.
         """
         if self._thread is not None:
-            self._put.put(None)
+            self._queue.put(None)
             if waits:
                 self._thread.join()
 
@@ -59,25 +58,25 @@ class WorkThread(Generic[W]):
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # there is none left; the next piece asks again
+        except RuntimeError:  # the system has no thread left; the next piece tries again
             return None
         return thread
 
     def _run(self) -> None:
         if self._niceness:
             _be_nice(self._niceness)
-        while (put := self._put.get()) is not None:
-            loop, work = put
+        while (item := self._queue.get()) is not None:
+            loop, work = item
             work.run()
             with suppress(RuntimeError):  # the loop was closed while it ran
                 loop.call_soon_threadsafe(self._on_done, work)
 
 
 def _be_nice(niceness: int) -> None:
-    """Lower the priority of this thread; where that may not be, it only is in the way of others."""
-    if sys.platform != "linux":  # elsewhere the priority is the process's
+    """Lower the priority of this thread, if the system allows it."""
+    if sys.platform != "linux":  # elsewhere the process has one priority
         return
     thread = threading.get_native_id()
     with suppress(OSError):
-        usual = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, min(usual + niceness, 19))
+        current = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(current + niceness, 19))

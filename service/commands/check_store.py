@@ -1,15 +1,15 @@
-"""`python -m service check-store URL`: is the file of a session store whole?"""
+"""`python -m service check-store URL`: checks the file of a session store for damage."""
 
 import argparse
 import sys
 
 from service.stores.sqlite.check import check_file, path_of
 
-HELP = "read every page and record of a session store and say what is damaged; exits 1 if any is"
+HELP = "read every page and record of a session store and list damage; exits 1 if there is any"
 
 _REMEDY = """\
-A damaged record fails alone: its session must be opened again. A damaged file should be replaced by
-a backup (python -m service backup), with the service stopped.
+A damaged record affects only its own session, which must be opened again. Replace a damaged file by
+a backup (python -m service backup) while the service is stopped.
 """
 
 

@@ -1,10 +1,9 @@
 """A bundle folder, read as a whole or refused as a whole.
 
-Rule 1: every file is read once, hashed, and used from those bytes; nothing is opened again.
-        Before it is read it must be a plain file of no more than its role needs, and an archive is
-        bounded by what it says that it unpacks to.
-Rule 2: only plain files that the manifest names may lie in the folder: no links, no sub-folders.
-Rule 3: nothing here is unpickled and no file of the bundle can name a path.
+Rule 1: every file is opened once, hashed, and used from those bytes. It must be a plain file within
+        the size limit of its role; an archive also has a limit for its unpacked size.
+Rule 2: the folder contains only plain files that the manifest names: no links, no sub-folders.
+Rule 3: nothing is unpickled, and no file of the bundle can name a path.
 """
 
 import hashlib
@@ -34,24 +33,24 @@ MAX_FILES: Final = 64
 MAX_MANIFEST_BYTES: Final = 2**20
 MAX_TOKENIZER_BYTES: Final = 16 * 2**20
 MAX_ARRAYS_BYTES: Final = 256 * 2**20
-"""Of an archive of arrays, both as it lies there and unpacked."""
+"""Limit for an archive of arrays, both packed and unpacked."""
 
 
 _UNREADABLE: Final = (
     ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""What `zipfile` and numpy raise where an archive is none."""
+"""The exceptions of `zipfile` and numpy for an invalid archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A manifest together with the checked bytes of the files that it names."""
+    """A manifest, and the verified bytes of the files that it names."""
 
     manifest: Manifest
     files: Mapping[str, bytes]
     manifest_digest: str = ""
-    """SHA-256 of the manifest file, which holds the digests of all other files."""
+    """SHA-256 of the manifest file, which contains the digests of all other files."""
 
     @property
     def graph(self) -> bytes:
@@ -77,42 +76,42 @@ class Bundle:
 def read_bundle(folder: Path, checked_digest: str | None = None) -> Bundle:
     """Read `models/<name>/<version>/` and check every file against the manifest.
 
-    With `checked_digest` it must be the very bundle of that `manifest_digest`, which was read by
-    this function before, in another process; of any other nothing is parsed.
+    `checked_digest`: the `manifest_digest` of a bundle that another process has verified. A bundle
+    with another digest is refused before it is parsed.
 
     Raises:
-        BundleError: with the file, what was expected of it, and what was found.
+        BundleError: names the file, what was expected and what was found.
     """
     where = f"{folder.parent.name}/{folder.name}"
     found = _list_files(folder, where)
-    written = read_manifest(folder)
-    manifest_digest = hashlib.sha256(written).hexdigest()
+    manifest_bytes = read_manifest(folder)
+    manifest_digest = hashlib.sha256(manifest_bytes).hexdigest()
     if checked_digest not in (None, manifest_digest):
-        raise BundleError(f"{where}: it was changed while it was checked: load it again")
-    manifest = parse_manifest(written, f"{where}/{MANIFEST_FILE}")
+        raise BundleError(f"{where}: the bundle changed during verification: load it again")
+    manifest = parse_manifest(manifest_bytes, f"{where}/{MANIFEST_FILE}")
     found.remove(MANIFEST_FILE)
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
         raise BundleError(
-            f"{where}: the manifest is that of {manifest.name}/{manifest.version};"
-            " put the folder where its name and version say"
+            f"{where}: expected the manifest of this name and version, found that of"
+            f" {manifest.name}/{manifest.version}: rename the folder accordingly"
         )
-    strangers = sorted(set(found) - set(manifest.files))
+    unknown = sorted(set(found) - set(manifest.files))
     missing = sorted(set(manifest.files) - set(found))
-    if strangers or missing:
+    if unknown or missing:
         raise BundleError(
-            f"{where}: files missing {missing}, files that the manifest does not name {strangers};"
-            " restore the folder as it was exported"
+            f"{where}: expected exactly the files of the manifest; missing {missing}, not in the"
+            f" manifest {unknown}: restore the folder as it was exported"
         )
     bounds = _bounds_of(manifest)
     files = {}
     for name in found:
-        most = bounds.get(name, MAX_BUNDLE_BYTES)
-        files[name] = data = _read_file(folder / name, f"{where}/{name}", most)
+        max_bytes = bounds.get(name, MAX_BUNDLE_BYTES)
+        files[name] = data = _read_file(folder / name, f"{where}/{name}", max_bytes)
         digest = hashlib.sha256(data).hexdigest()
         if digest != manifest.files[name]:
             raise BundleError(
-                f"{where}/{name}: SHA-256 is {digest[:12]}…, the manifest says"
-                f" {manifest.files[name][:12]}…: the file was changed or cut; restore it"
+                f"{where}/{name}: expected SHA-256 {manifest.files[name][:12]}…, found"
+                f" {digest[:12]}…: the file was changed or cut; restore it"
             )
     if checked_digest is None:
         refuse_external_data(files[manifest.graph.file], f"{where}/{manifest.graph.file}")
@@ -120,7 +119,7 @@ def read_bundle(folder: Path, checked_digest: str | None = None) -> Bundle:
 
 
 def read_manifest(folder: Path) -> bytes:
-    """The bytes of a bundle's manifest, which name all others by their hashes.
+    """The bytes of a bundle's manifest, which contains the hashes of all other files.
 
     Raises:
         BundleError: it is missing, not a plain file, or too large.
@@ -130,55 +129,57 @@ def read_manifest(folder: Path) -> bytes:
         return _read_file(folder / MANIFEST_FILE, f"{where}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         raise BundleError(
-            f"{where}: no {MANIFEST_FILE}; expected a folder written by export"
+            f"{where}: expected a folder written by export, found no {MANIFEST_FILE}"
         ) from None
 
 
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
-    """Write a bundle so that the folder is complete or absent; returns the sealed manifest.
+    """Write a bundle folder atomically; returns the manifest with its hashes.
 
-    `manifest.files` and `manifest.manifest_sha256` are filled in here. An older folder of the
-    same version is replaced.
+    Sets `manifest.files` and `manifest.manifest_sha256`. Replaces an existing folder of the same
+    version.
     """
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    sealed = manifest.model_copy(update={"files": hashes}).sealed()
+    complete = manifest.model_copy(update={"files": hashes}).with_own_hash()
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     staging.chmod(0o755)
     for name, data in files.items():
         (staging / name).write_bytes(data)
-    (staging / MANIFEST_FILE).write_text(sealed.to_json(), encoding="utf-8")
+    (staging / MANIFEST_FILE).write_text(complete.to_json(), encoding="utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     staging.rename(folder)
-    return sealed
+    return complete
 
 
 def read_arrays(data: bytes) -> dict[str, np.ndarray]:
-    """Arrays of an .npz, never unpickling anything, nor unpacking more than `MAX_ARRAYS_BYTES`."""
+    """The arrays of an .npz. Never unpickles, nor unpacks more than `MAX_ARRAYS_BYTES`."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
             num_bytes = sum(each.file_size for each in packed.infolist())
         if num_bytes > MAX_ARRAYS_BYTES:
             raise BundleError(
-                f"arrays of the bundle unpack to {num_bytes} bytes: expected at most"
-                f" {MAX_ARRAYS_BYTES}; export it again with a shorter run"
+                f"arrays of the bundle: expected at most {MAX_ARRAYS_BYTES} bytes unpacked, found"
+                f" {num_bytes}; export it again with a shorter golden run"
             )
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:
-        raise BundleError(f"arrays of the bundle cannot be read: {error}") from None
+        raise BundleError(
+            f"arrays of the bundle cannot be read ({error}): export it again"
+        ) from None
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The same arrays give the same bytes, so that a retrained bundle can be compared."""
+    """An .npz; equal arrays give equal bytes, so that retrained bundles can be compared."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **{k: arrays[k] for k in sorted(arrays)})
     return buffer.getvalue()
 
 
 def _bounds_of(manifest: Manifest) -> dict[str, int]:
-    """How large the files of known roles may be."""
+    """Size limits of files whose role is known."""
     arrays = [manifest.golden.file, manifest.initial_states]
     bounds = {name: MAX_ARRAYS_BYTES for name in arrays if name is not None}
     if manifest.text is not None:
@@ -199,14 +200,14 @@ def _list_files(folder: Path, where: str) -> list[str]:
             if len(names) > MAX_FILES:
                 raise BundleError(f"{where}: expected at most {MAX_FILES} files, found more")
     if total > MAX_BUNDLE_BYTES:
-        raise BundleError(f"{where}: {total} bytes, at most {MAX_BUNDLE_BYTES} are read")
+        raise BundleError(f"{where}: expected at most {MAX_BUNDLE_BYTES} bytes, found {total}")
     if MANIFEST_FILE not in names:
-        raise BundleError(f"{where}: no {MANIFEST_FILE}; expected a folder written by export")
+        raise BundleError(f"{where}: expected a folder written by export, found no {MANIFEST_FILE}")
     return sorted(names)
 
 
 def _read_file(path: Path, where: str, max_bytes: int) -> bytes:
-    """A plain file as a whole. Nothing that it may be instead is followed or waited for."""
+    """The bytes of a plain file. Never follows a link, nor blocks on a pipe or device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -220,10 +221,10 @@ def _read_file(path: Path, where: str, max_bytes: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size > max_bytes:
             raise BundleError(
-                f"{where}: expected at most {max_bytes} bytes, found {status.st_size}; export it"
-                " again with less"
+                f"{where}: expected at most {max_bytes} bytes, found {status.st_size}; export a"
+                " smaller one"
             )
         data = file.read(status.st_size + 1)
     if len(data) != status.st_size:
-        raise BundleError(f"{where}: it was changed while it was read: load it again")
+        raise BundleError(f"{where}: the file changed while it was read: load it again")
     return data

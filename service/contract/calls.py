@@ -1,8 +1,8 @@
-"""One bare call of a graph that was brought along, whichever axes it has.
+"""One call of an imported graph, whatever its axes.
 
-Outside, tensors are `[B, T, …]`: rows, steps, and what one observation has. A graph may have those
-two axes anywhere, or lack them: then a call takes one row, or one step. Where an input overlaps,
-what it repeats is put before it here, and its end is carried like a state.
+Outside this module, tensors are `[B, T, …]`: rows, steps, and the axes of one observation. A graph
+may have B and T anywhere, or lack one: then a call takes one row, or one step. An input with
+overlap repeats the end of the previous observation: it is prepended here, and carried as a state.
 
 Rule 1: without a length, every row of a call has the same number of steps.
 Rule 2: every row of a call has at least one step.
@@ -19,13 +19,13 @@ from service.contract.tensors import Axis, InputSpec
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
-"""Feeds one call of the graph (all inputs by name, states too) and returns all outputs by name."""
+"""Runs the graph once: all inputs by name, states included, → all outputs by name."""
 
-_PLACES: Final[dict[Axis, int]] = {"batch": 0, "time": 1}
+_AXIS_INDEXES: Final[dict[Axis, int]] = {"batch": 0, "time": 1}
 
 
 class Calls:
-    """Makes the inputs of a call and reads its outputs."""
+    """Builds the inputs of a call, and reads its outputs."""
 
     def __init__(self, graph: GraphSpec, layout: StateLayout) -> None:
         self.graph = graph
@@ -39,9 +39,9 @@ class Calls:
         length: np.ndarray,
         constants: Mapping[str, np.ndarray],
     ) -> tuple[Arrays, Arrays]:
-        """Tensors `[B, T, …]` → the inputs of one call, and the ends of inputs that overlap.
+        """Tensors `[B, T, …]` → the inputs of one call, and the new ends of inputs with overlap.
 
-        Constants that are not given have the value of the manifest.
+        Missing constants get the value of the manifest.
         """
         graph, ends = self.graph, Arrays()
         feeds = self.layout.gather(rows)
@@ -74,26 +74,26 @@ class Calls:
         length: np.ndarray,
         rows: Sequence[bytes],
     ) -> tuple[Arrays, list[bytes]]:
-        """Padded tensors `[B, T, …]`, in as many calls as it takes → outputs and new rows."""
+        """Padded tensors `[B, T, …]`, in as many calls as needed → outputs and new rows."""
         num_rows, num_steps = next(iter(tensors.values())).shape[:2]
         outputs = {
             spec.name: np.zeros((num_rows, num_steps, *spec.row_shape), spec.dtype)
             for spec in self.graph.outputs
         }
         rows = list(rows)
-        for places, start, end in self._pieces(length):
-            piece = {name: value[places, start:end] for name, value in tensors.items()}
-            lengths = np.minimum(length[places], end) - start
-            feeds, ends = self.feeds(piece, [rows[place] for place in places], lengths, {})
+        for indexes, start, end in self._pieces(length):
+            piece = {name: value[indexes, start:end] for name, value in tensors.items()}
+            lengths = np.minimum(length[indexes], end) - start
+            feeds, ends = self.feeds(piece, [rows[index] for index in indexes], lengths, {})
             answers = run(feeds) | ends
             for name, value in self.outputs(answers).items():
-                outputs[name][places, start:end] = value
-            for place, row in zip(places, self.layout.scatter(answers), strict=True):
-                rows[place] = row
+                outputs[name][indexes, start:end] = value
+            for index, row in zip(indexes, self.layout.scatter(answers), strict=True):
+                rows[index] = row
         return outputs, rows
 
     def _pieces(self, length: np.ndarray) -> Iterator[tuple[list[int], int, int]]:
-        """Which rows, from which step to which, may be one call."""
+        """The rows and the range of steps of each call."""
         graph, longest = self.graph, int(length.max(initial=0))
         if graph.takes_steps and graph.input_with("length") is not None:
             pieces = [(np.flatnonzero(length > 0), 0, longest)]
@@ -103,17 +103,17 @@ class Calls:
         else:
             pieces = [(np.flatnonzero(length > t), t, t + 1) for t in range(longest)]
         for found, start, end in pieces:
-            places = [int(place) for place in found]
-            for together in [places] if graph.takes_rows else [[place] for place in places]:
-                if together:
-                    yield together, start, end
+            indexes = [int(index) for index in found]
+            for batch in [indexes] if graph.takes_rows else [[index] for index in indexes]:
+                if batch:
+                    yield batch, start, end
 
 
 class ObservationLayout:
-    """Packs what clients send by name into one run of bytes for each observation.
+    """Packs the tensors of one observation into bytes.
 
     A packed observation is the concatenation, in manifest order, of each tensor's values in C
-    order, little-endian; packed constants likewise, empty where they are those of the manifest.
+    order, little-endian. Packed constants are the same, or empty if they equal the manifest's.
     """
 
     def __init__(self, graph: GraphSpec) -> None:
@@ -135,7 +135,7 @@ class ObservationLayout:
         return {spec.name: values[spec.name] for spec in self.tensors}
 
     def pack_constants(self, chosen: Mapping[str, np.ndarray]) -> bytes:
-        """The constants of an observation, with the manifest's for those that are not chosen."""
+        """The constants of an observation; those not in `chosen` are the manifest's."""
         values = {spec.name: chosen.get(spec.name, spec.constant) for spec in self.constants}
         if all(np.array_equal(values[spec.name], spec.constant) for spec in self.constants):
             return b""
@@ -156,10 +156,10 @@ def _columns(specs: Sequence[InputSpec]) -> np.dtype[np.void]:
 
 
 def _axes(shape: tuple[Axis, ...]) -> tuple[list[int], list[int]]:
-    """Axes of `[B, T, …]` that the graph lacks, and the others in its order."""
+    """The axes of `[B, T, …]` that the graph lacks, and the others in its order."""
     numbers = iter(range(2, 2 + len(shape)))
-    order = [_PLACES[axis] if isinstance(axis, str) else next(numbers) for axis in shape]
-    return [place for place in (0, 1) if place not in order], order
+    order = [_AXIS_INDEXES[axis] if isinstance(axis, str) else next(numbers) for axis in shape]
+    return [axis for axis in (0, 1) if axis not in order], order
 
 
 def into_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
@@ -177,8 +177,8 @@ def from_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
 def _with_overlap(
     values: np.ndarray, before: np.ndarray, length: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values `[B, T, …, n]` behind `before` `[B, …, overlap]` → each with the end of the one before
-    it, `[B, T, …, overlap + n]`, and the end of each row `[B, …, overlap]`.
+    """Values `[B, T, …, n]` after `before` `[B, …, overlap]` → each with the end of the previous
+    one prepended, `[B, T, …, overlap + n]`, and the end of each row `[B, …, overlap]`.
     """
     overlap, size = before.shape[-1], values.shape[-1]
     joined = np.moveaxis(values, 1, -2).reshape(*before.shape[:-1], -1)

@@ -1,10 +1,10 @@
-"""Text to tokens, a character each: for models that write.
+"""Text to tokens, one per character: for models that write.
 
-Rule 1: the last character read is *pending*: it is fed, on a copy of the state, for the answer, and
-        for good only when another one follows. So generation starts by feeding it, and what is
-        answered does not depend on how the text was cut.
-Rule 2: as long as nothing was read, the spec's `start` stands for a text. It is forgotten as soon
-        as a text comes, and kept once something is written behind it.
+Rule 1: the last character read is *pending*: the prediction feeds it on a copy of the state, and
+        the state gets it only with the next character. So generation starts by feeding it, and
+        predictions do not depend on how the text is cut into chunks.
+Rule 2: until text is read, the spec's `start` is used in its place. Text that is read replaces it;
+        text that the model writes follows it.
 Rule 3: a character outside the alphabet is refused, never replaced.
 """
 
@@ -35,17 +35,17 @@ class GenerateSpec(BaseModel):
     @model_validator(mode="after")
     def _one_alphabet(self) -> Self:
         if len(set(self.characters)) != len(self.characters):
-            raise ValueError("characters holds one of them twice")
-        strangers = sorted(set(self.start + (self.end or "")) - set(self.characters))
-        if strangers:
-            raise ValueError(f"start and end hold {strangers}, which are not in characters")
+            raise ValueError("expected distinct characters, found duplicates")
+        unknown = sorted(set(self.start + (self.end or "")) - set(self.characters))
+        if unknown:
+            raise ValueError(f"start and end contain {unknown}, which are not in characters")
         if self.columns is not None and len(set(self.columns)) != len(self.columns):
-            raise ValueError("two columns share a name")
+            raise ValueError("expected distinct names of columns, found duplicates")
         return self
 
 
 class CharacterCodec:
-    """The alphabet of one bundle, with the rules above."""
+    """The alphabet of one bundle."""
 
     def __init__(self, spec: GenerateSpec) -> None:
         self.spec = spec
@@ -53,26 +53,26 @@ class CharacterCodec:
         self.end_token = None if spec.end is None else self._tokens[spec.end]
 
     def feed(self, cursor: TextCursor, chunk: str) -> FedText:
-        """Append `chunk` to the stream at `cursor`, whose `num_tokens` counts the pending one too.
+        """Append `chunk` to the stream at `cursor`, whose `num_tokens` includes the pending one.
 
         Raises:
-            TextError: the chunk holds a character that the model does not know.
+            TextError: the chunk contains a character outside the alphabet.
         """
         pending = cursor.pending if cursor.num_tokens else ""
         text = pending + chunk
         tokens = self.encode(text or self.spec.start)
-        behind = TextCursor(text[-1], cursor.num_tokens + len(chunk)) if text else cursor
-        return FedText(tokens[:-1], behind, tokens[-1:])
+        after = TextCursor(text[-1], cursor.num_tokens + len(chunk)) if text else cursor
+        return FedText(tokens[:-1], after, tokens[-1:])
 
     def encode(self, text: str) -> list[int]:
         """One token for each character."""
         try:
             return [self._tokens[character] for character in text]
         except KeyError as error:
-            place = text.index(error.args[0])
+            index = text.index(error.args[0])
             raise TextError(
-                f"{error.args[0]!r} (character {place}) is none of the {len(self._tokens)}"
-                f" characters that this model knows: expected some of {self._shown()}"
+                f"expected the {len(self._tokens)} characters {self._shown()} that this model"
+                f" knows, found {error.args[0]!r} (character {index})"
             ) from None
 
     def decode(self, token: int) -> str:
@@ -84,4 +84,4 @@ class CharacterCodec:
 
 
 Codec = TextCodec | CharacterCodec
-"""How a model of text reads."""
+"""How a model reads text."""

@@ -1,23 +1,20 @@
-"""Errors of the bundle contract.
-
-Every message says where, what was expected, what was found and how to fix it.
-"""
+"""Errors of the bundle contract. Messages say where, what was expected and found, and the fix."""
 
 
 class ContractError(Exception):
-    """Base of everything that `service.contract` raises on purpose."""
+    """Base of the errors of `service.contract`."""
 
     code = "contract"
 
 
 class BundleError(ContractError):
-    """A bundle folder does not hold what its manifest says."""
+    """A bundle folder does not contain what its manifest says."""
 
     code = "bundle-invalid"
 
 
 class GoldenMismatchError(BundleError):
-    """The graph does not reproduce the sequence that was recorded with it."""
+    """The graph does not reproduce its golden run."""
 
     code = "golden-mismatch"
 
@@ -29,6 +26,6 @@ class TextError(ContractError):
 
 
 class TokenizerError(ContractError):
-    """A tokenizer that fails on a piece of text: the bundle's fault, not the client's."""
+    """The tokenizer fails on a piece of text: a fault of the bundle, not of the client."""
 
     code = "tokenizer-failed"

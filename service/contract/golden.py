@@ -1,19 +1,19 @@
-"""The golden run: a recorded sequence that a graph must reproduce, in every way it may be fed.
+"""The golden run: a recorded sequence that a graph must reproduce, however it is fed.
 
-Held as arrays: `in.<input>` `[B, T, …]` padded, `length` `[B]` (one row has length 0),
+It consists of the arrays `in.<input>` `[B, T, …]` padded, `length` `[B]` (one row has length 0),
 `out.<output>` `[B, T, …]` (steps past a row's length are not compared) and `state.<output>`, the
 packed-per-row final states `[B, …row shape]`.
 
-Properties checked, each within the manifest's tolerance, in the scale of each output:
-  whole      the padded batch gives the recorded answers and final states
-  untouched  a row of length 0 keeps its state to the last bit
+Checks, each within the manifest's tolerance, in the scale of each output:
+  whole      the padded batch gives the recorded outputs and final states
+  untouched  a row of length 0 keeps its state bit by bit
   stepwise   one step at a time gives the same as the whole sequence
   chunked    uneven pieces give the same as the whole sequence
-  alone      a row without neighbours gives the same as in the batch
+  alone      a row by itself gives the same as in the batch
 
-A graph that was brought along is fed in as many calls as its axes ask for (see `calls`), and needs
-a row of length 0 only if it is told lengths. `in.<input>` is then what clients send: no constants,
-nothing that repeats the observation before.
+An imported graph is fed in as many calls as its axes require (see `calls`), and needs a row of
+length 0 only if it has an input for lengths. Its `in.<input>` is what clients send: no constants,
+no overlap.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ from service.contract.state import StateLayout, rows_from_axis
 
 @dataclass(frozen=True, slots=True)
 class GoldenRun:
-    """Padded inputs, lengths, and what the graph answered."""
+    """Padded inputs, lengths, recorded outputs and final states."""
 
     inputs: Arrays
     length: np.ndarray
@@ -52,11 +52,13 @@ class GoldenRun:
             return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
         if "length" not in arrays:
-            raise GoldenMismatchError("golden run: no array 'length'; export the bundle again")
+            raise GoldenMismatchError(
+                "golden run: expected an array 'length', found none: export the bundle again"
+            )
         return cls(part("in."), arrays["length"], part("out."), part("state."))
 
     def spreads(self) -> dict[str, float]:
-        """Standard deviation of the recorded answers and states by name, where it is above 1."""
+        """Standard deviations of the recorded outputs and states by name, if greater than 1."""
         known = np.arange(int(self.length.max()))[None, :] < self.length[:, None]
         values = {name: value[:, : known.shape[1]][known] for name, value in self.outputs.items()}
         spreads = {
@@ -69,21 +71,23 @@ class GoldenRun:
 def record_golden(
     graph: GraphSpec, layout: StateLayout, inputs: Arrays, length: np.ndarray, run: Run
 ) -> GoldenRun:
-    """Run padded `inputs` `[B, T, …]` from the initial state and keep the outputs."""
+    """Run padded `inputs` `[B, T, …]` from the initial state and record the outputs."""
     feeds = _Feeds(graph, layout, inputs, length, run)
     outputs, rows = feeds.run_whole()
     return GoldenRun(inputs, length, outputs, _states_by_row(layout, rows))
 
 
 def check_golden(bundle: Bundle, run: Run) -> None:
-    """Raise GoldenMismatchError unless the graph reproduces the recorded run in every way."""
+    """Raise GoldenMismatchError unless the graph passes every check."""
     manifest = bundle.manifest
     layout = bundle.state_layout()
     golden = GoldenRun.from_arrays(bundle.golden_arrays())
     _require_complete(manifest.graph, golden)
     _require_finite(manifest.graph, golden)
     if manifest.graph.input_with("length") and not (golden.length == 0).any():
-        raise GoldenMismatchError("golden run: no row of length 0; export the bundle again")
+        raise GoldenMismatchError(
+            "golden run: expected a row of length 0, found none: export the bundle again"
+        )
     compare = _Comparison(f"{manifest.name}/{manifest.version}", golden, manifest.golden)
     feeds = _Feeds(manifest.graph, layout, golden.inputs, golden.length, run)
 
@@ -101,7 +105,7 @@ def check_golden(bundle: Bundle, run: Run) -> None:
 
 
 def worst_difference(got: np.ndarray, expected: np.ndarray, scale: float = 1.0) -> float:
-    """The largest difference in parts of `max(scale, |expected|)`; NaN where one of them is."""
+    """The largest difference relative to `max(scale, |expected|)`; NaN if any value is NaN."""
     size = np.maximum(scale, np.abs(expected, dtype=np.float64))
     return float(np.max(np.abs(got.astype(np.float64) - expected) / size, initial=0.0))
 
@@ -116,7 +120,7 @@ def call_once(
 ) -> tuple[Arrays, list[bytes]]:
     """One call from packed `rows`: inputs `[B, T, …]` → outputs `[B, T, …]` and new rows.
 
-    A graph that was brought along is called as often as it takes.
+    An imported graph may need several calls.
     """
     if graph.tensors:
         return Calls(graph, layout).run_all(run, inputs, length, rows)
@@ -138,7 +142,7 @@ def call_in_cuts(
     rows: list[bytes],
     cuts: Sequence[int],
 ) -> tuple[Arrays, list[bytes]]:
-    """As `call_once`, with the steps in runs of the sizes that `cuts` gives, one after another."""
+    """As `call_once`, in consecutive pieces of `cuts[i]` steps."""
     parts: list[Arrays] = []
     start = 0
     for size in cuts:
@@ -172,7 +176,7 @@ class _Feeds:
         )
 
     def run_alone(self) -> tuple[Arrays, list[bytes]]:
-        """Rows of length 0 are not fed: alone they have nothing to say."""
+        """Rows of length 0 are skipped: alone there is nothing to feed."""
         whole, rows = self.run_whole()
         whole = {name: value.copy() for name, value in whole.items()}
         for index in np.flatnonzero(self._length > 0):
@@ -195,7 +199,7 @@ class _Feeds:
 
 
 class _Comparison:
-    """Compares a run with the golden one and says where they part."""
+    """Compares a run with the golden run and reports the first difference."""
 
     def __init__(self, where: str, golden: GoldenRun, spec: GoldenSpec) -> None:
         self._where = where
@@ -219,14 +223,14 @@ class _Comparison:
         if not worst <= tolerance:
             self.fail(
                 way,
-                f"{name!r} differs by {worst:.3g} of max({scale:g}, |recorded|), allowed are"
-                f" {tolerance:g} of it",
+                f"{name!r} differs by {worst:.3g} of max({scale:g}, |recorded|), expected at most"
+                f" {tolerance:g}",
             )
 
     def fail(self, way: str, what: str) -> None:
         raise GoldenMismatchError(
-            f"{self._where}: golden run, fed {way}: {what}; the graph does not compute what was"
-            " exported, or its states are paired wrongly: export it again"
+            f"{self._where}: golden run, fed {way}: {what}; the graph is not the exported one, or"
+            " its states are paired wrongly: export it again"
         )
 
 
@@ -249,25 +253,25 @@ def _uneven_cuts(num_steps: int) -> list[int]:
 
 
 def _require_complete(graph: GraphSpec, golden: GoldenRun) -> None:
-    """Everything that the graph takes and gives must be in the run, or nothing is proven."""
+    """The run must contain every input, output and state of the graph."""
     fed = {spec.name for spec in graph.inputs if spec.role not in ("length", "constant")}
     parts = (
-        ("feeds", golden.inputs, fed),
-        ("answers", golden.outputs, {spec.name for spec in graph.outputs}),
-        ("carries", golden.states, {spec.output for spec in graph.carried}),
+        ("inputs", golden.inputs, fed),
+        ("outputs", golden.outputs, {spec.name for spec in graph.outputs}),
+        ("states", golden.states, {spec.output for spec in graph.carried}),
     )
-    for does, found, expected in parts:
+    for kind, found, expected in parts:
         if set(found) != expected:
             raise GoldenMismatchError(
-                f"golden run: it {does} {sorted(found)}, the graph {does} {sorted(expected)}:"
-                " export the bundle again"
+                f"golden run: expected the {kind} {sorted(expected)} of the graph, found"
+                f" {sorted(found)}: export the bundle again"
             )
 
 
 def _require_finite(graph: GraphSpec, golden: GoldenRun) -> None:
-    """What is not finite is never answered (`engine.finiteness`): such a graph could not be served.
+    """The service refuses results that are not finite, so it could not serve such a graph.
 
-    Past a row's length outputs mean nothing.
+    Outputs after the end of a row are ignored.
     """
     is_fed = np.arange(int(golden.length.max(initial=0))) < golden.length[:, None]
     answered = {n: v[:, : is_fed.shape[1]][is_fed] for n, v in golden.outputs.items()}
@@ -275,6 +279,6 @@ def _require_finite(graph: GraphSpec, golden: GoldenRun) -> None:
     for name, values in (answered | states).items():
         if not np.isfinite(values).all():
             raise GoldenMismatchError(
-                f"golden run: {name!r} holds infinity or NaN: expected finite numbers in every"
-                " output and state; write a mask as a large number, such as -1e9"
+                f"golden run: expected finite numbers in every output and state, found infinity or"
+                f" NaN in {name!r}: write a mask as a large number, such as -1e9"
             )

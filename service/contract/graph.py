@@ -1,7 +1,7 @@
-"""The ONNX graph of a bundle: what is fed, what is answered, and the states between two calls.
+"""The ONNX graph of a bundle: inputs, outputs, and the states carried between two calls.
 
-A graph of the tasks `forecast` and `classify` is `[batch, time, …]` and knows the length of each
-row. One that was brought along (task `tensor`) may take one row, or one observation, at a time.
+A trained graph is `[batch, time, …]` and has an input for the length of each row. An imported one
+(task `tensor`) may take one row, or one observation, at a time.
 """
 
 from typing import Annotated, Self
@@ -33,24 +33,26 @@ class GraphSpec(BaseModel):
         answered = [spec.name for spec in self.outputs] + [state.output for state in self.carried]
         for names, what in ((fed, "inputs"), (answered, "outputs")):
             if len(set(names)) != len(names):
-                raise ValueError(f"two {what} of the graph share a name: {sorted(names)}")
+                raise ValueError(
+                    f"expected distinct names of the graph's {what}, found {sorted(names)}"
+                )
         return self
 
     @model_validator(mode="after")
     def _constants_are_of_one_size(self) -> Self:
         for spec in self.inputs:
             if spec.role == "constant" and not all(isinstance(axis, int) for axis in spec.shape):
-                raise ValueError(f"constant {spec.name!r} has an axis that is not a number")
+                raise ValueError(f"constant {spec.name!r}: expected a number for every axis")
         return self
 
     @property
     def carried(self) -> tuple[StateSpec, ...]:
-        """All that a session carries: the graph's states, and of inputs with overlap their end."""
+        """All that a session carries: the graph's states, and the ends of inputs with overlap."""
         return (*self.states, *(_overlap_state(spec) for spec in self.inputs if spec.overlap))
 
     @property
     def tensors(self) -> tuple[InputSpec, ...]:
-        """What clients send by name."""
+        """The inputs that clients send by name."""
         return tuple(spec for spec in self.inputs if spec.role == "tensor")
 
     @property
@@ -74,14 +76,14 @@ class GraphSpec(BaseModel):
         return next((spec for spec in self.outputs if spec.role == role), None)
 
     def require_foreign(self) -> None:
-        """Raise ValueError unless the service can feed this graph from tensors by name.
+        """Raise ValueError unless the service can feed this graph with tensors by name.
 
-        One axis of rows in every tensor or in none; likewise of steps.
+        The axis of rows must be in every tensor or in none; likewise that of steps.
         """
         specs: list[InputSpec | OutputSpec] = [*self.inputs, *self.outputs]
         for spec in specs:
             if spec.role not in ("tensor", "constant", "length", "value"):
-                raise ValueError(f"{spec.name!r} has role {spec.role!r}, unknown to 'tensor'")
+                raise ValueError(f"{spec.name!r}: task 'tensor' has no role {spec.role!r}")
         moving = [spec.shape for spec in (*self.tensors, *self.outputs)]
         of_rows = [*moving, *(state.shape for state in self.states)]
         for axis, shapes in (("batch", of_rows), ("time", moving)):
@@ -89,16 +91,18 @@ class GraphSpec(BaseModel):
                 raise ValueError(f'expected one "{axis}" axis in every tensor, or in none')
         length = self.input_with("length")
         if length and (length.shape != ("batch",) or not (self.takes_rows and self.takes_steps)):
-            raise ValueError("a length is [batch], of a graph that takes rows and steps")
+            raise ValueError(
+                "expected a length of shape [batch], in a graph with axes of rows and steps"
+            )
 
 
 def _overlap_state(spec: InputSpec) -> StateSpec:
-    """The last `overlap` values of an input, carried beside the graph's own states."""
+    """The state of the last `overlap` values of an input."""
     shape = [axis for axis in spec.shape if axis != "time"]
     name = overlap_name(spec)
     return StateSpec(input=name, output=name, dtype=spec.dtype, shape=(*shape[:-1], spec.overlap))
 
 
 def overlap_name(spec: InputSpec) -> str:
-    """What the end of an input is called among the states."""
+    """The name of that state."""
     return f"overlap:{spec.name}"

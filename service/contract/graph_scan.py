@@ -1,8 +1,7 @@
-"""A look into an ONNX file without the onnx package: does it point at data outside itself?
+"""Scans an ONNX file for references to external data, without the onnx package.
 
-ONNX Runtime would follow such a pointer to any path of the server. The scan walks the protobuf
-wire format along the only fields through which a tensor can be reached, and refuses what it
-cannot read: an unreadable file is not to be trusted.
+ONNX Runtime would open such a reference, at any path of the server. The scan follows the protobuf
+wire format along the only fields that lead to a tensor, and refuses a file that it cannot read.
 
 Field numbers are those of onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto,
 TensorProto, SparseTensorProto, FunctionProto, TrainingInfoProto).
@@ -17,7 +16,7 @@ _EXTERNAL_DATA: Final = 13
 _DATA_LOCATION: Final = 14
 _MAX_DEPTH: Final = 64
 
-# message → {field number: message inside}
+# message → {field number: nested message}
 _CHILDREN: Final[dict[str, dict[int, str]]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -31,18 +30,20 @@ _CHILDREN: Final[dict[str, dict[int, str]]] = {
 
 
 def refuse_external_data(model: bytes, where: str) -> None:
-    """Raise BundleError if any tensor of the graph lies outside the file."""
+    """Raise BundleError if any tensor of the graph is stored outside the file."""
     _scan(memoryview(model), "model", where, 0)
 
 
 def _scan(message: memoryview, kind: str, where: str, depth: int) -> None:
     if depth > _MAX_DEPTH:
-        raise BundleError(f"{where}: sub-graphs nested deeper than {_MAX_DEPTH}: refused")
+        raise BundleError(
+            f"{where}: expected sub-graphs nested at most {_MAX_DEPTH} deep, found more"
+        )
     for number, value in _fields(message, where):
         if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value)):
             raise BundleError(
-                f"{where}: a tensor keeps its values outside the file (external_data); expected"
-                " every value inside the graph: save the model without external data"
+                f"{where}: expected all values inside the graph, found a tensor with its values"
+                " outside the file (external_data): save the model without external data"
             )
         child = _CHILDREN[kind].get(number)
         if child and isinstance(value, memoryview):
@@ -85,4 +86,4 @@ def _varint(message: memoryview, position: int, where: str) -> tuple[int, int]:
 
 
 def _unreadable(where: str) -> BundleError:
-    return BundleError(f"{where}: not a readable ONNX file (broken protobuf): export it again")
+    return BundleError(f"{where}: not a readable ONNX file (invalid protobuf): export it again")

@@ -1,13 +1,14 @@
-"""The manifest: everything the service needs to know about a bundle's graph, in one file.
+"""The manifest: everything that the service needs to know about a bundle's graph, in one file.
 
-It names every other file with its SHA-256 and carries a hash of itself, so a bundle is either
-exactly what the exporter wrote or refused. The JSON Schema in `models/` is generated from here.
+It contains the SHA-256 of every other file and of itself, so a bundle is either exactly what the
+exporter wrote, or refused. `make schema` writes the JSON Schema in `models/` from this module.
 """
 
 import hashlib
 import json
 import re
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,7 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.contract.characters import GenerateSpec
 from service.contract.errors import BundleError
 from service.contract.graph import FileName, GraphSpec
-from service.contract.tensors import Axis, InputSpec, OutputSpec, describe_shape
+from service.contract.tensors import (
+    Axis,
+    InputRole,
+    InputSpec,
+    OutputRole,
+    OutputSpec,
+    describe_shape,
+)
+from service.contract.text import TextSpec
 
 FORMAT = "carry-bundle/1"
 MANIFEST_FILE = "manifest.json"
@@ -25,6 +34,15 @@ ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 ModelVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 COLUMN_NAME = r"^[^\s\x00-\x1f]{1,64}$"
 Task = Literal["forecast", "classify", "generate", "tag", "tensor"]
+
+_NEEDS: Mapping[Task, tuple[tuple[str, ...], tuple[InputRole, ...], tuple[OutputRole, ...]]] = {
+    "forecast": (("forecast",), ("x", "length"), ("quantiles", "mean")),
+    "classify": (("text", "labels"), ("tokens", "length"), ("probabilities",)),
+    "generate": (("generate",), ("tokens", "length"), ("logits",)),
+    "tag": (("tag", "labels"), ("x", "length"), ("probabilities",)),
+    "tensor": ((), ("tensor",), ("value",)),
+}
+"""Task → the fields of the manifest, roles of inputs and roles of outputs that it needs."""
 
 _UNIT_S = {"W": 604_800, "D": 86_400, "H": 3600, "M": 60, "S": 1}
 
@@ -60,11 +78,11 @@ class ForecastSpec(_Part):
     def _consistent(self) -> Self:
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
-            raise ValueError("two columns share a name")
+            raise ValueError("expected distinct names of columns, found duplicates")
         if sum(column.role == "target" for column in self.columns) != 1:
             raise ValueError("expected exactly one column with role 'target'")
         if list(self.quantiles) != sorted(set(self.quantiles)):
-            raise ValueError("quantiles must rise strictly")
+            raise ValueError("expected quantiles in ascending order, without duplicates")
         count, unit = re.fullmatch(r"PT?([0-9]+)([DHMSW])", self.frequency).groups()  # type: ignore[union-attr]  # the field's pattern
         if int(count) * _UNIT_S[unit] != self.frequency_s:
             raise ValueError(f"frequency {self.frequency} is not {self.frequency_s} seconds")
@@ -79,22 +97,6 @@ class TagSpec(_Part):
     """What a tagger reads: rows of `columns`, each of which gets one of the manifest's `labels`."""
 
     columns: tuple[ColumnSpec, ...] = Field(min_length=1)
-
-
-class TextSpec(_Part):
-    """How text becomes the `tokens` input (see `service.contract.text`)."""
-
-    tokenizer: FileName
-    piece_rule: Literal["carry-pieces/1"]
-    start_token: int = Field(ge=0)
-    vocabulary_size: int = Field(ge=1)
-    language: str
-
-    @model_validator(mode="after")
-    def _start_token_exists(self) -> Self:
-        if self.start_token >= self.vocabulary_size:
-            raise ValueError(f"start_token {self.start_token} lies outside the vocabulary")
-        return self
 
 
 class GoldenSpec(_Part):
@@ -172,49 +174,19 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _task_has_its_parts(self) -> Self:
-        needed: dict[str, object] = {"files": self.files}
-        if self.task == "forecast":
-            needed |= {
-                "forecast": self.forecast,
-                "an input with role 'x'": self.graph.input_with("x"),
-                "an output with role 'quantiles'": self.graph.output_with("quantiles"),
-                "an output with role 'mean'": self.graph.output_with("mean"),
-            }
-        if self.task == "classify":
-            needed |= {
-                "text": self.text,
-                "labels": self.labels,
-                "an input with role 'tokens'": self.graph.input_with("tokens"),
-                "an output with role 'probabilities'": self.graph.output_with("probabilities"),
-            }
-        if self.task == "generate":
-            needed |= {
-                "generate": self.generate,
-                "an input with role 'tokens'": self.graph.input_with("tokens"),
-                "an output with role 'logits'": self.graph.output_with("logits"),
-            }
-            if self.generate is not None and self.generate.columns is not None:
-                needed["an input with role 'x'"] = self.graph.input_with("x")
-        if self.task == "tag":
-            needed |= {
-                "tag": self.tag,
-                "labels": self.labels,
-                "an input with role 'x'": self.graph.input_with("x"),
-                "an output with role 'probabilities'": self.graph.output_with("probabilities"),
-            }
-        if self.task == "tensor":
-            needed |= {
-                "an input with role 'tensor'": self.graph.tensors,
-                "an output with role 'value'": self.graph.output_with("value"),
-            }
-        missing = [what for what, value in needed.items() if not value]
+        parts, inputs, outputs = _NEEDS[self.task]
+        if self.generate is not None and self.generate.columns is not None:
+            inputs = (*inputs, "x")
+        missing = [name for name in ("files", *parts) if not getattr(self, name)]
+        missing += [f"an input with role {r!r}" for r in inputs if not self.graph.input_with(r)]
+        missing += [f"an output with role {r!r}" for r in outputs if not self.graph.output_with(r)]
         if missing:
             raise ValueError(f"task {self.task!r} needs {', '.join(missing)}")
         return self
 
     @model_validator(mode="after")
     def _graph_fits_task(self) -> Self:
-        """Inputs that the service can feed, with the sizes that the task's parts say."""
+        """The service can feed every input, and sizes match the task's fields."""
         expected: dict[str, tuple[Axis, ...]] = {"length": ("batch",)}
         if self.forecast is not None:
             expected["x"] = ("batch", "time", len(self.forecast.columns))
@@ -236,16 +208,14 @@ class Manifest(_Part):
             expected["x"] = ("batch", "time", len(self.tag.columns))
         if not self.graph.takes_rows:
             raise ValueError('expected one "batch" axis in every state')
-        if self.graph.input_with("length") is None:
-            raise ValueError("the graph has no input with role 'length'")
         specs: list[InputSpec | OutputSpec] = [*self.graph.inputs, *self.graph.outputs]
         for spec in specs:
             if spec.role not in expected:
-                raise ValueError(f"{spec.name!r} has role {spec.role!r}, unknown to {self.task!r}")
+                raise ValueError(f"{spec.name!r}: task {self.task!r} has no role {spec.role!r}")
             if spec.shape != expected[spec.role]:
                 raise ValueError(
-                    f"{spec.name!r} is {describe_shape(spec.shape)}, its role {spec.role!r} means"
-                    f" {describe_shape(expected[spec.role])}"
+                    f"{spec.name!r}: expected {describe_shape(expected[spec.role])} for role"
+                    f" {spec.role!r}, found {describe_shape(spec.shape)}"
                 )
         return self
 
@@ -261,14 +231,14 @@ class Manifest(_Part):
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """What a row or a vector holds, by name; None where text or tensors are read."""
+        """The columns of a row or vector; None for models that read text or tensors."""
         if self.generate is not None:
             return self.generate.columns
         rows = self.forecast or self.tag
         return None if rows is None else tuple(column.name for column in rows.columns)
 
-    def sealed(self) -> Self:
-        """The same manifest with the right `manifest_sha256`."""
+    def with_own_hash(self) -> Self:
+        """The same manifest with the correct `manifest_sha256`."""
         fields = self.model_dump(mode="json")
         return self.model_validate(fields | {"manifest_sha256": _own_hash(fields)})
 
@@ -277,11 +247,11 @@ class Manifest(_Part):
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Read and check a manifest; `where` is how messages call it.
+    """Read and check a manifest; `where` names it in messages.
 
     Raises:
-        BundleError: not JSON, a format this service does not know, a field that is missing,
-            unknown or of the wrong kind, or a manifest changed after it was sealed.
+        BundleError: not JSON, an unknown format, a field that is missing, unknown or of the wrong
+            type, or a manifest changed after export.
     """
     try:
         fields = json.loads(data)
@@ -290,17 +260,17 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     found = fields.get("format") if isinstance(fields, dict) else None
     if found != FORMAT:
         raise BundleError(
-            f"{where}: format is {found!r}, this service reads {FORMAT!r};"
-            " use a service of the exporter's version, or export again with this one"
+            f"{where}: expected format {FORMAT!r}, found {found!r}: use a service of the exporter's"
+            " version, or export again with this version"
         )
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
         raise BundleError(f"{where}: {_first_problems(error)}") from None
-    expected = _own_hash(fields)  # as they are written: fields that came later have defaults
+    expected = _own_hash(fields)  # of the file: later versions add fields with defaults
     if manifest.manifest_sha256 != expected:
         raise BundleError(
-            f"{where}: its own hash is {expected[:12]}…, but it says"
+            f"{where}: expected manifest_sha256 {expected[:12]}…, found"
             f" {manifest.manifest_sha256[:12]}…: it was changed after export; export it again"
         )
     return manifest
@@ -319,11 +289,10 @@ def _own_hash(fields: dict[str, Any]) -> str:
 
 
 def _first_problems(error: ValidationError) -> str:
-    problems = [
+    return "; ".join(
         f"{'.'.join(str(part) for part in problem['loc']) or 'manifest'}: {problem['msg']}"
         for problem in error.errors(include_url=False, include_input=False)[:3]
-    ]
-    return "; ".join(problems)
+    )
 
 
 if __name__ == "__main__":

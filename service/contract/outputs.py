@@ -1,8 +1,8 @@
-"""The outputs of a graph, packed into one run of bytes for each answered step.
+"""The outputs of a graph, packed into bytes for each step.
 
 Rule 1: a packed step is the concatenation, in manifest order, of each output's values in C order,
         little-endian. Its length is `OutputLayout.step_bytes`, the same for every step of a model.
-Rule 2: packed outputs are immutable bytes: a kept reply keeps nothing else alive.
+Rule 2: packed outputs are immutable bytes: a kept reply references no array of a batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class OutputLayout:
         )
         self.step_bytes = self._step.itemsize
         dtypes = {spec.dtype for spec in specs}
-        # Joined as what they are, where they are all alike: that takes fewer calls than as bytes.
+        # Outputs of one dtype are joined in it, which takes fewer calls than joining bytes.
         self.joined_dtype = np.dtype(dtypes.pop() if len(dtypes) == 1 else np.uint8)
 
     def pack_last(self, outputs: Mapping[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
@@ -36,8 +36,8 @@ class OutputLayout:
         """As `pack_last`, of `joined_dtype`: the same bytes."""
         if next(iter(outputs.values())).shape[1] == 1:
             return self._join({name: value[:, 0] for name, value in outputs.items()})
-        places = np.arange(len(lengths)), lengths - 1
-        return self._join({name: value[places] for name, value in outputs.items()})
+        last = np.arange(len(lengths)), lengths - 1
+        return self._join({name: value[last] for name, value in outputs.items()})
 
     def pack_row(self, outputs: Mapping[str, np.ndarray], row: int, num_steps: int) -> bytes:
         """`{name: [B, T, …]}` → the first `num_steps` steps of one row, packed end to end."""

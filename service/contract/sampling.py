@@ -1,8 +1,8 @@
-"""How the next character is chosen: the same seed and step give the same text on any machine.
+"""Sampling of the next character: the same seed and step give the same text on any machine.
 
-Rule 1: a number for each choice comes from Philox (Salmon et al., 2011), a generator without a
-        past: its key is the seed, and the step has a counter of its own. Nothing is carried.
-Rule 2: arithmetic is in float64, whatever the graph's type is. Two machines may still part where
+Rule 1: random numbers come from Philox (Salmon et al., 2011), a counter-based generator: its key is
+        the seed, and each step has its own counter, so sessions carry no generator state.
+Rule 2: arithmetic is in float64, whatever the dtype of the graph. Two machines may still differ if
         their logits differ by rounding and a number falls between the two.
 """
 
@@ -12,10 +12,10 @@ MAX_SEED = 2**64 - 1
 
 
 class Draws:
-    """The numbers in [0, 1) of one seed at one step, one after another."""
+    """The random numbers in [0, 1) of one seed at one step, in order."""
 
     def __init__(self, seed: int, step: int) -> None:
-        # The low words count the draws of a step, so no two steps share one.
+        # The low words count the draws of a step, so no two steps share a draw.
         bits = np.random.Philox(key=seed, counter=[0, 0, step, 0])
         self._generator = np.random.Generator(bits)
 
@@ -24,10 +24,10 @@ class Draws:
 
 
 def choose(logits: np.ndarray, temperature: float, draws: Draws) -> int:
-    """A token by its probability at `temperature`, from `logits[V]`; at 0 the likeliest.
+    """Sample a token from `logits[V]` at `temperature`; 0 takes the most probable.
 
     Raises:
-        FloatingPointError: the graph has left the numbers: there is nothing to choose by.
+        FloatingPointError: the largest logit is not finite.
     """
     if not np.isfinite(logits.max()):
         raise FloatingPointError("the largest logit is not finite")

@@ -1,9 +1,9 @@
-"""Named states of a graph, packed into one run of bytes for each session.
+"""Named states of a graph, packed into bytes for each session.
 
 Rule 1: states are paired by the names in the manifest, never by their order in the graph.
-Rule 2: a packed row is the concatenation, in manifest order, of each state's own row in C order,
+Rule 2: a packed row is the concatenation, in manifest order, of each state's row in C order,
         little-endian. Its length is `StateLayout.row_bytes`, the same for every session of a model.
-Rule 3: packed rows are immutable bytes, so that no row can change under a store or another session.
+Rule 3: packed rows are immutable bytes, so no store or other session can see a row change.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ class StateSpec(BaseModel):
     def _one_row_axis_and_no_time(self) -> Self:
         if self.shape.count("batch") > 1 or "time" in self.shape:
             raise ValueError(
-                f"state {self.input!r} has shape {describe_shape(self.shape)}: expected one"
-                ' "batch" axis, or none where the graph takes one row, and no "time" axis'
+                f'state {self.input!r}: expected one "batch" axis, or none if the graph takes one'
+                f' row, and no "time" axis; found {describe_shape(self.shape)}'
             )
         return self
 
@@ -59,7 +59,7 @@ class StateSpec(BaseModel):
 
 
 class StateLayout:
-    """Packs and unpacks the states of a model; knows where a session starts."""
+    """Packs and unpacks the states of a model; contains the initial state."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class StateLayout:
         only = self.specs[0] if len(self.specs) == 1 else None
         is_plain = only is not None and only.batch_axis == 0
         self._plain = (only.input, only.dtype, only.row_shape) if only and is_plain else None
-        """Of one state whose rows are its first axis, as all of ours are: nothing to move."""
+        """Set for a single state whose first axis is rows, the common case: no axis to move."""
         self._outputs = [(spec.output, spec.dtype, spec.batch_axis) for spec in self.specs]
         self.row_bytes = sum(spec.row_bytes for spec in self.specs)
         self.initial_row = b"".join(_initial_bytes(spec, initial or {}) for spec in self.specs)
@@ -110,13 +110,15 @@ class StateLayout:
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
     def norms(self, row: bytes) -> dict[str, float]:
-        """Euclidean norm of the finite values of each state of one packed row (for people who
-        look): what an input repeats may hold NaN."""
+        """Euclidean norm of the finite values of each state of one packed row.
+
+        The overlap of an input may contain NaN.
+        """
         return {name: _norm(values) for name, values in self.gather([row]).items()}
 
 
 def _norm(values: np.ndarray) -> float:
-    """Never infinite: what no float64 can hold is told as the largest one."""
+    """At most the largest float64, so never infinite."""
     finite = np.abs(values[np.isfinite(values)].astype(np.float64))
     largest = float(finite.max(initial=0.0))
     if not largest:
@@ -126,7 +128,7 @@ def _norm(values: np.ndarray) -> float:
 
 
 def rows_into_axis(values: np.ndarray, axis: int | None) -> np.ndarray:
-    """Rows `[B, …]` with their axis where the graph has it; None: the one row without it."""
+    """Rows `[B, …]` with B moved to `axis`; None drops it, for one row."""
     if axis is None:
         [values] = values
         return values
@@ -143,22 +145,24 @@ def _initial_bytes(spec: StateSpec, arrays: Mapping[str, np.ndarray]) -> bytes:
         return bytes(spec.row_bytes)
     if spec.initial not in arrays:
         raise BundleError(
-            f"state {spec.input!r} starts from array {spec.initial!r}, which initial.npz does not"
-            f" hold (it holds {sorted(arrays)}): export the bundle again"
+            f"state {spec.input!r}: expected its initial array {spec.initial!r} in initial.npz,"
+            f" found {sorted(arrays)}: export the bundle again"
         )
     values = arrays[spec.initial]
     if values.shape != spec.row_shape or values.dtype != np.dtype(spec.dtype):
         raise BundleError(
             f"initial array {spec.initial!r}: expected {spec.dtype} {list(spec.row_shape)},"
-            f" got {values.dtype} {list(values.shape)}"
+            f" found {values.dtype} {list(values.shape)}: export the bundle again"
         )
     if not np.isfinite(values.astype(np.float64)).all():
-        raise BundleError(f"initial array {spec.initial!r} holds a value that is not finite")
+        raise BundleError(
+            f"initial array {spec.initial!r}: expected finite values, found infinity or NaN"
+        )
     return np.ascontiguousarray(values).tobytes()
 
 
 def _schema_hash(specs: Sequence[StateSpec], schema: str, initial_row: bytes) -> str:
-    """Two models share it only if a state of one means the same thing in the other."""
+    """Equal for two models only if a state of one has the same meaning in the other."""
     described = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
     digest = hashlib.blake2b(digest_size=16)
     for part in (described.encode(), schema.encode(), initial_row):

@@ -1,6 +1,6 @@
-"""Tensor specifications: what one input, output or state of a graph looks like.
+"""Tensor specifications: name, type and shape of the inputs and outputs of a graph.
 
-Axis legend for the whole tree: B rows, T steps, F features, H hidden, L layers, V vocabulary,
+Axis legend of the whole project: B rows, T steps, F features, H hidden, L layers, V vocabulary,
 S state size, Q quantiles, K horizon. In a specification the row axis is written ``"batch"`` and
 the step axis ``"time"``; every other axis is a fixed number.
 """
@@ -75,7 +75,7 @@ class InputSpec(TensorSpec):
             if self.role != "tensor" or isinstance(last, str) or last <= self.overlap:
                 raise ValueError(
                     f"input {self.name!r} {describe_shape(self.shape)} with overlap {self.overlap}:"
-                    " expected role 'tensor' and a last axis that is longer than the overlap"
+                    " expected role 'tensor' and a last axis longer than the overlap"
                 )
         return self
 
@@ -83,7 +83,9 @@ class InputSpec(TensorSpec):
     def _only_constants_have_a_value(self) -> Self:
         if self.role != "constant":
             if self.value is not None:
-                raise ValueError(f"input {self.name!r}: only a constant has a value")
+                raise ValueError(
+                    f"input {self.name!r}: only an input with role 'constant' has a value"
+                )
             return self
         try:
             found = np.array(self.value, self.dtype).shape
@@ -91,14 +93,14 @@ class InputSpec(TensorSpec):
             found = None
         if found != self.shape:
             raise ValueError(
-                f"constant {self.name!r} is {self.dtype} {describe_shape(self.shape)}: its value"
-                f" {self.value!r} does not fit"
+                f"constant {self.name!r}: expected a value of {self.dtype}"
+                f" {describe_shape(self.shape)}, found {self.value!r}"
             )
         return self
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """What a client sends for one observation: no batch, no time, no overlap."""
+        """The shape that clients send for one observation: no batch, time or overlap."""
         sizes = [axis for axis in self.shape if isinstance(axis, int)]
         if self.overlap:
             sizes[-1] -= self.overlap
@@ -116,10 +118,10 @@ class OutputSpec(TensorSpec):
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Of one row and step."""
+        """The shape of one row and step."""
         return tuple(axis for axis in self.shape if isinstance(axis, int))
 
 
 def describe_shape(shape: tuple[Axis, ...]) -> str:
-    """`[batch, time, 34]`, as people read it in messages."""
+    """Such as `[batch, time, 34]`, for messages."""
     return "[" + ", ".join(str(axis) for axis in shape) + "]"

@@ -1,11 +1,11 @@
-"""The tokenizer of a bundle, of which nothing may reach anybody but the bundle's own clients.
+"""The tokenizer of a bundle. Its failures must only affect the clients of that bundle.
 
-Rule 1: the `tokenizers` library is Rust, and its panics come as `PanicException`, which is no
-        `Exception`: it would pass every boundary of ours, and end tasks and threads. Each call is
-        made here, and fails by a `TokenizerError`.
-Rule 2: truncation and padding of a tokenizer are switched off: a piece has the tokens that it has.
-Rule 3: a tokenizer is tried on pieces of many kinds before it serves. One that fails on any of
-        them, or takes longer than any piece of `MAX_PIECE_CHARS` should, is refused.
+Rule 1: panics of the Rust library `tokenizers` are raised as `PanicException`, which does not
+        derive from `Exception`: it would end tasks and threads. Every call is made here, and fails
+        with a `TokenizerError`.
+Rule 2: truncation and padding of a tokenizer are switched off.
+Rule 3: a tokenizer is tested on pieces of many kinds before it is used. If it fails on one, or
+        takes too long for a piece of `MAX_PIECE_CHARS`, the bundle is refused.
 """
 
 import time
@@ -20,16 +20,16 @@ MAX_PIECE_CHARS: Final = 32
 SPACE_MARK: Final = "▁"
 
 _MAX_PIECE_TOKENS: Final = 4096
-"""Of one piece. The longest that Unicode's own rules make of 32 characters is below 2,000 bytes."""
+"""Limit for one piece. Unicode normalisation makes fewer than 2,000 bytes of 32 characters."""
 _MAX_PIECE_S: Final = 0.25
-"""Of a processor's time; an ordinary piece takes 0.0001 s."""
+"""Limit of CPU time for one piece; an ordinary piece takes 0.0001 s."""
 
 
 class PieceTokenizer:
     """Turns one piece of text at a time into tokens.
 
     Raises:
-        BundleError: the JSON is not that of a tokenizer.
+        BundleError: the JSON does not describe a tokenizer.
     """
 
     def __init__(self, tokenizer_json: str) -> None:
@@ -41,12 +41,12 @@ class PieceTokenizer:
             if not _is_of_library(error):
                 raise
             raise BundleError(
-                f"the tokenizer cannot be read ({_first_line(error)}): expected the JSON that the"
-                " 'tokenizers' library writes; export the bundle again"
+                f"the tokenizer cannot be read ({_first_line(error)}): expected JSON written by the"
+                " 'tokenizers' library; export the bundle again"
             ) from None
 
     def encode(self, piece: str) -> tuple[int, ...]:
-        """The tokens of a piece; there may be none.
+        """The tokens of a piece; may be empty.
 
         Raises:
             TokenizerError: the tokenizer fails on this piece.
@@ -59,19 +59,19 @@ class PieceTokenizer:
             raise TokenizerError(f"the tokenizer fails ({_first_line(error)})") from None
         if len(tokens) > _MAX_PIECE_TOKENS:
             raise TokenizerError(
-                f"the tokenizer makes {len(tokens)} tokens of {len(piece)} characters: expected at"
-                f" most {_MAX_PIECE_TOKENS}"
+                f"the tokenizer: expected at most {_MAX_PIECE_TOKENS} tokens for {len(piece)}"
+                f" characters, found {len(tokens)}"
             )
         return tokens
 
     def probe(self) -> None:
-        """Try it on pieces of many kinds.
+        """Test it on pieces of many kinds.
 
         Raises:
             BundleError: it fails on one of them, or takes too long.
         """
         for piece in _probes():
-            began_s = time.thread_time()
+            started_s = time.thread_time()
             try:
                 self.encode(piece)
             except TokenizerError as error:
@@ -79,16 +79,16 @@ class PieceTokenizer:
                     f"{error} on {piece!r}: expected tokens for any text; export the bundle again"
                     " with another tokenizer"
                 ) from None
-            seconds = time.thread_time() - began_s
+            seconds = time.thread_time() - started_s
             if seconds > _MAX_PIECE_S:
                 raise BundleError(
-                    f"the tokenizer takes {seconds:.1f} s for {piece!r}: expected at most"
-                    f" {_MAX_PIECE_S:g} s; export the bundle again with a simpler pattern"
+                    f"the tokenizer: expected at most {_MAX_PIECE_S:g} s for {piece!r}, took"
+                    f" {seconds:.1f} s; export the bundle again with a simpler pattern"
                 )
 
 
 def _probes() -> Iterator[str]:
-    """Pieces as `split_pieces` makes them: runs, ends of runs, and characters of every script."""
+    """Pieces like those of `split_pieces`: runs, ends of runs, and characters of every script."""
     printable = [chr(code) for code in range(33, 127)]
     for character in printable:
         yield character
@@ -107,7 +107,7 @@ def _probes() -> Iterator[str]:
 
 
 def _is_of_library(error: BaseException) -> bool:
-    """Whether the library raised it, and not the caller that waits for it."""
+    """Whether the library raised it: not a KeyboardInterrupt, for example."""
     return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
 
 

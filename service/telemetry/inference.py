@@ -1,9 +1,9 @@
-"""What was asked of models under `/v2`, as Triton's statistics count it: on behalf of all workers.
+"""Counts and times of inference under `/v2`, for Triton's statistics, summed over all workers.
 
-Rule 1: what is counted are metrics, which `prometheus_client` adds up over processes, also those
-        that ended. So the figures never fall while a model is loaded, whichever worker is asked.
-Rule 2: times are added in multiples of 2⁻³⁰ s, about a nanosecond: such sums are exact (up to 97
-        days), in whichever order the processes are added.
+Rule 1: the counts are metrics, which `prometheus_client` sums over processes, including ended ones.
+        So they never fall while a model is loaded, whichever worker answers.
+Rule 2: times are multiples of 2⁻³⁰ s, about a nanosecond: such sums are exact (up to 97 days), in
+        any order of the processes.
 """
 
 import time
@@ -15,7 +15,7 @@ _PARTS_OF_A_SECOND = 2**30
 
 
 class InferenceMetrics:
-    """Counters of `POST /v2/models/…/infer` and its like."""
+    """Metrics of the inference routes under `/v2`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -24,7 +24,10 @@ class InferenceMetrics:
             (*_MODEL, "outcome"), registry=registry,
         )  # fmt: skip
         self._rows = Counter(
-            "carry_inference_rows", "Rows of those that succeeded.", _MODEL, registry=registry
+            "carry_inference_rows",
+            "Rows of inference requests under /v2 that succeeded.",
+            _MODEL,
+            registry=registry,
         )
         self._seconds = Counter(
             "carry_inference_seconds",

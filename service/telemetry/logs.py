@@ -1,10 +1,10 @@
 """Structured logs on standard error: text for a person at a terminal, JSON for everything else.
 
-Rule 1: what libraries log by `logging` goes the same way, warnings and worse only, whatever our own
-        level is: at debug level some of them log what goes over their connections.
-Rule 2: no observation, text, state or key stands in a log. Where an exception is logged, so are its
-        type and where it was raised; what it says only if that was written by us or by the system,
-        because others (`float('…')`, pydantic, Redis) quote what they were given.
+Rule 1: records that libraries send to `logging` take the same path, from level warning only,
+        whatever our own level is: at debug level some of them log the traffic of connections.
+Rule 2: a log never contains an observation, text, state or key. Of an exception it contains type
+        and traceback, and the message only if this project or the system wrote it: others
+        (`float('…')`, pydantic, Redis) quote their input.
 """
 
 import logging
@@ -19,7 +19,7 @@ from structlog.typing import EventDict, ExcInfo
 from service.contract.errors import BundleError
 from service.errors import CarryError, StartUpError
 
-_SAY_NOTHING_OF_CLIENTS = (StartUpError, BundleError, OSError, MemoryError)
+_WITHOUT_CLIENT_DATA = (StartUpError, BundleError, OSError, MemoryError)
 
 
 def configure_logs(level: str, log_format: str) -> None:
@@ -32,7 +32,7 @@ def configure_logs(level: str, log_format: str) -> None:
         if is_text
         else structlog.processors.JSONRenderer()
     )
-    said_by_all: list[structlog.typing.Processor] = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -40,16 +40,16 @@ def configure_logs(level: str, log_format: str) -> None:
         structlog.processors.ExceptionRenderer(describe_exception),
     ]
     structlog.configure(
-        processors=[*said_by_all, renderer],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,  # what is below the level is then dropped at once
+        cache_logger_on_first_use=True,  # calls below the level then return at once
     )
     foreign = logging.StreamHandler(sys.stderr)
     foreign.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, without_values, *said_by_all],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, without_values, *shared],
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[foreign], force=True)
@@ -59,31 +59,31 @@ def configure_logs(level: str, log_format: str) -> None:
     )
 
 
-def without_values(_: object, __: str, said: EventDict) -> EventDict:
-    """Of what asyncio logs, the first words: behind them are arguments, results and exceptions."""
-    if said.get("logger") == "asyncio":
-        said["event"] = str(said["event"]).partition("\n")[0].partition("(")[0]
-    return said
+def without_values(_: object, __: str, event: EventDict) -> EventDict:
+    """Cuts asyncio's messages before the arguments, results and exceptions that they quote."""
+    if event.get("logger") == "asyncio":
+        event["event"] = str(event["event"]).partition("\n")[0].partition("(")[0]
+    return event
 
 
 def describe_exception(exc_info: ExcInfo) -> str:
-    """A traceback as Python prints it, without what may be a client's."""
+    """A traceback in Python's format, without data of clients."""
     error: BaseException | None = exc_info[1]
     parts: list[str] = []
     while error is not None:
-        said = f": {error}" if _may_be_told(error) else ""
+        message = f": {error}" if _is_free_of_client_data(error) else ""
         kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-        parts.append("".join(_frames(error.__traceback__)) + f"{kind}{said}")
+        parts.append("".join(_frames(error.__traceback__)) + f"{kind}{message}")
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "\n\ncaused\n\n".join(reversed(parts))
 
 
-def _may_be_told(error: BaseException) -> bool:
+def _is_free_of_client_data(error: BaseException) -> bool:
     if isinstance(error, CarryError):
-        return error.status >= 500  # the others explain to a client what it sent
-    # The runtime names nodes and shapes of the graph.
+        return error.status >= 500  # those below 500 quote the request
+    # ONNX Runtime names nodes and shapes of the graph only.
     is_of_runtime = type(error).__module__.startswith("onnxruntime.")
-    return is_of_runtime or isinstance(error, _SAY_NOTHING_OF_CLIENTS)
+    return is_of_runtime or isinstance(error, _WITHOUT_CLIENT_DATA)
 
 
 def _frames(traceback: TracebackType | None) -> list[str]:
@@ -94,7 +94,7 @@ def _frames(traceback: TracebackType | None) -> list[str]:
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """In the place of Python's own, which prints what the exception says."""
+    """Replaces Python's own hook, which prints the message of the exception."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
         return

@@ -1,4 +1,4 @@
-"""Prometheus metrics: everything that the engine and the HTTP layer report, named and explained.
+"""Prometheus metrics of the engine and the transports, with their help texts.
 
 Each application has its own registry, so several can live in one process (tests do so).
 """
@@ -22,7 +22,7 @@ from service.errors import RecordUnreadableError, VersionGoneError
 from service.telemetry.inference import InferenceMetrics
 from service.telemetry.totals import Totals
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unread
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series
 
 _LATENCY_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
@@ -31,7 +31,7 @@ _LATENCY_S = (
 _SHORT_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _MODEL = ("model", "version")
-_IS_MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # as prometheus_client has read it
+_IS_MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # as prometheus_client reads it
 _OPEN_METRICS = "application/openmetrics-text"
 
 StreamKind = Literal["websocket", "events"]
@@ -51,7 +51,7 @@ class Metrics:
         )  # fmt: skip
         self._request_s = Histogram(
             "carry_http_request_seconds",
-            "Time from the first byte to the last, but not of answers that are streams of events.",
+            "Time from the first byte to the last, except for event streams.",
             ("method", "route"), buckets=_LATENCY_S, registry=reg,
         )  # fmt: skip
         self._batch_rows = Histogram(
@@ -79,7 +79,7 @@ class Metrics:
             multiprocess_mode="livesum",
         )  # fmt: skip
         self._state_bytes = Gauge(
-            "carry_state_bytes_cached", "Bytes of their states.", registry=reg,
+            "carry_state_bytes_cached", "Bytes of states held in memory.", registry=reg,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self._created = Counter("carry_sessions_created", "Sessions opened.", _MODEL, registry=reg)
@@ -103,9 +103,11 @@ class Metrics:
             ("code",), registry=reg,
         )  # fmt: skip
         for error in (VersionGoneError, RecordUnreadableError):
-            self._refusals.labels(error.code)  # 0 from the start: an alert asks for their increase
+            self._refusals.labels(error.code)  # 0 from the start: an alert uses their increase
         self._conflicts = Counter(
-            "carry_commit_conflicts", "Writes that another writer was ahead of.", registry=reg
+            "carry_commit_conflicts",
+            "Writes refused because another writer committed first.",
+            registry=reg,
         )
         self._store_errors = Counter(
             "carry_store_errors", "Group commits that the store failed.", registry=reg
@@ -121,7 +123,7 @@ class Metrics:
         )
         self._resumes = Counter(
             "carry_stream_resumes",
-            "Streams that went on from an earlier one: something was asked for again.",
+            "Streams that resumed an earlier one.",
             kind, registry=reg,
         )  # fmt: skip
         self._sent = {each: self._messages.labels(each) for each in get_args(StreamKind)}
@@ -130,8 +132,7 @@ class Metrics:
                 metric.labels(each)
         self._loaded = Gauge(
             "carry_model_loaded",
-            "1 for each loaded model, until nothing is left of it; with several workers 0 from then"
-            " on.",
+            "1 for each loaded model; removed after unloading, or 0 with several workers.",
             (*_MODEL, "provider"), registry=reg, multiprocess_mode="livemax",
         )  # fmt: skip
         self._refused = Gauge(
@@ -160,10 +161,10 @@ class Metrics:
         )  # fmt: skip
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics and their media type: of all workers, where there are several.
+        """All metrics of all workers, and their media type.
 
-        OpenMetrics, with exemplars, for who accepts it, as Prometheus does; else its older text.
-        Where there are several workers their figures are added, and exemplars are not kept.
+        OpenMetrics with exemplars if the client accepts it, as Prometheus does; else the older
+        text format. Over several workers the values are summed, without exemplars.
         """
         registry = self._registry_of_all()
         if _OPEN_METRICS in accept:
@@ -186,9 +187,9 @@ class Metrics:
         self._keys_file.set(is_valid)
 
     def models_changed(self, loaded: set[tuple[str, str, str]], num_refused: int) -> None:
-        """Series of a model exist from when it is loaded until it is unloaded.
+        """A model has series while it is loaded.
 
-        Files of several processes cannot let go of a series: there it is 0.
+        With several workers a series cannot be removed: there it becomes 0.
         """
         for model, version, provider in self._models - loaded:
             self._loaded.labels(model, version, provider).set(0)
@@ -212,10 +213,7 @@ class Metrics:
         seconds: float | None,
         exemplar: dict[str, str] | None = None,
     ) -> None:
-        """`seconds`: None of an answer that lasts as long as its client listens.
-
-        `exemplar` says where more is to be found of this one.
-        """
+        """`seconds`: None for an event stream. `exemplar`: labels that identify the trace."""
         key = (method, route, status)
         children = self._answered.get(key)
         if children is None:
@@ -233,7 +231,7 @@ class Metrics:
         self._streams_open.labels(kind).dec()
 
     def stream_resumed(self, kind: StreamKind) -> None:
-        """Once for each stream."""
+        """At most once per stream."""
         self._resumes.labels(kind).inc()
 
     def stream_sent(self, kind: StreamKind, num_messages: int) -> None:

@@ -1,4 +1,4 @@
-"""Totals of each model, of all workers: read back from the metrics, which are added up there."""
+"""Totals of each model over all workers, read from the metrics."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from prometheus_client.metrics_core import Metric
 
 Series = tuple[str, str]
-"""The name of a sample and, where it has one beside model and version, the value of its label."""
+"""The name of a sample, and the value of its label other than model and version (or "")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class LiveFigures:
 
 
 class Totals:
-    """The samples of models at one moment. To take them reads all metrics: some milliseconds."""
+    """A snapshot of the samples of models. Reads all metrics, which takes some milliseconds."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._models: dict[tuple[str, str], dict[Series, float]] = {}
@@ -35,7 +35,7 @@ class Totals:
                 self._models.setdefault(model, {})[series] = sample.value
 
     def of(self, model: str, version: str, name: str, label: str = "") -> float:
-        """A sample; 0 where nothing was counted."""
+        """A sample; 0 if it does not exist."""
         return self._models.get((model, version), {}).get((name, label), 0.0)
 
     def live(self, model: str, version: str) -> LiveFigures:

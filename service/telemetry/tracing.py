@@ -1,19 +1,19 @@
-"""OpenTelemetry traces, sent as OTLP over HTTP. Imported only where CARRY_OTLP_ENDPOINT is set.
+"""OpenTelemetry traces, sent as OTLP over HTTP. Imported only if CARRY_OTLP_ENDPOINT is set.
 
 A sampled request is a trace of its own, or a part of its caller's (`traceparent`):
 
-    POST /v1/sessions/{session}/steps     from its first byte to its answer
+    POST /v1/sessions/{session}/steps     from the first byte to the response
         queue                             waiting for the graph
-        graph                             in it; linked to the batches that it was in
+        graph                             running; linked to its batches
         commit                            packed and stored
 
-and each call of a graph is a trace of one span, `batch`, linked to the sampled requests in it.
+Each call of a graph is a trace with one span, `batch`, linked to the sampled requests in it.
 
-Rule 1: the parts of a request are made into spans when it is over, from the marks of its timing.
-Rule 2: a caller's decision to sample is followed; else it is by ratio, and a request that is not
-        chosen has a plain timing and no trace id. Batches are sampled when a request in them is.
+Rule 1: the spans of a request are created when it ends, from the marks of its timing.
+Rule 2: a caller's sampling decision is followed; else the ratio decides. A request that is not
+        sampled has a plain timing and no trace id. A batch is sampled if a request in it is.
 Rule 3: the collector may be slow or unreachable: finished spans wait in a bounded queue, and a
-        thread of the SDK sends them. When it is full they are dropped. `close` sends the rest.
+        thread of the SDK sends them. If the queue is full they are dropped. `close` sends the rest.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class Tracing:
             }
         )
         self._ratio = ratio
-        # What has no parent is here only because it was chosen.
+        # A span without a parent is created only if its request is sampled.
         sampler = ParentBased(ALWAYS_ON)
         self._provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
         exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_S)
@@ -80,22 +80,22 @@ class Tracing:
     def begin(self, headers: Mapping[bytes, bytes], *, is_linked: bool = False) -> RequestTiming:
         """The timing of a request with these headers.
 
-        `is_linked`: one of many that came under the same headers, so a trace of its own.
+        `is_linked`: one of several requests with these headers, each of which is its own trace.
         """
         parent = _parent_of(headers)
         is_part = parent is not None and not is_linked
-        if not is_part and random() >= self._ratio:  # noqa: S311 -- chance, no secret
+        if not is_part and random() >= self._ratio:  # noqa: S311 -- sampling, not a secret
             return RequestTiming()
         links = [] if is_part or parent is None else [Link(parent)]
         return TracedTiming(self, parent if is_part else None, links)
 
     async def close(self) -> None:
-        """Send what is left, for a few seconds at most."""
+        """Send the remaining spans, for a few seconds at most."""
         loop, is_sent = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:
             self._provider.shutdown()
-            with suppress(RuntimeError):  # the loop is closed: nobody waited so long
+            with suppress(RuntimeError):  # the loop was closed after the timeout
                 loop.call_soon_threadsafe(is_sent.set)
 
         threading.Thread(target=shut_down, name="last spans", daemon=True).start()
@@ -103,11 +103,11 @@ class Tracing:
             async with asyncio.timeout(_CLOSE_S):
                 await is_sent.wait()
         except TimeoutError:
-            log.warning("the collector of traces did not take the last spans", within_s=_CLOSE_S)
+            log.warning("the trace collector did not accept the last spans", within_s=_CLOSE_S)
 
 
 class TracedTiming(RequestTiming):
-    """A timing that becomes spans."""
+    """A timing that is exported as spans."""
 
     __slots__ = ("_batches", "_first_s", "_span", "_tracing", "_wall_ns")
 
@@ -145,11 +145,11 @@ class TracedTiming(RequestTiming):
     def ran_together(
         self, timings: Sequence[RequestTiming], model: LoadedModel, batch: Batch
     ) -> None:
-        together = [timing for timing in timings if isinstance(timing, TracedTiming)]
+        traced = [timing for timing in timings if isinstance(timing, TracedTiming)]
         span = self._tracing.tracer.start_span(
             "batch",
             _within(None),
-            links=[Link(timing.context) for timing in together[:_MAX_LINKS]],
+            links=[Link(timing.context) for timing in traced[:_MAX_LINKS]],
             attributes=_of_model(model)
             | {"carry.rows": len(batch.lengths), "carry.cells": batch.num_cells},
             start_time=self._wall(batch.began_s),
@@ -158,7 +158,7 @@ class TracedTiming(RequestTiming):
             span.set_status(StatusCode.ERROR, type(batch.error).__name__)
         span.end(self._wall(batch.began_s + batch.ort_s))
         link = Link(span.get_span_context())
-        for timing in together:
+        for timing in traced:
             if len(timing._batches) < _MAX_LINKS:
                 timing._batches.append(link)
 
@@ -177,19 +177,19 @@ class TracedTiming(RequestTiming):
             span.set_attributes({**attributes, **model})
             if has_failed:
                 span.set_status(StatusCode.ERROR)
-            self._tell_parts(ended_s)
+            self._export_parts(ended_s)
         span.end(self._wall(ended_s))
 
-    def _tell_parts(self, ended_s: float) -> None:
+    def _export_parts(self, ended_s: float) -> None:
         if self.queued_s:
-            self._tell("queue", self.queued_s, self._first_s or ended_s)
+            self._export("queue", self.queued_s, self._first_s or ended_s)
         if self.ran_s:
-            said = {"carry.batches": self.num_batches, "carry.graph_s": self.graph_s}
-            self._tell("graph", self._first_s, self.ran_s, said, self._batches)
+            attributes = {"carry.batches": self.num_batches, "carry.graph_s": self.graph_s}
+            self._export("graph", self._first_s, self.ran_s, attributes, self._batches)
         if self.committed_s:
-            self._tell("commit", self.ran_s or self.began_s, self.committed_s)
+            self._export("commit", self.ran_s or self.began_s, self.committed_s)
 
-    def _tell(
+    def _export(
         self,
         name: str,
         began_s: float,
@@ -212,14 +212,14 @@ class TracedTiming(RequestTiming):
 
 
 def _parent_of(headers: Mapping[bytes, bytes]) -> SpanContext | None:
-    """The caller's span, where it says which that is."""
+    """The caller's span, from a valid `traceparent`."""
     if not headers.get(b"traceparent"):
         return None
-    said = {
+    carrier = {
         name: headers.get(name.encode(), b"").decode("latin-1")
         for name in ("traceparent", "tracestate")
     }
-    context = get_current_span(_W3C.extract(said, Context())).get_span_context()
+    context = get_current_span(_W3C.extract(carrier, Context())).get_span_context()
     return context if context.is_valid else None
 
 

@@ -218,7 +218,7 @@ async def test_rows_past_the_last_year_are_refused_before_they_are_applied(clien
     assert (await step(client, observations=[[1, 2]] * 5)).status_code == 200
     answer = await step(client, observations=[[1, 2]])
     assert (answer.status_code, (await client.get("/v1/sessions/s")).json()["step"]) == (422, 5)
-    assert "past the year 9999" in answer.json()["detail"]
+    assert "after the year 9999" in answer.json()["detail"]
 
 
 async def test_a_reply_beyond_the_limit_is_refused_before_it_is_made():

@@ -23,8 +23,8 @@ def spec_of(shape=("batch", "time", 2, 5), overlap=3, state=("batch", 1)):
 
 
 @pytest.mark.parametrize("shape", [("batch", "time", 2, 5), (2, "time", "batch", 5)])
-def test_an_input_repeats_the_end_of_what_came_before_even_when_that_spans_several(shape):
-    """Two new values an observation, of which three are repeated."""
+def test_an_overlap_repeats_earlier_values_even_of_several_observations(shape):
+    """Each observation has two new values and repeats three."""
     spec = spec_of(shape)
     layout = StateLayout(spec.carried)
     calls = Calls(spec, layout)
@@ -55,12 +55,12 @@ def test_packed_observations_and_constants_unpack_to_themselves():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"overlap": 5}, "longer than the overlap"),
         ({"shape": ("batch", 2, "time")}, "longer than the overlap"),
     ],
 )
-def test_an_overlap_that_leaves_nothing_is_refused(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_an_overlap_without_room_for_new_values_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         spec_of(**changes)

@@ -29,17 +29,17 @@ def test_the_last_character_is_always_pending():
     assert (again.certain, again.tail, again.cursor) == ([], [2], fed.cursor)
 
 
-def test_a_space_that_was_read_is_not_taken_for_an_unread_text():
+def test_a_space_is_not_mistaken_for_an_empty_text():
     behind = CODEC.feed(UNREAD, " ").cursor
     assert CODEC.feed(behind, "a").certain == CODEC.encode(" ")
 
 
-def test_the_start_stands_for_a_text_until_one_comes():
+def test_the_start_is_used_until_text_is_read():
     nothing = CODEC.feed(UNREAD, "")
     assert (nothing.certain, nothing.tail, nothing.cursor) == ([0], [1], UNREAD)
     assert CODEC.feed(nothing.cursor, "c").tail == [2]
 
 
-def test_a_character_outside_the_alphabet_is_refused_by_name_and_place():
-    with pytest.raises(TextError, match=r"'x' \(character 2\) is none of the 6 characters"):
+def test_a_character_outside_the_alphabet_is_refused_with_its_index():
+    with pytest.raises(TextError, match=r"expected the 6 characters .* found 'x' \(character 2\)"):
         CODEC.feed(UNREAD, "abx")

@@ -1,4 +1,4 @@
-"""A graph that parts from its golden run in any one way is refused, and told in which."""
+"""A graph that differs from its golden run in any check is refused; the error names the check."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def altered(bundle, change):
 
 
 def wrong_when(call, is_wrong, change):
-    """The graph, but with other answers to the calls that `is_wrong` picks."""
+    """The graph, but with changed outputs in the calls that `is_wrong` selects."""
 
     def run(feeds):
         answers = {name: value.copy() for name, value in call(feeds).items()}
@@ -48,18 +48,20 @@ def test_the_graph_itself_passes(bundle, call):
 
 @pytest.mark.parametrize("name", ["out.mean", "state.state_out"])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_a_graph_that_leaves_the_numbers_is_refused_with_the_remedy(bundle, call, name, value):
-    """Also where it does so every time it is called, as what masks its scores by -inf."""
+def test_a_graph_with_results_that_are_not_finite_is_refused_with_the_remedy(
+    bundle, call, name, value
+):
+    """Even if the golden run has the same values, such as scores masked by -inf."""
 
     def spoil(arrays):
         arrays[name][(0,) * arrays[name].ndim] = value
 
     name_in_graph = name.partition(".")[2]
-    with pytest.raises(GoldenMismatchError, match=f"'{name_in_graph}' holds infinity.*-1e9"):
+    with pytest.raises(GoldenMismatchError, match=f"infinity or NaN in '{name_in_graph}'.*-1e9"):
         check_golden(altered(bundle, spoil), call)
 
 
-def test_what_lies_past_the_end_of_a_row_may_be_anything(bundle, call):
+def test_outputs_after_the_end_of_a_row_may_be_anything(bundle, call):
     def spoil(arrays):
         arrays["out.mean"][arrays["length"] < 7, -1] = np.nan
 
@@ -76,7 +78,7 @@ def test_what_lies_past_the_end_of_a_row_may_be_anything(bundle, call):
     ],
 )
 @pytest.mark.parametrize("name", ["mean", "quantiles", "state_out"])
-def test_a_graph_that_answers_otherwise_in_one_way_is_refused(bundle, call, way, is_wrong, name):
+def test_a_graph_with_other_outputs_in_one_check_is_refused(bundle, call, way, is_wrong, name):
     def add(answers, _):
         answers[name] += 0.1
 
@@ -84,7 +86,7 @@ def test_a_graph_that_answers_otherwise_in_one_way_is_refused(bundle, call, way,
         check_golden(bundle, wrong_when(call, is_wrong, add))
 
 
-def test_a_row_of_length_0_keeps_its_state_to_the_last_bit(bundle, call):
+def test_a_row_of_length_0_keeps_its_state_bit_by_bit(bundle, call):
     def add_far_below_the_tolerance(answers, feeds):
         answers["state_out"][feeds["length"] == 0] += 1e-9
 
@@ -94,7 +96,7 @@ def test_a_row_of_length_0_keeps_its_state_to_the_last_bit(bundle, call):
 
 
 @pytest.mark.parametrize("name", ["mean", "state_out"])
-def test_answers_that_are_no_numbers_are_refused(bundle, call, name):
+def test_outputs_of_nan_are_refused(bundle, call, name):
     def blank(answers, _):
         answers[name][0, ..., 0] = np.nan
 
@@ -103,7 +105,7 @@ def test_answers_that_are_no_numbers_are_refused(bundle, call, name):
 
 
 @pytest.mark.parametrize("name", ["out.mean", "out.quantiles", "state.state_out"])
-def test_a_recorded_value_that_the_graph_does_not_give_is_refused(bundle, call, name):
+def test_a_recorded_value_that_the_graph_does_not_reproduce_is_refused(bundle, call, name):
     def add(arrays):
         arrays[name][0] += 0.1
 
@@ -112,7 +114,7 @@ def test_a_recorded_value_that_the_graph_does_not_give_is_refused(bundle, call, 
 
 
 def scaled(bundle, by, scales):
-    """The bundle with all answers in another unit, and the scales that its manifest says."""
+    """The bundle with all outputs in another unit, and `scales` in its manifest."""
 
     def change(arrays):
         for name in arrays:
@@ -136,7 +138,7 @@ def in_unit(call, by, error=0.0):
 
 @pytest.mark.parametrize("by", [1e-5, 1, 1e4])
 def test_a_difference_is_measured_in_the_scale_of_its_output(bundle, call, by):
-    """Within a ten thousandth of the scale is rounding, a hundredth of it is another graph."""
+    """A difference of 1/10000 of the scale is rounding; 1/100 of it is another graph."""
     spread = float(bundle.golden_arrays()["out.mean"].std()) * by
     of_series = scaled(bundle, by, {"mean": spread, "quantiles": spread})
     check_golden(of_series, in_unit(call, by, error=0.5e-4 * spread))
@@ -145,8 +147,8 @@ def test_a_difference_is_measured_in_the_scale_of_its_output(bundle, call, by):
         check_golden(of_series, in_unit(call, by, error=1e-2 * size))
 
 
-def test_spreads_are_told_of_what_is_larger_than_1(bundle):
-    """What a graph from elsewhere answers in may be any unit: its recorded run tells its size."""
+def test_spreads_are_those_of_outputs_larger_than_1(bundle):
+    """Outputs of an imported graph may be in any unit: the golden run shows their size."""
     golden = GoldenRun.from_arrays(scaled(bundle, 1e6, {}).golden_arrays())
     spreads = golden.spreads()
     known = golden.outputs["mean"][:, : golden.length.max()]
@@ -164,30 +166,30 @@ def test_a_bundle_without_scales_is_verified_as_it_was_exported(bundle, call):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
-        ("in.time", r"it feeds \['x'\], the graph feeds \['time', 'x'\]"),
-        ("out.mean", r"it answers \['quantiles'\]"),
-        ("state.state_out", r"it carries \[\], the graph carries \['state_out'\]"),
-        ("length", "no array 'length'"),
+        ("in.time", r"expected the inputs \['time', 'x'\] of the graph, found \['x'\]"),
+        ("out.mean", r"expected the outputs .* found \['quantiles'\]"),
+        ("state.state_out", r"expected the states \['state_out'\] of the graph, found \[\]"),
+        ("length", "expected an array 'length', found none"),
     ],
 )
-def test_a_golden_run_without_one_of_its_parts_proves_nothing(bundle, call, name, told):
-    with pytest.raises(GoldenMismatchError, match=told):
+def test_a_golden_run_without_one_of_its_arrays_is_refused(bundle, call, name, message):
+    with pytest.raises(GoldenMismatchError, match=message):
         check_golden(altered(bundle, lambda arrays: arrays.pop(name)), call)
 
 
-def test_a_golden_run_without_a_row_of_length_0_proves_too_little(bundle, call):
+def test_a_golden_run_without_a_row_of_length_0_is_refused(bundle, call):
     def drop_it(arrays):
-        kept = arrays["length"] > 0
+        is_fed = arrays["length"] > 0
         for name, value in arrays.items():
-            arrays[name] = value[kept]
+            arrays[name] = value[is_fed]
 
-    with pytest.raises(GoldenMismatchError, match="no row of length 0"):
+    with pytest.raises(GoldenMismatchError, match="expected a row of length 0, found none"):
         check_golden(altered(bundle, drop_it), call)
 
 
-def test_steps_past_the_end_of_a_row_are_not_compared(bundle, call):
+def test_steps_after_the_end_of_a_row_are_not_compared(bundle, call):
     def blank_the_padding(answers, feeds):
         padding = np.arange(feeds["x"].shape[1])[None, :] >= feeds["length"][:, None]
         answers["mean"][padding] = np.nan
@@ -195,7 +197,7 @@ def test_steps_past_the_end_of_a_row_are_not_compared(bundle, call):
     check_golden(bundle, wrong_when(call, lambda *_: True, blank_the_padding))
 
 
-def test_arrays_that_are_no_archive_are_refused(bundle, call):
+def test_an_invalid_archive_of_arrays_is_refused(bundle, call):
     files = dict(bundle.files) | {bundle.manifest.golden.file: b"PK\x03\x04 cut"}
     with pytest.raises(BundleError, match="arrays of the bundle cannot be read"):
         check_golden(Bundle(bundle.manifest, files), call)

@@ -1,4 +1,4 @@
-"""No tensor that lies outside the file escapes the scan, wherever in the graph it hides."""
+"""The scan finds every tensor with external data, wherever it is in the graph."""
 
 import pytest
 from onnx import ModelProto, TensorProto, helper
@@ -105,7 +105,7 @@ def in_training_algorithm(tensor):
     return model
 
 
-HIDING_PLACES = [
+LOCATIONS = [
     in_initializer,
     in_values_of_sparse_initializer,
     in_indices_of_sparse_initializer,
@@ -121,15 +121,15 @@ HIDING_PLACES = [
 ]
 
 
-@pytest.mark.parametrize("hide", HIDING_PLACES)
-def test_external_data_is_found_wherever_it_hides(hide):
+@pytest.mark.parametrize("put", LOCATIONS)
+def test_external_data_is_found_wherever_it_hides(put):
     with pytest.raises(BundleError, match="outside the file"):
-        refuse_external_data(hide(outside()).SerializeToString(), "g")
+        refuse_external_data(put(outside()).SerializeToString(), "g")
 
 
-@pytest.mark.parametrize("hide", HIDING_PLACES)
-def test_the_same_place_may_hold_values(hide):
-    refuse_external_data(hide(inside()).SerializeToString(), "g")
+@pytest.mark.parametrize("put", LOCATIONS)
+def test_internal_data_is_accepted_in_the_same_place(put):
+    refuse_external_data(put(inside()).SerializeToString(), "g")
 
 
 @pytest.mark.parametrize("tensor", [outside_by_location_alone(), outside_by_entry_alone()])
@@ -138,7 +138,7 @@ def test_either_sign_of_external_data_is_enough(tensor):
         refuse_external_data(in_initializer(tensor).SerializeToString(), "g")
 
 
-def test_a_tensor_that_says_that_it_lies_inside_is_no_external_data():
+def test_a_tensor_with_the_default_location_is_internal_data():
     tensor = inside()
     tensor.data_location = TensorProto.DEFAULT
     refuse_external_data(in_initializer(tensor).SerializeToString(), "g")
@@ -151,7 +151,7 @@ def nested(depth):
     return ModelProto(graph=graph).SerializeToString()
 
 
-def test_sub_graphs_may_be_nested_but_not_without_end():
+def test_sub_graphs_may_be_nested_up_to_a_limit():
     refuse_external_data(nested(20), "g")
-    with pytest.raises(BundleError, match="nested deeper"):
+    with pytest.raises(BundleError, match="nested at most"):
         refuse_external_data(nested(22), "g")

@@ -1,4 +1,4 @@
-"""A manifest whose parts contradict each other is refused, and the message names the two."""
+"""A manifest whose parts contradict each other is refused, and the message names them."""
 
 import hashlib
 import json
@@ -76,33 +76,45 @@ def set_role(role, to):
 COLUMNS = [{"name": name, "role": "past"} for name in "ab"]
 
 CONTRADICTIONS = {
-    "labels": ("mood", set_in("labels", to=["a", "b", "c"]), r"role 'probabilities' means"),
-    "horizon": ("load", set_in("forecast", "horizon", to=4), r"role 'mean' means"),
+    "labels": ("mood", set_in("labels", to=["a", "b", "c"]), r"for role 'probabilities', found"),
+    "horizon": ("load", set_in("forecast", "horizon", to=4), r"for role 'mean', found"),
     "quantiles": (
         "load",
         set_in("forecast", "quantiles", to=[0.1, 0.9]),
-        r"role 'quantiles' means \[batch, time, 3, 2\]",
+        r"expected \[batch, time, 3, 2\] for role 'quantiles'",
     ),
     "columns": (
         "load",
         lambda fields: fields["forecast"]["columns"].append(COLUMNS[0]),
-        r"role 'x' means \[batch, time, 3\]",
+        r"expected \[batch, time, 3\] for role 'x'",
     ),
-    "time": ("load", set_shape("time", "batch", "time", 1), r"role 'time' means"),
-    "tokens": ("mood", set_shape("tokens", "batch", "time", 2), r"role 'tokens' means"),
-    "length-shape": ("load", set_shape("length", "batch", 1), r"role 'length' means \[batch\]"),
+    "time": ("load", set_shape("time", "batch", "time", 1), r"for role 'time', found"),
+    "tokens": ("mood", set_shape("tokens", "batch", "time", 2), r"for role 'tokens', found"),
+    "length-shape": (
+        "load",
+        set_shape("length", "batch", 1),
+        r"expected \[batch\] for role 'length'",
+    ),
     "start-token": (
         "mood",
         lambda fields: fields["text"].update(start_token=fields["text"]["vocabulary_size"]),
-        "lies outside the vocabulary",
+        "expected a start_token below vocabulary_size",
     ),
     "frequency": ("load", set_in("forecast", "frequency", to="P1W"), "P1W is not 86400 seconds"),
     "frequency-s": ("load", set_in("forecast", "frequency_s", to=3600), "P1D is not 3600 seconds"),
     "minutes": ("load", set_in("forecast", "frequency", to="PT1M"), "PT1M is not 86400 seconds"),
-    "input-role": ("load", set_role("x", "known"), "'extra' has role 'known', unknown"),
-    "constant-role": ("mood", set_role("tokens", "constant"), "its value None does not fit"),
-    "output-role": ("mood", set_role("probabilities", "logits"), "role 'logits', unknown"),
-    "no-length": ("load", lambda fields: drop(fields, "length"), "no input with role 'length'"),
+    "input-role": ("load", set_role("x", "known"), "'extra': task 'forecast' has no role 'known'"),
+    "constant-role": ("mood", set_role("tokens", "constant"), "expected a value of .* found None"),
+    "output-role": (
+        "mood",
+        set_role("probabilities", "logits"),
+        "task 'classify' has no role 'logits'",
+    ),
+    "no-length": (
+        "load",
+        lambda fields: drop(fields, "length"),
+        "needs an input with role 'length'",
+    ),
     "no-x": ("load", lambda fields: drop(fields, "x"), "needs an input with role 'x'"),
     "no-mean": ("load", lambda fields: drop(fields, "mean"), "an output with role 'mean'"),
     "no-quantiles": ("load", lambda fields: drop(fields, "quantiles"), "role 'quantiles'"),
@@ -124,9 +136,13 @@ CONTRADICTIONS = {
     "alphabet": (
         "verse",
         set_in("generate", "characters", to="abc ."),
-        r"role 'logits' means \[batch, time, 5\]",
+        r"expected \[batch, time, 5\] for role 'logits'",
     ),
-    "twice": ("verse", set_in("generate", "characters", to="abca ."), "one of them twice"),
+    "twice": (
+        "verse",
+        set_in("generate", "characters", to="abca ."),
+        "expected distinct characters",
+    ),
     "start": ("verse", set_in("generate", "start", to="ax"), r"\['x'\], which are not in"),
     "end": ("verse", set_in("generate", "end", to="!"), r"\['!'\], which are not in"),
     "no-vector": (
@@ -137,52 +153,52 @@ CONTRADICTIONS = {
     "vector-size": (
         "label",
         lambda fields: fields["generate"]["columns"].pop(),
-        r"role 'x' means \[batch, time, 2\]",
+        r"expected \[batch, time, 2\] for role 'x'",
     ),
     "vector-unnamed": (
         "label",
         set_in("generate", "columns", to=None),
-        "has role 'x', unknown to 'generate'",
+        "task 'generate' has no role 'x'",
     ),
     "vector-twice": (
         "label",
         set_in("generate", "columns", to=["red", "red", "blue"]),
-        "two columns share a name",
+        "expected distinct names of columns",
     ),
     "no-tag": ("phase", set_in("tag", to=None), "needs tag"),
     "tagged-columns": (
         "phase",
         lambda fields: fields["tag"]["columns"].pop(),
-        r"role 'x' means \[batch, time, 1\]",
+        r"expected \[batch, time, 1\] for role 'x'",
     ),
-    "tagged-labels": ("phase", set_in("labels", to=["a"]), r"role 'probabilities' means"),
+    "tagged-labels": ("phase", set_in("labels", to=["a"]), r"for role 'probabilities', found"),
     "no-forecast": ("load", set_in("forecast", to=None), "needs forecast"),
-    "output-axes": ("load", set_shape("mean", "batch", 3), r"its role .mean. means"),
+    "output-axes": ("load", set_shape("mean", "batch", 3), r"for role 'mean', found"),
     "output-order": (
         "load",
         set_shape("mean", "time", "batch", 3),
-        r"its role .mean. means",
+        r"for role 'mean', found",
     ),
     "two-inputs": (
         "load",
         set_in("graph", "states", 0, "input", to="x"),
-        "two inputs of the graph share a name",
+        "expected distinct names of the graph's inputs",
     ),
     "two-outputs": (
         "load",
         set_in("graph", "states", 0, "output", to="mean"),
-        "two outputs of the graph share a name",
+        "expected distinct names of the graph's outputs",
     ),
     "two-columns": (
         "load",
         set_in("forecast", "columns", 1, "name", to="load"),
-        "two columns share a name",
+        "expected distinct names of columns",
     ),
     "no-target": ("load", set_in("forecast", "columns", to=COLUMNS), "exactly one column"),
     "quantile-order": (
         "load",
         set_in("forecast", "quantiles", to=[0.5, 0.1, 0.9]),
-        "quantiles must rise strictly",
+        "expected quantiles in ascending order",
     ),
     "unhashed": (
         "mood",
@@ -199,11 +215,11 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
 def test_parts_that_contradict_each_other_are_refused(manifests, name):
-    model, change, told = CONTRADICTIONS[name]
+    model, change, message = CONTRADICTIONS[name]
     fields = fields_of(manifests, model)
     Manifest.model_validate(fields)
     change(fields)
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ValidationError, match=message):
         Manifest.model_validate(fields)
 
 
@@ -224,12 +240,14 @@ def test_a_bundle_beyond_the_size_limit_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", num_bytes)
     read_bundle(folder)
     monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", num_bytes - 1)
-    with pytest.raises(BundleError, match=f"{num_bytes} bytes, at most {num_bytes - 1} are read"):
+    with pytest.raises(
+        BundleError, match=f"expected at most {num_bytes - 1} bytes, found {num_bytes}"
+    ):
         read_bundle(folder)
 
 
-def test_a_manifest_of_before_a_part_came_still_has_its_own_hash(tmp_path):
-    """`generate` and `tag` came later; what was sealed without them is not sealed anew."""
+def test_a_manifest_without_later_fields_still_has_its_own_hash(tmp_path):
+    """`generate` and `tag` were added later; the hash is that of the fields in the file."""
     write_classifier(tmp_path)
     file = tmp_path / "mood" / "1" / "manifest.json"
     fields = json.loads(file.read_text(encoding="utf-8"))

@@ -39,8 +39,8 @@ def test_pending_text_is_bounded_and_there_is_always_a_tail(chunks):
 def test_no_visible_character_is_lost_or_doubled(text):
     pieces, pending = split_pieces(text)
     seen = "".join(piece.removeprefix("▁") if piece != "▁" else piece for piece in pieces)
-    kept = "".join((text.replace("▁", "")).split())
-    assert (seen + pending).replace("▁", "").replace(" ", "") == kept
+    visible = "".join((text.replace("▁", "")).split())
+    assert (seen + pending).replace("▁", "").replace(" ", "") == visible
 
 
 def test_a_run_without_boundary_is_cut():
@@ -58,19 +58,19 @@ def test_decomposed_korean_gives_the_tokens_of_composed_korean():
     assert CODEC.encode("\u110e\u116c\u1100\u1169\u1103\u1161") == CODEC.encode("최고다")
 
 
-def test_half_a_surrogate_pair_is_refused_with_its_place():
+def test_half_a_surrogate_pair_is_refused_with_its_index():
     with pytest.raises(TextError, match="character 2"):
         CODEC.feed(TextCursor(), "ab\ud83d")
 
 
 def stripping_codec():
-    """With a normaliser that deletes characters, so that nothing is left of some pieces."""
+    """A codec whose normaliser deletes all characters of some pieces."""
     tokenizer = small_tokenizer()
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
     return TextCodec(tokenizer.to_str(), start_token=1)
 
 
-def test_a_piece_of_which_nothing_is_left_still_has_a_token():
+def test_a_piece_deleted_by_the_normaliser_still_has_a_token():
     codec = stripping_codec()
     alone = codec.feed(TextCursor(), "\u20dd")
     assert (alone.certain, len(alone.tail)) == ([], 2)
@@ -89,7 +89,7 @@ def test_chunks_give_the_tokens_of_the_whole_text_where_characters_are_deleted(c
     assert codec.encode("".join(chunks)) == certain + codec.feed(cursor, "").tail
 
 
-def test_remembered_pieces_are_bounded(monkeypatch):
+def test_the_cache_of_pieces_is_bounded(monkeypatch):
     monkeypatch.setattr(text_module, "_MAX_CACHED_PIECES", 2)
     codec = TextCodec(small_tokenizer().to_str(), start_token=1)
     for _ in range(2):
@@ -98,6 +98,6 @@ def test_remembered_pieces_are_bounded(monkeypatch):
 
 
 @pytest.mark.timeout(60)
-def test_white_space_without_end_is_read_at_once():
+def test_a_million_spaces_are_read_in_linear_time():
     pieces, pending = split_pieces("a waste" + " " * 1_000_000)
     assert (pieces, pending) == (["a"], " waste ")

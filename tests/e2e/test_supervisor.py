@@ -36,7 +36,7 @@ class FakeWorker:
         self.is_ready = False
         self.refusal = ""
         self.process = FakeProcess(pid)
-        self.line, theirs = multiprocessing.Pipe(duplex=False)
+        self.pipe, theirs = multiprocessing.Pipe(duplex=False)
         for act in acts:
             if isinstance(act, int):
                 self.process.end(act)
@@ -81,9 +81,9 @@ def test_a_first_worker_that_refuses_to_start_ends_the_service_with_its_reason()
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"), [(KILLED, "ended by SIGKILL"), (EXITED, "code 3"), (0, "code 0")]
+    ("code", "reason"), [(KILLED, "killed by SIGKILL"), (EXITED, "code 3"), (0, "code 0")]
 )
-def test_a_first_worker_that_ends_without_a_word_ends_the_service_and_is_logged(code, reason):
+def test_a_first_worker_that_ends_without_a_report_ends_the_service_and_is_logged(code, reason):
     run = Run([code])
     assert (run.code, run.supervisor.refusal) == (code or 1, "")
     assert run.num_started == 1
@@ -94,7 +94,7 @@ def test_a_first_worker_that_ends_without_a_word_ends_the_service_and_is_logged(
 @pytest.mark.parametrize(
     ("acts", "reason"),
     [
-        ([KILLED], "it was ended by SIGKILL"),
+        ([KILLED], "it was killed by SIGKILL"),
         ([EXITED], "it exited with code 3"),
         (["the write-ahead log was truncated", 1], "the write-ahead log was truncated"),
     ],
@@ -113,7 +113,7 @@ def test_a_first_worker_that_was_ready_and_ended_at_once_is_replaced():
     assert line["was_ready"]
 
 
-def test_the_service_goes_on_when_no_worker_is_left_but_one_was_ready():
+def test_the_service_continues_without_workers_if_one_was_ready_before():
     run = Run([READY, KILLED], ["broken", 1], [READY], [READY])
     assert (run.code, run.num_started) == (0, 4)
-    assert {line["reason"] for line in run.logs} == {"it was ended by SIGKILL", "broken"}
+    assert {line["reason"] for line in run.logs} == {"it was killed by SIGKILL", "broken"}

@@ -201,7 +201,7 @@ async def test_a_state_that_was_spoilt_before_is_told_from_a_bad_input():
         data = pack_data(2, state, reply.record.cursor, b"", 0, 60.0, now)
         [kept] = await store.commit([(reply.record.header, data, await store.load(A))])
         assert isinstance(kept, Record)
-        with pytest.raises(NotFiniteError, match="rewind it, or open a new one"):
+        with pytest.raises(NotFiniteError, match="rewind the session, or open a new one"):
             await engine.submit(A, step_rows(rows(1)))
 
 

@@ -160,7 +160,7 @@ def draft_bundle(task: Task, network: StreamNetwork, run: RunFolder) -> Bundle:
 def _same_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
     """The manifest of the bundle in `folder`, if it is what would be written."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    sealed = manifest.model_copy(update={"files": hashes}).sealed()
+    sealed = manifest.model_copy(update={"files": hashes}).with_own_hash()
     file = folder / MANIFEST_FILE
     if not file.exists() or file.read_text(encoding="utf-8") != sealed.to_json():
         raise VersionTakenError(

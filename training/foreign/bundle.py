@@ -205,7 +205,7 @@ def _manifest(
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
             "manifest_sha256": _NOT_SEALED,
         }
-    ).sealed()
+    ).with_own_hash()
 
 
 def _card(manifest: Manifest) -> str:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from service.contract.characters import GenerateSpec
-from service.contract.manifest import DataSource, ForecastSpec, TagSpec, TextSpec
+from service.contract.manifest import DataSource, ForecastSpec, TagSpec
 from service.contract.tensors import InputSpec, OutputSpec
+from service.contract.text import TextSpec
 from training.cells.base import Translations
 from training.config import Recipe, Section
 from training.errors import RecipeError

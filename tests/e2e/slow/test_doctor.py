@@ -19,7 +19,7 @@ SECRET = "hunter2hunter2"
 
 @pytest.fixture
 def sound(tmp_path):
-    """Settings of a service with nothing to mend."""
+    """Settings of a service without failures."""
     write_forecaster(tmp_path / "models")
     keys, _ = keys_file(tmp_path, root="admin")
     (tmp_path / "snapshot.keys").write_text("s" * 32)
@@ -44,10 +44,10 @@ def doctor(settings):
     return subprocess.run(command, cwd=ROOT, env=kept | settings, capture_output=True, text=True)
 
 
-def test_a_sound_service_has_nothing_to_mend(sound):
+def test_a_sound_service_has_no_failures(sound):
     told = doctor(sound)
     assert told.returncode == 0, told.stdout + told.stderr
-    assert "nothing to mend" in told.stdout
+    assert "no failures" in told.stdout
     for what in ("settings", "address", "open files", "keys", "snapshot key", "store",
                  "durability", "clock", "disk", "provider", "model load/1"):  # fmt: skip
         assert f"ok    {what} " in told.stdout, what

@@ -165,7 +165,7 @@ def test_a_collector_that_is_away_keeps_nobody_waiting(tmp_path):
             for _ in range(3):
                 httpx.post(server.url + STEPS, json=STEP, headers=headers).raise_for_status()
             assert server.stop(signal.SIGTERM) == 0
-            assert "did not take the last spans" in server.log.read_text() or (
+            assert "did not accept the last spans" in server.log.read_text() or (
                 "Failed to export" in server.log.read_text()
             )
 

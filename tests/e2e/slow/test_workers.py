@@ -19,7 +19,7 @@ from tests.stores.valkey import SAFE, running_valkey
 
 CREATE = {"model": "load", "session": "s", "start": "2016-08-22"}
 NUM_STEPS = 40
-REPLACED = "worker ended, another is started"
+REPLACED = "worker ended, starting a replacement"
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_worker_that_is_killed_while_it_starts_is_replaced_and_the_service_goe
             assert found["step"] == 0
         wait_for_all(server)
         assert step(server, 0, [1, 2]).raise_for_status().json()["step"] == 1
-        assert {line["reason"] for line in logged(server, REPLACED)} == {"it was ended by SIGKILL"}
+        assert {line["reason"] for line in logged(server, REPLACED)} == {"it was killed by SIGKILL"}
         assert first in workers_of(server)
         assert server.stop() == 0
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from service.contract.manifest import DataSource, TextSpec
+from service.contract.manifest import DataSource
 from service.contract.tensors import InputSpec, OutputSpec
-from service.contract.text import PIECE_RULE, TextCodec
+from service.contract.text import PIECE_RULE, TextCodec, TextSpec
 from training.config import Recipe, Section
 from training.data.dataset import find_dataset
 from training.data.labelled_texts import LabelledTexts, Part, TextDataset, divide
