@@ -1,7 +1,7 @@
 """The record of one session: all that a replica needs to take it over, and its byte format.
 
-A record has two parts: its `Opening`, fixed when the session is opened, and `data`, which every
-step writes anew. `data` is one run of bytes, little-endian, and is what stores keep as it is:
+A record has two parts: its `SessionHeader`, fixed when the session is opened, and `data`, which
+every step writes anew. `data` is one run of bytes, little-endian, and is what stores keep as it is:
 
     head      64 bytes, see `_HEAD`
     state     the packed state of the model
