@@ -60,15 +60,15 @@ def described(record: Record) -> dict:
         "num_tokens": record.cursor.num_tokens,
         "ring": [
             [each.from_step, each.num_observed, each.digest.hex(), each.outputs.hex()]
-            for each in record.ring
+            for each in record.kept_replies
         ],
         "keeps": header.keeps and list(header.keeps),
-        "keys": [each.key.hex() for each in record.ring],
+        "keys": [each.key.hex() for each in record.kept_replies],
         "checkpoints": [
             [each.step, each.state.hex(), each.cursor.pending, each.cursor.num_tokens]
-            for each in record.kept.checkpoints
+            for each in record.history.checkpoints
         ],
-        "observations": [each.hex() for each in record.kept.observations],
+        "observations": [each.hex() for each in record.history.observations],
     }
 
 
@@ -106,7 +106,7 @@ async def _write(path: Path) -> list[dict]:
         text = _header(tenant, "text.~-", "mood", ring_size=4)
         cursor = TextCursor(" 최고👍", 3)
         for header, data, ending in [
-            (past, pack_data(7, b"s", UNREAD, RING, 2, 60.0, NOW, kept=kept_past), None),
+            (past, pack_data(7, b"s", UNREAD, RING, 2, 60.0, NOW, history=kept_past), None),
             (rows, pack_data(7, bytes(range(256)), UNREAD, RING, 2, 3600.5, NOW), None),
             (text, pack_data(2**40, b"\xff\x00", cursor, RING, 2, 1e6, NOW - 1), None),
             (_header(tenant, "new", "load"), pack_data(0, b"s", UNREAD, b"", 0, 60.0, NOW), None),

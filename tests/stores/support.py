@@ -67,4 +67,4 @@ async def opened(store, *names, **fields):
 
 def unkept(record):
     """The record without what its store added."""
-    return record._replace(expires_at=0.0, place=0)
+    return record._replace(expires_at=0.0, rowid=0)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.stores.record.checksummed import (
-    OPENING_FORMAT,
+    HEADER_FORMAT,
     checksum,
     decode_record,
     encode_header,
@@ -52,12 +52,12 @@ def opening_with(**changes):
 def test_a_record_comes_back_as_it_was(header):
     parts = encode_header(header)
     record = decode_record(parts, checksum(parts), DATA, checksum(DATA), 7.0, 5)
-    assert record == RECORD._replace(header=header, expires_at=7.0, place=5)
+    assert record == RECORD._replace(header=header, expires_at=7.0, rowid=5)
 
 
 def test_an_opening_of_a_later_service_is_refused_with_both_formats():
-    with pytest.raises(RecordFormatError, match="opening format 3, this service reads up to 2"):
-        sealed(opening_with(format=OPENING_FORMAT + 1))
+    with pytest.raises(RecordFormatError, match="header format 3, this service reads up to 2"):
+        sealed(opening_with(format=HEADER_FORMAT + 1))
 
 
 def test_data_of_a_later_service_is_refused():

@@ -43,7 +43,7 @@ def after(record):
     replies = record.replies, record.num_replies
     data = pack_data(
         record.step + 1, record.state, record.cursor, *replies, record.ttl_s, NOW,
-        kept=pack_history(record.kept),
+        history=pack_history(record.history),
     )  # fmt: skip
     return Record(record.header, data)
 

@@ -37,7 +37,9 @@ OLD_FORMAT = 1
 def packed(ring, checkpoints, observations):
     kept = History(tuple(reply.key for reply in ring), checkpoints, observations)
     together = b"".join(pack_reply(*reply[:4]) for reply in ring)
-    return pack_data(7, b"state", NO_TEXT, together, len(ring), 1.0, 0.0, kept=pack_history(kept))
+    return pack_data(
+        7, b"state", NO_TEXT, together, len(ring), 1.0, 0.0, history=pack_history(kept)
+    )
 
 
 SAMPLE = packed(
@@ -53,9 +55,9 @@ def test_what_a_session_keeps_comes_back(ring, past):
     data = packed(ring, checkpoints, observations)
     check_data(data)
     record = Record(record_named().header, data)
-    assert record.ring == tuple(ring)
-    assert record.kept.checkpoints == checkpoints
-    assert record.kept.observations == observations
+    assert record.kept_replies == tuple(ring)
+    assert record.history.checkpoints == checkpoints
+    assert record.history.observations == observations
     assert (record.state, record.step, record.num_replies) == (b"state", 7, len(ring))
 
 
@@ -75,14 +77,14 @@ def test_kept_things_cut_anywhere_are_refused(size):
 
 @pytest.mark.parametrize("extra", [b"\0", b"x" * 40])
 def test_more_than_was_kept_is_refused(extra):
-    with pytest.raises(RecordFormatError, match="there is more than it says"):
+    with pytest.raises(RecordFormatError, match="there are bytes after its history"):
         check_data(SAMPLE + extra)
 
 
 def test_keys_of_other_replies_are_refused():
     kept = pack_history(History((b"k" * 16, b"l" * 16)))
-    data = pack_data(1, b"", NO_TEXT, pack_reply(0, 1, b"d" * 16, b""), 1, 1.0, 0.0, kept=kept)
-    with pytest.raises(RecordFormatError, match="keys of other replies"):
+    data = pack_data(1, b"", NO_TEXT, pack_reply(0, 1, b"d" * 16, b""), 1, 1.0, 0.0, history=kept)
+    with pytest.raises(RecordFormatError, match="keys of replies"):
         check_data(data)
 
 

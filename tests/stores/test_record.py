@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import UNREAD, TextCursor
-from service.stores.record.batch_pack import pack_alike
+from service.stores.record.batch_pack import pack_batch
 from service.stores.record.record import (
     RECORD_FORMAT,
     Key,
@@ -68,9 +68,13 @@ def test_the_properties_of_a_record_are_what_was_packed(
     record = Record(header, data, 7.0, 5)
     assert (record.step, record.state, record.state_bytes) == (step, state, len(state))
     assert (record.cursor, record.ttl_s, record.updated_at) == (cursor, ttl_s, updated_at)
-    assert (record.replies, record.ring, record.num_replies) == (packed, tuple(ring), len(ring))
+    assert (record.replies, record.kept_replies, record.num_replies) == (
+        packed,
+        tuple(ring),
+        len(ring),
+    )
     assert (record.closed, record.revision) == (closed, revision_of(data))
-    assert (record.key, record.expires_at, record.place) == (Key("u", "b"), 7.0, 5)
+    assert (record.key, record.expires_at, record.rowid) == (Key("u", "b"), 7.0, 5)
     assert ttl_s_of(data) == ttl_s
 
 
@@ -90,7 +94,7 @@ def test_the_format_is_what_its_description_says():
 def test_every_record_is_packed_under_a_revision_of_its_own():
     one, two = (pack_data(0, b"", UNREAD, b"", 0, 1.0, 0.0) for _ in range(2))
     rows = np.zeros((50, 4), np.uint8)
-    alike = pack_alike(np.arange(50), [1] * 50, [1.0] * 50, rows, [bytes(16)] * 50, rows, 0.0)
+    alike = pack_batch(np.arange(50), [1] * 50, [1.0] * 50, rows, [bytes(16)] * 50, rows, 0.0)
     assert len({revision_of(data) for data in [one, two, *alike]}) == 52
 
 
@@ -156,7 +160,7 @@ def test_any_bytes_are_a_record_or_are_refused(tail):
         except RecordFormatError:
             continue
         record = Record(record_named().header, data)
-        assert len(record.ring) == record.num_replies
+        assert len(record.kept_replies) == record.num_replies
 
 
 @given(st.integers(0, len(DATA) * 8 - 1))
@@ -168,6 +172,6 @@ def test_a_checked_record_can_be_read_in_all_its_parts(bit):
     except RecordFormatError:
         return
     record = Record(record_named().header, bytes(flipped))
-    assert len(record.ring) == record.num_replies
+    assert len(record.kept_replies) == record.num_replies
     assert len(record.state) == record.state_bytes
     assert record.closed in ("", "deleted", "final")

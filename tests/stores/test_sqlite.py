@@ -136,7 +136,7 @@ def test_a_file_that_stays_locked_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "s.db"
     other = apsw.Connection(str(path))
     other.execute("BEGIN IMMEDIATE; CREATE TABLE sessions (id)")
-    monkeypatch.setattr(sqlite_connection, "_OPENING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite_connection, "_OPEN_TIMEOUT_S", 0.05)
     with pytest.raises(StartUpError, match="locked"):
         SqliteStore.open(path, "power")
     other.close()
@@ -179,9 +179,9 @@ async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other
     store = SqliteStore.open(path, "power")
     damaged, _ = await opened(store, "a", "b")
     db = apsw.Connection(str(path))
-    [(data,)] = db.execute(f"SELECT {column} FROM {table} WHERE id = ?", (damaged.place,))
+    [(data,)] = db.execute(f"SELECT {column} FROM {table} WHERE id = ?", (damaged.rowid,))
     flipped = data[:-1] + bytes([data[-1] ^ 1])
-    db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (flipped, damaged.place))
+    db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (flipped, damaged.rowid))
     db.close()
     with pytest.raises(RecordUnreadableError, match="damaged"):
         await store.load(Key("t", "a"))
@@ -190,7 +190,7 @@ async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other
 
 
 def refuse_writes(store, refused):
-    for file in (store._here, store._there):
+    for file in (store._inline_file, store._thread_file):
         file._db.execute(f"PRAGMA query_only = {'ON' if refused else 'OFF'}")
 
 
@@ -198,7 +198,7 @@ async def test_a_failed_write_keeps_nothing_and_the_store_recovers(tmp_path):
     store = SqliteStore.open(tmp_path / "s.db", "power")
     [record] = await opened(store, "a")
     refuse_writes(store, True)
-    with pytest.raises(StoreUnavailableError, match="nothing of this request was kept"):
+    with pytest.raises(StoreUnavailableError, match="nothing of this request was stored"):
         await commit(store, after(record), record)
     refuse_writes(store, False)
     assert await store.load(record.key) == record

@@ -104,7 +104,7 @@ async def test_a_move_that_fails_in_another_way_is_no_success(store, disk, monke
     with pytest.raises(StoreUnavailableError):
         await store.load(record.key)
     with monkeypatch.context() as short:
-        short.setattr(store._log, "_run_checkpoint", out_of_memory)
+        short.setattr(store._log, "_checkpoint_locked", out_of_memory)
         for _ in range(2):
             with pytest.raises(MemoryError):
                 await store.load(record.key)

@@ -74,7 +74,7 @@ async def store_in(folder, durability="power"):
     folder.mkdir(exist_ok=True)
     store = SqliteStore.open(folder / "s.db", durability)
     [record] = await opened(store, "a", outputs=bytes(100_000))
-    store._log._move("TRUNCATE")
+    store._log._try_checkpoint("TRUNCATE")
     for _ in range(8):
         record = await commit(store, after(record), record)
     return store, record
@@ -84,7 +84,7 @@ async def test_a_log_that_was_cut_behind_its_end_goes_on(tmp_path):
     """Its file is longer than the log, once that was begun anew: nothing is lost."""
     store, record = await store_in(tmp_path)
     await opened(store, "b", outputs=bytes(100_000))
-    store._log._move("RESTART")
+    store._log._try_checkpoint("RESTART")
     record = await commit(store, after(record), record)
     truncate_half(tmp_path / "s.db-wal")
     record = await commit(store, after(record), record)
@@ -155,7 +155,7 @@ async def test_an_idle_process_refuses_though_another_wrote_behind_the_hole(
         record = await commit(one, after(record), record)
     if is_log_begun_anew:
         await two.check()
-        one._log._move("RESTART")
+        one._log._try_checkpoint("RESTART")
         for _ in range(50):
             record = await commit(one, after(record), record)
     log = tmp_path / "s.db-wal"
@@ -190,14 +190,14 @@ async def test_a_step_that_was_being_written_meanwhile_is_not_acknowledged(
 ):
     """Between the check of the one before and the answer."""
     store, record = await store_in(tmp_path / "var", "process")
-    write = store._here.commit
+    write = store._inline_file.commit
 
     def change_then_write(writes):
         change(tmp_path / "var" / f"s.db{which}")
         return write(writes)
 
     monkeypatch.setattr(sqlite, "_INLINE_S", 60.0)
-    monkeypatch.setattr(store._here, "commit", change_then_write)
+    monkeypatch.setattr(store._inline_file, "commit", change_then_write)
     with pytest.raises(StoreUnavailableError, match=reason):
         await commit(store, after(record), record)
     await store.close()
@@ -225,13 +225,17 @@ async def test_a_file_that_is_put_back_is_used_again_with_all_that_was_acknowled
     await again.close()
 
 
-async def test_a_log_that_was_removed_is_saved_into_the_file_at_once(tmp_path):
-    """A process that is killed then has lost nothing that was acknowledged."""
+@pytest.mark.parametrize("is_check_running", [False, True])
+async def test_a_removed_log_is_moved_into_the_file_at_once(tmp_path, is_check_running):
+    """Nothing that was acknowledged is lost if the process is killed then."""
     store, record = await store_in(tmp_path)
+    if is_check_running:
+        store._log._check_idle()
     (tmp_path / "s.db-wal").unlink()
     with pytest.raises(StoreUnavailableError):
         await store.check()
-    await store._log._under_way
+    while store._log._running is not None:
+        await store._log._running
     shutil.copy(tmp_path / "s.db", tmp_path / "copy.db")
     copy = SqliteStore.open(tmp_path / "copy.db", "power")
     assert await copy.load(A) == record
@@ -259,8 +263,8 @@ async def test_a_log_that_another_process_may_have_begun_anew_is_not_moved_into_
     before = (tmp_path / "s.db").read_bytes()
     with pytest.raises(StoreUnavailableError):
         await store.check()
-    assert store._log._under_way is None
-    store._log._move("RESTART")
+    assert store._log._running is None
+    store._log._try_checkpoint("RESTART")
     await store.close()
     assert (tmp_path / "s.db").read_bytes() == before
 
@@ -278,7 +282,7 @@ async def test_a_closing_store_leaves_the_files_of_its_successor_alone(tmp_path)
 async def test_a_file_that_another_process_vacuumed_is_no_truncated_one(tmp_path):
     store, record = await store_in(tmp_path)
     await opened(store, *(f"other-{place}" for place in range(50)), outputs=bytes(10_000))
-    store._log._move("RESTART")
+    store._log._try_checkpoint("RESTART")
     await store.check()
     before = (tmp_path / "s.db").stat().st_size
     other = apsw.Connection(str(tmp_path / "s.db"))
@@ -296,7 +300,7 @@ async def test_a_log_that_another_process_took_up_is_no_truncated_one(tmp_path):
     two = SqliteStore.open(tmp_path / "s.db", "power")
     for _ in range(3):
         for store, other in ((one, two), (two, one)):
-            other._log._move("TRUNCATE")
+            other._log._try_checkpoint("TRUNCATE")
             for _ in range(20):
                 record = await commit(store, after(record), record)
                 assert record is not None

@@ -36,14 +36,14 @@ class Log:
         self.peak_bytes = max(self._size(), self.peak_bytes)
 
     def watch_checkpoints(self, monkeypatch):
-        move = sqlite_log.WriteAheadLog._move
+        move = sqlite_log.WriteAheadLog._try_checkpoint
 
         def watched(log, how):
             before = self._size()
             move(log, how)
             self.stall_bytes = max(self._size() - before, self.stall_bytes)
 
-        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_move", watched)
+        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_try_checkpoint", watched)
 
     def _size(self):
         return self._path.stat().st_size
@@ -102,21 +102,21 @@ class Moves:
     """Stands for the checkpoint's call: counts, can be held up and can fail."""
 
     def __init__(self, monkeypatch):
-        self.num_begun = 0
+        self.num_started = 0
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
         self.error = None
-        self._move = sqlite_log.WriteAheadLog._move
-        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_move", self._hold_and_move())
+        self._try_checkpoint = sqlite_log.WriteAheadLog._try_checkpoint
+        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_try_checkpoint", self._hold_and_move())
 
     def _hold_and_move(self):
         def move(log, *how):
-            self.num_begun += 1
+            self.num_started += 1
             self.begun.set()
             assert self.go_on.wait(AT_MOST_S)
             if self.error:
                 log._db.close()
-            return self._move(log, *how)
+            return self._try_checkpoint(log, *how)
 
         return move
 
@@ -137,7 +137,7 @@ async def test_commits_go_on_while_most_of_the_log_is_moved(tmp_path, moves):
     await write(store, log, "b", 3 * CHECKPOINT_BYTES)  # would wait for ever
     moves.go_on.set()
     await store.close()
-    assert moves.num_begun == 1  # one at a time
+    assert moves.num_started == 1  # one at a time
 
 
 async def test_strangers_are_moved_sooner_than_as_many_bytes_of_the_same_few(
@@ -148,7 +148,7 @@ async def test_strangers_are_moved_sooner_than_as_many_bytes_of_the_same_few(
     monkeypatch.setattr(sqlite_log, "_CHECKPOINT_PAGES", 100)
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
     await write(store, log, "a", 5 * CHECKPOINT_BYTES)
-    assert moves.num_begun == 0
+    assert moves.num_started == 0
     await write(store, log, "b", CHECKPOINT_BYTES, num_rows=100)
     await moves.is_under_way()
     await store.close()
@@ -159,14 +159,14 @@ async def test_what_was_written_meanwhile_is_moved_before_the_next_commit(tmp_pa
     moves.go_on.clear()
     await write(store, log, "a", CHECKPOINT_BYTES)
     await moves.is_under_way()
-    most_moved = store._log._under_way
+    most_moved = store._log._running
     moves.go_on.set()
     await most_moved
-    assert moves.num_begun == 1
+    assert moves.num_started == 1
     [base] = await opened(store, "b")
-    assert moves.num_begun == 2
+    assert moves.num_started == 2
     await commit(store, after(base), base)
-    assert moves.num_begun == 2
+    assert moves.num_started == 2
     await store.close()
 
 
@@ -174,7 +174,7 @@ async def test_a_checkpoint_that_fails_fails_no_commit_and_is_tried_again(tmp_pa
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
     moves.error = apsw.IOError("disk I/O error")
     await write(store, log, "a", 5 * CHECKPOINT_BYTES)
-    assert moves.num_begun >= 2
+    assert moves.num_started >= 2
     [base] = await opened(store, "b")
     assert await commit(store, after(base), base) == await store.load(base.key)
     await store.close()

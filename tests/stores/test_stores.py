@@ -152,15 +152,15 @@ async def check_group_in(store, kinds, seed):
         assert await store.load(key) == (each or found)
 
 
-async def test_each_session_lies_in_a_place_of_its_own_and_stays_there(store):
+async def test_a_session_keeps_its_rowid(store):
     kept = await opened(store, "a", "b")
     stepped = [await commit(store, after(base), base) for base in kept]
     found = [await store.load(base.key) for base in kept]
     listed = await store.list_live("t", None, "", 9)
-    places = [each.place for each in kept]
-    assert [each.place for each in stepped] == places
-    assert [each.place for each in found] == places
-    assert [each.place for each in listed] == places
+    rowids = [each.rowid for each in kept]
+    assert [each.rowid for each in stepped] == rowids
+    assert [each.rowid for each in found] == rowids
+    assert [each.rowid for each in listed] == rowids
     assert [each.data for each in found] == [each.data for each in stepped]
 
 

@@ -24,13 +24,13 @@ def failure_of(reply: object) -> StoreUnavailableError | None:
     error: StoreUnavailableError
     if isinstance(reply, NotSentError):
         error = StoreUnavailableError(
-            f"the session store cannot be reached ({reply}); nothing of this request was kept:"
+            f"the session store cannot be reached ({reply}); nothing of this request was stored:"
             " try again",
             retry_after_s=1,
         )
     elif isinstance(reply, (ResponseError, BusyLoadingError)) and _is_refusal(reply):
         error = StoreUnavailableError(
-            f"the session store refused to work ({reply}); nothing of this request was kept: try"
+            f"the session store refused to work ({reply}); nothing of this request was stored: try"
             " again",
             retry_after_s=1,
         )
@@ -53,7 +53,7 @@ def unavailable_if_failed(replies: list[Any]) -> list[Any]:
     for reply in replies:
         if isinstance(reply, (NotSentError, LostError, RedisError)):
             error = StoreUnavailableError(
-                f"the session store could not be read ({reply}); nothing of this request was kept:"
+                f"the session store could not be read ({reply}); nothing of this request was stored:"
                 " try again",
                 retry_after_s=1,
             )

@@ -246,7 +246,7 @@ class RedisStore:
 def _not_announced(reply: object) -> StoreUnavailableError:
     """Whatever became of the entry of an index: its session was not touched."""
     return StoreUnavailableError(
-        f"the session store could not be written ({reply}); nothing of this request was kept: try"
+        f"the session store could not be written ({reply}); nothing of this request was stored: try"
         " again",
         retry_after_s=1,
     )
