@@ -14,12 +14,16 @@ Rule 5: a store also holds a few small named values, for what all its processes 
 Rule 6: loading an unreadable record raises RecordUnreadableError; lists omit it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import structlog
+
 from service.errors import StoreUnavailableError
-from service.stores.record.record import Key, Record, SessionHeader
+from service.stores.record.record import Key, Record, RecordFormatError, SessionHeader
+
+log = structlog.get_logger()
 
 TOMBSTONE_S = 600.0
 
@@ -108,3 +112,12 @@ class StoreOptions(NamedTuple):
     timeout_s: float = 2.0
     password_file: Path | None = None
     ca_file: Path | None = None
+
+
+def read_for_list(read: Callable[[], Record]) -> Record | None:
+    """A record for a list; None if it cannot be read, so that it does not hide the others."""
+    try:
+        return read()
+    except RecordFormatError as error:
+        log.warning("unreadable record omitted from a list", reason=error.detail)
+        return None

@@ -29,12 +29,12 @@ class TwoNodes:
 
 class FakeNode:
     def __init__(self, nodes, place):
-        self.nodes, self.place = nodes, place
+        self.nodes, self.endpoint = nodes, place
 
     async def send(self, commands, due_at=None):
         if commands == [("CLUSTER", "SLOTS")]:
             return [[[0, 8191, [b"one", 1]], [8192, 16383, [b"two", 2]]]]
-        if self.place == ONE:
+        if self.endpoint == ONE:
             await self.nodes.may_answer.wait()
             return [MovedError(f"{key_slot(LOW)} two:2") for _ in commands]
         return [LostError("cut") if words == ("LOSE",) else b"answer" for words in commands]
@@ -58,7 +58,7 @@ class SlowNode:
     """Takes as long as it may; `answers` by the first word, others are lost."""
 
     def __init__(self, place, answers):
-        self.place = place
+        self.endpoint = place
         self.answers = answers
         self.due = []
 
@@ -102,7 +102,7 @@ async def test_a_way_that_nobody_tells_ends_with_the_time_of_the_call(topology):
         [error] = await servers.send([Command(b"k", ("GET",))], over)
         assert isinstance(error, NotSentError)
         assert has_timed_out(error)
-    looking = servers._finding if topology == "sentinel" else servers._learning
+    looking = servers._search if topology == "sentinel" else servers._slots_request
     looking.cancel()
     await asyncio.wait({looking})
 
@@ -132,7 +132,7 @@ async def test_nothing_is_sent_when_the_time_is_over():
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         address = read_redis_url(f"redis://127.0.0.1:{port}")
-        node = Node(address.places[0], address, 60.0)
+        node = Node(address.endpoints[0], address, 60.0)
         assert await node.send([("SET", "a", "b")]) == [b"OK"]
         num_received = len(received)
         [error] = await node.send([("SET", "a", "c")], asyncio.get_running_loop().time() - 1)

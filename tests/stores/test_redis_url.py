@@ -20,7 +20,7 @@ from service.stores.redis.url import read_redis_url
 )
 def test_an_address_is_read(url, topology, places, service, db):
     address = read_redis_url(url)
-    assert (address.topology, list(address.places)) == (topology, places)
+    assert (address.topology, list(address.endpoints)) == (topology, places)
     assert (address.service, address.db) == (service, db)
     assert address.uses_tls == url.startswith("rediss")
     assert (address.username, address.password) == (None, None)

@@ -208,7 +208,9 @@ def stepped(
         kept = pack_history(kept_after_step(base, request, num_replies))
     if observations.final:
         return _tombstone(step + count, replies, num_replies, kept, now, "final")
-    return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now, history=kept)
+    return pack_data(
+        step + count, state, cursor, replies, num_replies, base.ttl_s, now, history=kept
+    )
 
 
 def stepped_alike(

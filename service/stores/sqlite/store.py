@@ -24,8 +24,8 @@ import apsw
 import structlog
 
 from service.errors import StartUpError, StoreUnavailableError
-from service.stores.base import Expired, Usage, Write
-from service.stores.record.record import Key, Record, RecordFormatError
+from service.stores.base import Expired, Usage, Write, read_for_list
+from service.stores.record.record import Key, Record
 from service.stores.sqlite.errors import FAILURES, files_changed, unavailable
 from service.stores.sqlite.file import SqliteFile
 from service.stores.sqlite.identity import FileIdentity
@@ -101,7 +101,7 @@ class SqliteStore:
     ) -> list[Record]:
         rows = await self._call(lambda: self._thread_file.list_live(tenant, model, after, limit))
         self._refuse_if_changed()
-        return [record for row in rows if (record := _read(row)) is not None]
+        return [record for row in rows if (record := read_for_list(row)) is not None]
 
     async def usage(self, tenant: str) -> Usage:
         usage = await self._call(lambda: self._thread_file.usage(tenant))
@@ -219,12 +219,3 @@ class SqliteStore:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _read(read: Callable[[], Record]) -> Record | None:
-    """A record for a list; None if it cannot be read, so that it does not hide the others."""
-    try:
-        return read()
-    except RecordFormatError as error:
-        log.warning("unreadable record omitted from a list", reason=error.detail)
-        return None
