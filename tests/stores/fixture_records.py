@@ -1,4 +1,4 @@
-"""Files of earlier formats, as the service of their time wrote them, for every later one to read.
+"""Files of earlier formats, written by the services of their time, for later ones to read.
 
     python -m tests.stores.fixture_records      writes fixtures/format_<N>.db and .json, where N is
                                                 the latest format; never twice
@@ -36,7 +36,7 @@ RING = pack_reply(4, 2, bytes(range(16)), b"\x01\x02\x03\x04") + pack_reply(6, 1
 
 
 def described(record: Record) -> dict:
-    """All that a record holds, for JSON; not how its bytes are laid out."""
+    """The contents of a record as JSON, independent of its byte format."""
     header = record.header
     return {
         "tenant": header.tenant,

@@ -1,4 +1,4 @@
-"""Format 2: what a session keeps of its past comes back; what keeps nothing stays of format 1."""
+"""Format 2 stores the history of a session; a session without one has format 1."""
 
 import pytest
 from hypothesis import given
@@ -50,7 +50,7 @@ SAMPLE = packed(
 
 
 @given(st.lists(replies, max_size=3), pasts)
-def test_what_a_session_keeps_comes_back(ring, past):
+def test_a_history_unpacks_to_what_was_packed(ring, past):
     checkpoints, observations = past
     data = packed(ring, checkpoints, observations)
     check_data(data)
@@ -70,18 +70,18 @@ def test_a_record_has_the_oldest_format_that_can_hold_it(ring, past):
 
 
 @pytest.mark.parametrize("size", range(len(SAMPLE)))
-def test_kept_things_cut_anywhere_are_refused(size):
+def test_a_truncated_history_is_refused(size):
     with pytest.raises(RecordFormatError):
         check_data(SAMPLE[:size])
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"x" * 40])
-def test_more_than_was_kept_is_refused(extra):
+def test_bytes_after_a_history_are_refused(extra):
     with pytest.raises(RecordFormatError, match="there are bytes after its history"):
         check_data(SAMPLE + extra)
 
 
-def test_keys_of_other_replies_are_refused():
+def test_a_wrong_number_of_keys_is_refused():
     kept = pack_history(History((b"k" * 16, b"l" * 16)))
     data = pack_data(1, b"", NO_TEXT, pack_reply(0, 1, b"d" * 16, b""), 1, 1.0, 0.0, history=kept)
     with pytest.raises(RecordFormatError, match="keys of replies"):
@@ -89,7 +89,7 @@ def test_keys_of_other_replies_are_refused():
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_kept_things_or_are_refused(tail):
+def test_any_bytes_are_a_history_or_are_refused(tail):
     try:
         kept = unpack_history(tail)
     except ValueError:

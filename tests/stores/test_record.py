@@ -1,4 +1,4 @@
-"""The byte format of a record: what was packed is read, and anything else is refused."""
+"""The byte format of a record: packed data is read, anything else is refused."""
 
 import os
 import struct
@@ -24,7 +24,7 @@ from service.stores.record.replies import KeptReply, pack_reply
 from service.stores.record.revision import new_revision
 from tests.stores.support import record_named
 
-# As the format says; written out, so that a change is noticed.
+# The documented format, written out to detect changes.
 HEAD = struct.Struct("<2sBB16sqddIIIq")
 REPLY = struct.Struct("<qII16s")
 DATA = record_named().data
@@ -78,7 +78,7 @@ def test_the_properties_of_a_record_are_what_was_packed(
     assert ttl_s_of(data) == ttl_s
 
 
-def test_the_format_is_what_its_description_says():
+def test_the_bytes_are_as_documented():
     data = pack_data(5, b"st", TextCursor("é", 9), pack_reply(4, 1, b"d" * 16, b"o"), 1, 2.5, 3.5)
     assert data == b"".join(
         (
@@ -99,7 +99,7 @@ def test_every_record_is_packed_under_a_revision_of_its_own():
 
 
 def test_a_forked_process_hands_out_revisions_of_its_own():
-    new_revision()  # some are drawn beforehand
+    new_revision()  # fills the supply of tokens
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
@@ -109,7 +109,7 @@ def test_a_forked_process_hands_out_revisions_of_its_own():
     theirs = os.read(read_end, 16 * 300)
     os.close(read_end)
     os.close(write_end)
-    of_child = {theirs[place : place + 16] for place in range(0, len(theirs), 16)}
+    of_child = {theirs[index : index + 16] for index in range(0, len(theirs), 16)}
     assert len(of_child) == 300
     assert of_child.isdisjoint(new_revision() for _ in range(300))
 
@@ -129,7 +129,7 @@ def test_bytes_of_another_kind_are_refused(data):
 
 
 @given(st.integers(0, len(DATA) - 1))
-def test_data_cut_anywhere_is_refused(size):
+def test_truncated_data_is_refused(size):
     with pytest.raises(RecordFormatError):
         check_data(DATA[:size])
 
@@ -153,7 +153,7 @@ def test_a_head_that_does_not_fit_what_follows_is_refused(changes):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_record_or_are_refused(tail):
-    """Never another error: a list leaves out what is refused, and nothing else."""
+    """Never another error, because lists omit only refused records."""
     for data in (tail, DATA[: HEAD.size] + tail, DATA + tail):
         try:
             check_data(data)

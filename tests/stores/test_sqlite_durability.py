@@ -1,4 +1,4 @@
-"""When the SQLite store has synced its log, and what it does while the file is locked."""
+"""When the SQLite store syncs its log, and what it does while the file is locked."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ AT_MOST_S = 5.0
 
 
 class Disk:
-    """Stands for the sync call: counts, can be held up and can fail."""
+    """Replaces the sync: counts calls, can block and can fail."""
 
     def __init__(self, monkeypatch):
         self.num_started = self.num_done = 0
@@ -55,7 +55,7 @@ async def store(tmp_path):
 
 @pytest.fixture
 def rival(tmp_path, store):
-    """Another process's connection, as far as SQLite can tell; it never waits."""
+    """For SQLite a connection of another process; it never waits for a lock."""
     rival = apsw.Connection(str(tmp_path / "s.db"))
     yield rival
     rival.close()
@@ -78,7 +78,7 @@ async def test_with_power_each_commit_is_synced_before_it_is_answered(store, riv
         step = after(record)
         committing = asyncio.create_task(commit(store, step, record))
         await begun(disk)
-        # What is being synced has been handed to the system already.
+        # The operating system has the frames during the sync.
         assert step_seen_by(rival, record) == step.revision
         assert not committing.done()
         disk.go_on.set()
@@ -94,7 +94,7 @@ async def test_with_power_a_commit_from_the_thread_is_synced_too(store, disk):
 async def test_with_power_what_was_loaded_is_synced_before_it_is_answered(
     tmp_path, store, disk, monkeypatch
 ):
-    """Another process may have written it a moment ago, and not have synced it yet."""
+    """Another process may have written it without a sync yet."""
     other = SqliteStore.open(tmp_path / "s.db", "process")
     [record] = await opened(other, "a")
     assert disk.num_started == 0
@@ -111,7 +111,7 @@ async def test_with_power_what_was_loaded_is_synced_before_it_is_answered(
     assert not loading.done()
     disk.go_on.set()
     assert await loading == record
-    assert (syncs_before, disk.num_done) == ([0], 1)  # read first, synced then
+    assert (syncs_before, disk.num_done) == ([0], 1)  # first the read, then the sync
     await other.close()
 
 
@@ -148,8 +148,8 @@ async def test_all_who_ask_during_a_sync_share_the_next_and_may_leave(store, dis
     disk.hold()
     committing = [asyncio.create_task(commit(store, after(base), base)) for base in bases]
     await begun(disk)
-    committing[0].cancel()  # its sync is under way
-    committing[1].cancel()  # it waits for the next, as others do
+    committing[0].cancel()  # its sync is running
+    committing[1].cancel()  # it waits for the next sync, like the others
     await asyncio.sleep(0)
     disk.go_on.set()
     kept = await asyncio.gather(*committing[2:])
@@ -157,7 +157,7 @@ async def test_all_who_ask_during_a_sync_share_the_next_and_may_leave(store, dis
     assert disk.num_started == before + 2
 
 
-async def test_a_sync_that_fails_is_told_by_commit_and_by_load(store, disk):
+async def test_a_failed_sync_fails_commit_and_load(store, disk):
     [record] = await opened(store, "a")
     disk.error = OSError(5, "Input/output error")
     with pytest.raises(StoreUnavailableError, match="Input/output error"):
@@ -166,8 +166,8 @@ async def test_a_sync_that_fails_is_told_by_commit_and_by_load(store, disk):
         await store.load(record.key)
 
 
-async def test_a_sync_that_fails_does_not_say_that_nothing_was_kept(store, rival, disk):
-    """The step is written: others see it, and it may survive."""
+async def test_a_failed_sync_does_not_claim_that_nothing_was_stored(store, rival, disk):
+    """The step is written: other connections read it, and it may survive."""
     [record] = await opened(store, "a")
     disk.error = OSError(5, "Input/output error")
     step = after(record)
@@ -187,7 +187,7 @@ async def test_a_commit_that_finds_the_file_locked_waits_in_the_thread(store, ri
         return work(writes)
 
     monkeypatch.setattr(store._thread_file, "commit", commit_there)
-    assert list(store._inline_file._db.execute("PRAGMA busy_timeout")) == [(0,)]  # never waits here
+    assert list(store._inline_file._db.execute("PRAGMA busy_timeout")) == [(0,)]  # it never waits
     rival.execute("BEGIN IMMEDIATE")
     committing = asyncio.create_task(commit(store, after(record), record))
     assert await asyncio.to_thread(in_thread.wait, AT_MOST_S)  # the loop is free meanwhile
@@ -197,7 +197,7 @@ async def test_a_commit_that_finds_the_file_locked_waits_in_the_thread(store, ri
     assert await store.load(record.key) == kept
 
 
-async def test_a_file_that_stays_locked_is_told_and_nothing_is_kept(tmp_path, monkeypatch):
+async def test_a_file_that_stays_locked_is_an_error_and_nothing_is_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_S", 0.01)
     store = SqliteStore.open(tmp_path / "s.db", "power")
     [record] = await opened(store, "a")
@@ -222,7 +222,7 @@ async def test_a_store_that_cannot_be_written_does_not_check_out(store):
 
 
 async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
-    """The clock is read inside: no rival may write between what is read there and what follows."""
+    """The clock is read inside the transaction, so that no other writer comes in between."""
     rival, refused = None, []
 
     def clock():
@@ -244,7 +244,7 @@ async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
 
 
 async def test_a_sweep_holds_the_write_lock_from_its_start(store, rival):
-    """No rival may write between what it reads there and what it takes away."""
+    """No other writer comes between what it reads and what it removes."""
     await opened(store, "a")
     tried = []
 

@@ -1,4 +1,4 @@
-"""Files that are removed, replaced or truncated under the store are noticed by the next request."""
+"""The next request detects files that were removed, replaced or truncated."""
 
 import os
 import shutil
@@ -70,7 +70,7 @@ def durability(request):
 
 
 async def store_in(folder, durability="power"):
-    """With a session that lies in the file and has steps in the log."""
+    """A store with a session in the file and its steps in the log."""
     folder.mkdir(exist_ok=True)
     store = SqliteStore.open(folder / "s.db", durability)
     [record] = await opened(store, "a", outputs=bytes(100_000))
@@ -80,8 +80,8 @@ async def store_in(folder, durability="power"):
     return store, record
 
 
-async def test_a_log_that_was_cut_behind_its_end_goes_on(tmp_path):
-    """Its file is longer than the log, once that was begun anew: nothing is lost."""
+async def test_a_log_truncated_after_its_last_frame_is_used_further(tmp_path):
+    """After a restart the log is shorter than its file, so nothing is lost."""
     store, record = await store_in(tmp_path)
     await opened(store, "b", outputs=bytes(100_000))
     store._log._try_checkpoint("RESTART")
@@ -122,7 +122,7 @@ async def test_the_next_step_is_refused_with_the_reason(
 
 
 @EVERY_CHANGE
-async def test_the_next_check_of_readiness_says_the_reason(tmp_path, change, which, reason):
+async def test_the_next_readiness_check_reports_the_reason(tmp_path, change, which, reason):
     store, _ = await store_in(tmp_path / "var")
     change(tmp_path / "var" / f"s.db{which}")
     with pytest.raises(StoreUnavailableError, match=reason):
@@ -144,16 +144,16 @@ async def test_each_of_two_processes_refuses(tmp_path, change, which, reason):
     await two.close()
 
 
-@pytest.mark.parametrize("is_log_begun_anew", [False, True])
-async def test_an_idle_process_refuses_though_another_wrote_behind_the_hole(
-    tmp_path, is_log_begun_anew
+@pytest.mark.parametrize("is_log_restarted", [False, True])
+async def test_an_idle_process_refuses_although_another_wrote_after_the_hole(
+    tmp_path, is_log_restarted
 ):
     one, record = await store_in(tmp_path)
     two = SqliteStore.open(tmp_path / "s.db", "power")
     await two.check()
     for _ in range(100):
         record = await commit(one, after(record), record)
-    if is_log_begun_anew:
+    if is_log_restarted:
         await two.check()
         one._log._try_checkpoint("RESTART")
         for _ in range(50):
@@ -188,7 +188,7 @@ async def test_a_process_that_has_only_read_refuses_with_the_reason_alone(
 async def test_a_step_that_was_being_written_meanwhile_is_not_acknowledged(
     tmp_path, monkeypatch, change, which, reason
 ):
-    """Between the check of the one before and the answer."""
+    """The files change between the previous check and the write."""
     store, record = await store_in(tmp_path / "var", "process")
     write = store._inline_file.commit
 
@@ -204,7 +204,7 @@ async def test_a_step_that_was_being_written_meanwhile_is_not_acknowledged(
 
 
 @pytest.mark.parametrize("which", [FILE, LOG, INDEX])
-async def test_a_file_that_is_put_back_is_used_again_with_all_that_was_acknowledged(
+async def test_a_restored_file_is_used_again_with_every_acknowledged_step(
     tmp_path, durability, which
 ):
     store, record = await store_in(tmp_path, durability)
@@ -244,8 +244,8 @@ async def test_a_removed_log_is_moved_into_the_file_at_once(tmp_path, is_check_r
 
 
 @pytest.mark.parametrize("change", [truncate, truncate_half])
-async def test_a_process_that_starts_behind_a_truncated_log_is_refused(tmp_path, change):
-    """It would count on what others know of the log, and write behind the hole."""
+async def test_a_process_that_starts_with_a_truncated_log_is_refused(tmp_path, change):
+    """It would use the shared index of the log, and write after the hole."""
     store, record = await store_in(tmp_path)
     change(tmp_path / "s.db-wal")
     with pytest.raises(StartUpError, match="CARRY_STORE"):
@@ -257,7 +257,7 @@ async def test_a_process_that_starts_behind_a_truncated_log_is_refused(tmp_path,
     await again.close()
 
 
-async def test_a_log_that_another_process_may_have_begun_anew_is_not_moved_into_the_file(tmp_path):
+async def test_a_log_that_another_process_may_have_replaced_is_not_moved_into_the_file(tmp_path):
     store, _ = await store_in(tmp_path)
     replace_by_a_copy(tmp_path / "s.db-wal")
     before = (tmp_path / "s.db").read_bytes()
@@ -279,9 +279,9 @@ async def test_a_closing_store_leaves_the_files_of_its_successor_alone(tmp_path)
     await successor.close()
 
 
-async def test_a_file_that_another_process_vacuumed_is_no_truncated_one(tmp_path):
+async def test_a_vacuum_by_another_process_is_not_a_truncation(tmp_path):
     store, record = await store_in(tmp_path)
-    await opened(store, *(f"other-{place}" for place in range(50)), outputs=bytes(10_000))
+    await opened(store, *(f"other-{index}" for index in range(50)), outputs=bytes(10_000))
     store._log._try_checkpoint("RESTART")
     await store.check()
     before = (tmp_path / "s.db").stat().st_size
@@ -295,7 +295,7 @@ async def test_a_file_that_another_process_vacuumed_is_no_truncated_one(tmp_path
     await store.close()
 
 
-async def test_a_log_that_another_process_took_up_is_no_truncated_one(tmp_path):
+async def test_a_checkpoint_by_another_process_is_not_a_truncation(tmp_path):
     one, record = await store_in(tmp_path)
     two = SqliteStore.open(tmp_path / "s.db", "power")
     for _ in range(3):

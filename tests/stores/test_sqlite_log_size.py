@@ -113,7 +113,7 @@ async def truncated(folder):
 
 @pytest.fixture
 def _truncate_soon(monkeypatch):
-    """However slow the machine: the log may be truncated between steps, and then has few frames."""
+    """A slow machine may truncate the log between steps, which leaves a few frames."""
     monkeypatch.setattr(sqlite_log, "_IDLE_AFTER_S", 0.01)
     monkeypatch.setattr(sqlite_log, "_SHORT_BYTES", 0)
 
