@@ -33,7 +33,7 @@ def divergence(
 
 def last_prediction(record: Record) -> PackedOutputs:
     """What was answered last, if that is the prediction after the record's very step."""
-    ring = record.ring
+    ring = record.kept_replies
     if ring:
         return ring[-1].outputs
     header = record.header

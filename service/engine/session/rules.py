@@ -31,7 +31,7 @@ from service.errors import (
     SessionNotFoundError,
     StepConflictError,
 )
-from service.stores.record.batch_pack import pack_alike
+from service.stores.record.batch_pack import pack_batch
 from service.stores.record.history import NO_HISTORY, History, pack_history, unpack_history
 from service.stores.record.record import (
     Key,
@@ -188,7 +188,7 @@ def opened(
         if header.keeps is not None:
             kept = History(observations=with_observations(kept, header.keeps, history))
     packed = pack_history(kept)
-    return header, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, kept=packed)
+    return header, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, history=packed)
 
 
 def stepped(
@@ -208,7 +208,9 @@ def stepped(
         kept = pack_history(kept_after_step(base, request, num_replies))
     if observations.final:
         return _tombstone(step + count, replies, num_replies, kept, now, "final")
-    return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now, kept=kept)
+    return pack_data(
+        step + count, state, cursor, replies, num_replies, base.ttl_s, now, history=kept
+    )
 
 
 def stepped_alike(
@@ -226,7 +228,7 @@ def stepped_alike(
     """
     ttl_s = [base.ttl_s for base in bases]
     if len(bases) > _FEW:
-        return pack_alike(np.array(steps), counts, ttl_s, states, digests, outputs, now)
+        return pack_batch(np.array(steps), counts, ttl_s, states, digests, outputs, now)
     rows = zip(steps, counts, ttl_s, states, digests, outputs, strict=True)
     return [
         pack_data(
@@ -239,7 +241,7 @@ def stepped_alike(
 
 def closed(base: Record, reason: str, now: float) -> bytes:
     """A tombstone: no state and no pending text, only the last replies; see `TOMBSTONE_S`."""
-    kept = pack_history(base.kept)
+    kept = pack_history(base.history)
     return _tombstone(base.step, base.replies, base.num_replies, kept, now, reason)
 
 
@@ -256,7 +258,7 @@ def may_apply(request: SessionRequest, record: Record, step: int) -> bool:
         isinstance(request, StepRequest)
         and not request.is_preview
         and request.step in (None, step)
-        and (request.key is None or request.key not in record.kept.keys)
+        and (request.key is None or request.key not in record.history.keys)
     )
 
 
@@ -289,7 +291,7 @@ def _decide_delete(found: Record, now: float) -> Apply | Answer:
 
 def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
     """The stored reply that this request repeats, if any."""
-    for reply in found.ring:
+    for reply in found.kept_replies:
         is_it = reply.from_step == request.step
         if request.step is None:
             is_it = reply.key == request.key
@@ -326,7 +328,7 @@ def wrong_step(
 ) -> StepConflictError | ReplayExpiredError:
     """Why a request that names `step` is neither applied nor answered again."""
     name = found.header.name
-    ring = found.ring
+    ring = found.kept_replies
     oldest_kept = ring[0].from_step if ring else found.step
     if step < oldest_kept and not is_preview:
         return ReplayExpiredError(
