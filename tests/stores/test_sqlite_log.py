@@ -198,6 +198,15 @@ async def test_a_close_during_a_checkpoint_waits_for_it_and_loses_nothing(
     await again.close()
 
 
+async def test_a_close_right_after_a_checkpoint_ended_waits_for_its_callback(tmp_path):
+    store = SqliteStore.open(tmp_path / "s.db", "power")
+    store._log._running = asyncio.get_running_loop().create_future()
+    store._log._running.add_done_callback(store._log._on_done)
+    store._log._running.set_result(None)
+    await store.close()
+    assert store._log._running is None
+
+
 async def test_a_closed_store_is_one_file(tmp_path):
     """The last connection moves the log into the file, so that one file is to be copied."""
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)

@@ -170,6 +170,7 @@ class WriteAheadLog:
                 await self.sync()
         while self._running is not None:
             await self._running
+            await asyncio.sleep(0)  # until its callbacks have run
         self._sync_thread.close()
         self._checkpoint_thread.shutdown()
         close(self._db, may_checkpoint=self._identity.allows_checkpoint)
