@@ -18,6 +18,7 @@ from service.engine.models.loaded_model import LoadedModel
 from service.engine.session.requests import CreateRequest, Observations, StartRequest, StepRequest
 from service.engine.session.rules import Reply
 from service.errors import (
+    CarryError,
     InvalidInputError,
     SessionClosedError,
     SessionExpiredError,
@@ -149,19 +150,60 @@ async def step_sequence(
         UnknownSequenceError: it goes on with a sequence that was not started.
         CarryError: as a step of a session.
     """
-    observations = observations._replace(final=sequence.end)
     if not sequence.start:
-        timed = observations._replace(time_s=start_s)
+        step = step_of_sequence(sequence, observations, start_s, emit)
         try:
-            return await engine.submit(key, StepRequest(timed, sequence.step, emit))
-        except _ENDED:
-            raise _unknown(sequence, model.name) from None
+            return await engine.submit(key, step)
+        except _ENDED as error:
+            return reply_of_sequence(error, sequence, model.name)
     if sequence.step:
         raise InvalidInputError("sequence_step of a start is 0: expected no other")
+    observations = observations._replace(final=sequence.end)
     create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
     if restarts and sequence.step is None:
         return await open_session(key, StartRequest.anew(create, asked_at, emit))
     return await open_session(key, StartRequest(create, asked_at, emit, replaces=restarts))
+
+
+def step_of_sequence(
+    sequence: Sequence,
+    observations: Observations,
+    start_s: int | None,
+    emit: Literal["last", "all"],
+) -> StepRequest:
+    """The step of a sequence that goes on; `start_s` is the time of its first observation."""
+    return StepRequest(
+        observations._replace(final=sequence.end, time_s=start_s), sequence.step, emit
+    )
+
+
+def reply_of_sequence(outcome: Reply | CarryError, sequence: Sequence, model: str) -> Reply:
+    """The reply to a step.
+
+    Raises:
+        UnknownSequenceError: the sequence is over, or was not started.
+        CarryError: the outcome.
+    """
+    if isinstance(outcome, _ENDED):
+        raise _unknown(sequence, model) from None
+    if isinstance(outcome, CarryError):
+        raise outcome
+    return outcome
+
+
+def only_row(
+    rows: list[tuple[Observations, int | None]],
+) -> tuple[Observations, int | None]:
+    """The row of a request of a sequence.
+
+    Raises:
+        InvalidInputError: it has none, or several.
+    """
+    if len(rows) != 1:
+        raise InvalidInputError(
+            f"the inputs have {len(rows)} rows: expected one, as each request of a sequence has"
+        )
+    return rows[0]
 
 
 def _unknown(sequence: Sequence, model: str) -> UnknownSequenceError:
