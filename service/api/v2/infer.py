@@ -30,12 +30,12 @@ from service.api.v2.sequences import (
     model_of_sequence,
     only_row,
     reply_of_sequence,
-    step_of_sequence,
-    step_sequence,
+    request_of_sequence,
+    run_sequence,
 )
 from service.api.v2.signature import Signature, observations_of, outputs_of
 from service.engine.models.loaded_model import LoadedModel
-from service.engine.session.requests import Observations
+from service.engine.session.requests import Observations, StartRequest, StepRequest
 from service.engine.session.rules import Reply
 from service.engine.timing import RequestTiming
 from service.errors import (
@@ -162,31 +162,35 @@ class InferCall:
     def submit(
         self, timing: RequestTiming | None, on_outcome: OnOutcome
     ) -> "asyncio.Future[Any] | None":
-        """Of a sequence that goes on with a known model; `respond` starts one, or predicts."""
+        """Of a sequence whose model is known, if its caller has no quota; others by `respond`."""
         if self.body.is_big:
             return None
         engine = self._context.engine
         try:
             self._parsed = parse(*self.body)
             sequence = Sequence.of(self._parsed.parameters)
-            if sequence is None or sequence.start:
+            if sequence is None or (sequence.start and self.caller.quota is not None):
                 return None
-            queue = engine.cached_queue(sequence.key(self.caller.tenant, self._name))
-            if queue is None or queue.worker is None:
+            key = sequence.key(self.caller.tenant, self._name)
+            queue = engine.cached_queue(key)
+            if sequence.start:
+                model = engine.registry.get(self._name, self._version)
+            elif queue is not None and queue.worker is not None:
+                model = queue.worker.model
+            else:
                 return None
-            model = queue.worker.model
             if self._version not in (None, model.version):
                 return None
-            queue.worker.refuse_if_full()
+            engine.refuse_if_full(model)
             request = infer_request(Signature.of(model), self._parsed)
             rows, emit = self._observed(model, request)
-            step = step_of_sequence(sequence, *only_row(rows), emit)
+            step = self._step_of(sequence, model, rows, emit)
         except CarryError:  # `respond` finds all that is wrong
             return None
         self._model = model
         self.asked.sequence = sequence.described(self._name)
         on_end = partial(self._on_end, request, sequence, time.perf_counter_ns(), on_outcome)
-        return engine.submit(queue.key, step, timing, on_end, queue)
+        return engine.submit(key, step, timing, on_end, queue)
 
     def _on_end(
         self,
@@ -250,19 +254,10 @@ class InferCall:
         if sequence is None:
             packed = await context.engine.predict(model, rows, emit)
             return self._respond(request, packed, model, {}, was_read_ns)
-        reply = await step_sequence(
-            context.engine,
-            model,
-            self._version,
-            sequence.key(self.caller.tenant, model.name),
-            sequence,
-            *only_row(rows),
-            emit,
-            context.settings.default_ttl_s,
-            open_session=partial(context.quotas.open, self.caller),
-            restarts=context.settings.v2_start == "restart",
-            asked_at=self._asked_at,
-        )
+        step = self._step_of(sequence, model, rows, emit)
+        key = sequence.key(self.caller.tenant, model.name)
+        opening = partial(context.quotas.open, self.caller)
+        reply = await run_sequence(context.engine, key, sequence, model.name, step, opening)
         return self._answer(request, reply, sequence, was_read_ns)
 
     async def _read_as_meant(self, sequence: Sequence | None) -> tuple[LoadedModel, InferRequest]:
@@ -295,6 +290,25 @@ class InferCall:
         emit = _emit(model, request.parameters)
         _bound(self._context, model, rows, emit)
         return rows, emit
+
+    def _step_of(
+        self,
+        sequence: Sequence,
+        model: LoadedModel,
+        rows: list[tuple[Observations, int | None]],
+        emit: Literal["last", "all"],
+    ) -> StepRequest | StartRequest:
+        settings = self._context.settings
+        return request_of_sequence(
+            sequence,
+            model,
+            self._version,
+            *only_row(rows),
+            emit,
+            settings.default_ttl_s,
+            restarts=settings.v2_start == "restart",
+            asked_at=self._asked_at,
+        )
 
     def _answer(
         self, request: InferRequest, reply: Reply, sequence: Sequence, was_read_ns: int

@@ -127,64 +127,67 @@ async def model_of_sequence(
     return model
 
 
-async def step_sequence(
-    engine: Engine,
+def request_of_sequence(
+    sequence: Sequence,
     model: LoadedModel,
     version: str | None,
-    key: Key,
-    sequence: Sequence,
     observations: Observations,
     start_s: int | None,
     emit: Literal["last", "all"],
     ttl_s: float,
     *,
-    open_session: Callable[[Key, StartRequest], Awaitable[Reply]],
     restarts: bool,
     asked_at: float,
+) -> StepRequest | StartRequest:
+    """The start of a sequence, or a step of it.
+
+    `start_s` is the time of the first observation. `asked_at` is when the request arrived. Both are
+    in seconds since the epoch. `version` is the one that the client requests.
+
+    Raises:
+        InvalidInputError: a start has another `sequence_step` than 0.
+    """
+    observations = observations._replace(final=sequence.end)
+    if not sequence.start:
+        return StepRequest(observations._replace(time_s=start_s), sequence.step, emit)
+    if sequence.step:
+        raise InvalidInputError("sequence_step of a start is 0: expected no other")
+    create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
+    if restarts and sequence.step is None:
+        return StartRequest.anew(create, asked_at, emit)
+    return StartRequest(create, asked_at, emit, replaces=restarts)
+
+
+async def run_sequence(
+    engine: Engine,
+    key: Key,
+    sequence: Sequence,
+    model: str,
+    request: StepRequest | StartRequest,
+    open_session: Callable[[Key, StartRequest], Awaitable[Reply]],
 ) -> Reply:
     """Apply one request of a sequence; `open_session` begins it, if its tenant may.
-
-    `asked_at` is when the request arrived, in seconds since the epoch.
 
     Raises:
         UnknownSequenceError: it goes on with a sequence that was not started.
         CarryError: as a step of a session.
     """
-    if not sequence.start:
-        step = step_of_sequence(sequence, observations, start_s, emit)
-        try:
-            return await engine.submit(key, step)
-        except _ENDED as error:
-            return reply_of_sequence(error, sequence, model.name)
-    if sequence.step:
-        raise InvalidInputError("sequence_step of a start is 0: expected no other")
-    observations = observations._replace(final=sequence.end)
-    create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
-    if restarts and sequence.step is None:
-        return await open_session(key, StartRequest.anew(create, asked_at, emit))
-    return await open_session(key, StartRequest(create, asked_at, emit, replaces=restarts))
-
-
-def step_of_sequence(
-    sequence: Sequence,
-    observations: Observations,
-    start_s: int | None,
-    emit: Literal["last", "all"],
-) -> StepRequest:
-    """The step of a sequence that goes on; `start_s` is the time of its first observation."""
-    return StepRequest(
-        observations._replace(final=sequence.end, time_s=start_s), sequence.step, emit
-    )
+    if isinstance(request, StartRequest):
+        return await open_session(key, request)
+    try:
+        return await engine.submit(key, request)
+    except CarryError as error:
+        return reply_of_sequence(error, sequence, model)
 
 
 def reply_of_sequence(outcome: Reply | CarryError, sequence: Sequence, model: str) -> Reply:
-    """The reply to a step.
+    """The reply to a request of a sequence.
 
     Raises:
         UnknownSequenceError: the sequence is over, or was not started.
         CarryError: the outcome.
     """
-    if isinstance(outcome, _ENDED):
+    if isinstance(outcome, _ENDED) and not sequence.start:
         raise _unknown(sequence, model) from None
     if isinstance(outcome, CarryError):
         raise outcome

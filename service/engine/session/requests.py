@@ -4,9 +4,11 @@ The digest is taken over the decoded request, so that a retry may come by anothe
 decoded a big one where there was time takes it there too, and hands it on as `known_digest`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import repeat
 from secrets import token_bytes
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -51,9 +53,8 @@ class Observations(NamedTuple):
     def described(self) -> tuple[str, bytes]:
         """What they are, in a word, and their content: two different ones differ in either."""
         if self.tensors is not None:
-            num_steps, num_bytes = self.tensors.shape
-            sizes = f"{num_steps}x{num_bytes} constants={len(self.constants)} final={self.final}"
-            return f"tensors {sizes}", self.tensors.tobytes() + self.constants
+            head = _tensors_head(*self.tensors.shape, len(self.constants), self.final)
+            return head, self.tensors.tobytes() + self.constants
         if self.rows is None:
             content = (self.text or "").encode("utf-8", "surrogatepass")
             how = f" written {self.sampling.described()}" if self.sampling else ""
@@ -255,12 +256,20 @@ SessionRequest = (
 )
 
 
-def digests_of_rows(rows: np.ndarray) -> list[bytes]:
-    """`StepRequest.digest` of each row of `[N, F]`, as a request of that row alone."""
-    head = _step_head("last", _rows_head(1, rows.shape[1]))
+def digests_of_rows(rows: np.ndarray, emits: Iterable[str] = repeat("last")) -> list[bytes]:
+    """`StepRequest.digest` of each row, as a request of that row alone.
+
+    `rows` are `[N, F]`, or packed tensors, bytes `[N, n]`.
+    """
+    num_rows, width = rows.shape
+    what = _tensors_head(1, width) if rows.dtype == np.uint8 else _rows_head(1, width)
+    heads = {emit: _step_head(emit, what) for emit in ("last", "all")}
     data, size = rows.tobytes(), rows.strides[0]
-    places = range(0, len(data), size)
-    return [blake2b(head + data[at : at + size], digest_size=16).digest() for at in places]
+    starts = range(0, num_rows * size, size)
+    return [
+        blake2b(heads[emit] + data[at : at + size], digest_size=16).digest()
+        for at, emit in zip(starts, emits, strict=False)
+    ]
 
 
 # A digest is taken over a head, which names the sizes of all that varies, and the content: so no
@@ -270,6 +279,13 @@ def digests_of_rows(rows: np.ndarray) -> list[bytes]:
 @lru_cache
 def _step_head(emit: str, what: str) -> bytes:
     return f"step emit={emit} {what};".encode()
+
+
+@lru_cache
+def _tensors_head(
+    num_steps: int, num_bytes: int, num_constant_bytes: int = 0, final: bool = False
+) -> str:
+    return f"tensors {num_steps}x{num_bytes} constants={num_constant_bytes} final={final}"
 
 
 @lru_cache
