@@ -70,6 +70,7 @@ async def let_leave(engine, model):
     engine.workers.retire(model, 0.0)
     while model not in engine.registry.leaving:  # noqa: ASYNC110 -- there is no event to wait for
         await asyncio.sleep(0)
+    await asyncio.sleep(0)  # session queues forget the worker in a task
 
 
 async def are_gone(*references):
@@ -181,6 +182,7 @@ async def test_a_commit_that_takes_long_is_waited_for():
         store.commit_gate.set()
         reply = await stepped
         assert engine.registry.get_for_reply(reply.record.header) is model()
+        del reply  # it names its model
         await observer.lacks("load/1")
         await are_gone(model)
 

@@ -29,7 +29,7 @@ from service.api.http.heads import is_host
 from service.api.methods import announced_bytes
 from service.api.operation import Operation
 from service.api.sessions.steps import StepCall
-from service.api.v2.infer import InferCall
+from service.api.v2.infer_call import InferCall
 
 __all__ = ["MAX_HEAD_BYTES", "StepProtocol"]
 

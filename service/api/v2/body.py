@@ -195,7 +195,7 @@ def _json_values(tensor: Tensor, entry: dict[str, Any]) -> np.ndarray:
     flat = list(_flat(data, 16))
     if not all(isinstance(each, str) for each in flat):
         raise InvalidInputError(f"input {tensor.name!r}: expected strings")
-    return _objects([each.encode() for each in flat])
+    return np.array([each.encode() for each in flat], object)
 
 
 def _binary_values(tensor: Tensor, entry: dict[str, Any], data: memoryview) -> np.ndarray:
@@ -205,7 +205,7 @@ def _binary_values(tensor: Tensor, entry: dict[str, Any], data: memoryview) -> n
         return wide.view(np.float32)
     _require_datatype(tensor, entry)
     if tensor.dtype == "bytes":
-        return _objects(_split_bytes(tensor.name, data))
+        return np.array(_split_bytes(tensor.name, data), object)
     dtype = np.dtype(tensor.dtype)
     if len(data) % dtype.itemsize:
         raise MalformedError(f"input {tensor.name!r}: {len(data)} bytes are no {tensor.datatype}")
@@ -246,12 +246,6 @@ def _split_bytes(name: str, data: memoryview) -> list[bytes]:
         found.append(bytes(data[at + 4 : at + 4 + size]))
         at += 4 + size
     return found
-
-
-def _objects(values: list[bytes]) -> np.ndarray:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
 
 
 def _flat(data: list[Any], depth: int) -> Any:  # noqa: ANN401 -- a generator of leaves

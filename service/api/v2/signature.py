@@ -162,7 +162,8 @@ def outputs_of(model: LoadedModel, packed: list[bytes]) -> dict[str, np.ndarray]
     unpacked = [model.runner.outputs.unpack(each) for each in packed]
     arrays = {}
     for spec in model.manifest.graph.outputs:
-        values = np.stack([row[spec.name] for row in unpacked])  # [B, T, …]
+        columns = [row[spec.name] for row in unpacked]
+        values = np.stack(columns) if len(columns) > 1 else columns[0][None]  # [B, T, …]
         arrays[spec.name] = values[:, -1] if model.codec else into_graph(values, spec.shape)
     return arrays
 

@@ -65,6 +65,15 @@ class SessionQueue:
         self.waiting: deque[Queued] | None = None
         self.is_used = False
 
+    def fits(self, worker: Worker) -> None:
+        """The worker is that of the record's model."""
+        if self.record is not None:
+            header = self.record.header
+            self.worker = worker
+            self.is_plain = (
+                worker.model.codec is None and header.ring_size == 1 and header.keeps is None
+            )
+
 
 class SessionQueues:
     """All queues of a process: about `max_cached` idle ones keep their record."""
