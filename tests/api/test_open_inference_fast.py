@@ -71,7 +71,8 @@ SCRIPTS = {
               parameters=sequence(7)),
     ],
     "binary": [
-        binary((X, np.float32([1, 2])), (TIME, np.int64([START_S])), parameters=sequence(5, start=True)),
+        binary((X, np.float32([1, 2])), (TIME, np.int64([START_S])),
+               parameters=sequence(5, start=True)),
         binary((X, np.float32([3, 4])), parameters=sequence(5) | {"binary_data_output": True}),
         binary((X, np.float32([3, 4])), parameters=sequence(5), outputs=[{"name": "mean"}]),
         binary((X, np.float32([3])), parameters=sequence(5), id="cut"),
