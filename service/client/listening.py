@@ -1,7 +1,7 @@
 """Server-sent events, without I/O: what happens to a session, and texts while they are written.
 
 Rule 1: a flow yields what is to be done (a call, a stream to open, the next part of it) and, as
-        `Told`, what its user gets. Who runs it sends, sleeps and awaits.
+        `Deliver`, what its user gets. Who runs it sends, sleeps and awaits.
 Rule 2: a stream that ends early is opened again, within the time of one operation: events from the
         last one that came, a text from its beginning. Of a text that was heard in part only the
         rest is told: the same request is written the same again, or answered from the kept replies.

@@ -117,7 +117,7 @@ async def test_however_a_batch_of_steps_is_written_it_is_kept_and_answered_alike
             count = seen[place]
             observed = Observations(rows=np.concatenate([rows(count), values[:, place]]))
             [expected] = await engine.predict(model, [(observed, 0)])
-            [reply] = record.ring
+            [reply] = record.kept_replies
             assert (record.step, reply.from_step, reply.num_observed) == (count + 2, count + 1, 1)
             assert reply.digest == step_rows(values[1, place][None]).digest
             assert reply.outputs == outputs[place]

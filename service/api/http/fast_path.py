@@ -45,7 +45,7 @@ from service.errors import CarryError
 OnAnswer = Callable[[Response], None]
 
 _ROUTE = SimpleNamespace(path=STEPS_PATH)
-"""What `Observe` looks for in the scope, where the framework's router leaves its route."""
+"""What `AccessLog` looks for in the scope, where the framework's router leaves its route."""
 
 _STEPS = re.compile(r"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 

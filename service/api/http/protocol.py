@@ -25,12 +25,12 @@ from service.api.auth.keys import ANYBODY
 from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.http.connection import MAX_HEAD_BYTES, HttpConnection
 from service.api.http.heads import is_host
+from service.api.methods import announced_bytes
 
 __all__ = ["MAX_HEAD_BYTES", "StepProtocol"]
 
 _STEPS = re.compile(rb"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
-_MOST_LENGTH_DIGITS = 9  # of what is no big body; thousands of digits would hold up the loop
 _UNUSUAL = frozenset(
     {
         b"content-encoding",
@@ -64,7 +64,7 @@ class _Step:
 
 
 class StepProtocol(HttpConnection):
-    """Serves a `HotPath`; made by uvicorn, one for each connection."""
+    """Serves a `FastPath`; made by uvicorn, one for each connection."""
 
     def __init__(
         self,
@@ -79,7 +79,6 @@ class StepProtocol(HttpConnection):
         self._nobody_waits = asyncio.Event()
         self._session = ""
         self._caller = ANYBODY
-        self._host: bytes | None = b""  # the last one that was valid
         self._said: dict[bytes, bytes] = {}  # the headers of a step
         self._receiving: _Step | None = None
         self._work: asyncio.Future[Any] | None = None
@@ -126,10 +125,9 @@ class StepProtocol(HttpConnection):
             len(headers) == len(self.headers)  # none is there twice
             and headers.get(b"content-type") in _JSON
             and length.isdigit()
-            and len(length) <= _MOST_LENGTH_DIGITS
-            and int(length) <= BIG_BODY_BYTES
+            and announced_bytes(length) <= BIG_BODY_BYTES
             and _UNUSUAL.isdisjoint(headers)
-            and (headers.get(b"host") == self._host or self._is_new_host(headers.get(b"host")))
+            and is_host(headers.get(b"host"))
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
             and (self.cycle is None or self.cycle.response_complete)
@@ -142,13 +140,6 @@ class StepProtocol(HttpConnection):
             return None
         self._caller, self._said = caller, headers
         return match[1].decode()
-
-    def _is_new_host(self, host: bytes | None) -> bool:
-        """A connection sends the same one again and again."""
-        if is_host(host):
-            self._host = host
-            return True
-        return False
 
     def _answer(self, step: _Step, response: Response) -> None:
         self._work = None

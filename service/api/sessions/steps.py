@@ -20,7 +20,6 @@ from service.engine.session.requests import StepRequest
 from service.engine.session.rules import Reply
 from service.engine.timing import RequestTiming
 from service.errors import CarryError
-from service.stores.record.record import Key
 
 STEPS_PATH = "/v1/sessions/{session}/steps"
 """Answered by `http/fast_path.py`, which calls `answer_step`."""
@@ -89,7 +88,7 @@ def submit_cached(
         QueueFullError: the model has more work than it should; the body was not even read.
     """
     engine = context.engine
-    queue = engine.cached_queue(Key(caller.tenant, session))
+    queue = engine.cached_queue(context.key(caller, session))
     if queue is None or queue.worker is None or len(data) > BIG_BODY_BYTES or is_crowded(data):
         return None
     queue.worker.refuse_if_full()

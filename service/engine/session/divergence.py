@@ -33,7 +33,7 @@ def divergence(
 
 def last_prediction(record: Record) -> PackedOutputs:
     """The last reply, if it is the prediction after the record's current step."""
-    ring = record.ring
+    ring = record.kept_replies
     if ring:
         return ring[-1].outputs
     header = record.header

@@ -92,12 +92,12 @@ def decide_rewind(
     live = require_found(found, key, now)
     if request.step == live.step:
         return Answer(Reply(live, live.step, b""))
-    kept = live.kept.checkpoints
+    kept = live.history.checkpoints
     for each in kept:
         if each.step == request.step:
             data = pack_data(
                 each.step, each.state, each.cursor, b"", 0, live.ttl_s, now,
-                kept=pack_history(kept_at(live, each.step)),
+                history=pack_history(kept_at(live, each.step)),
             )  # fmt: skip
             return Apply(Record(live.header, data), live)
     steps = [each.step for each in kept]
@@ -184,7 +184,7 @@ def decide_upgrade(
         if not (request.force or _means_the_same(live, old, model)):
             raise _other_weights(live, model)
         return Apply(_as_it_is(live, header, live.ttl_s, now), live)
-    observations = live.kept.observations
+    observations = live.history.observations
     if not observations:
         raise UpgradeRefusedError(
             f"session {key.name!r} has no kept observations to replay: expected a session that"
@@ -193,15 +193,15 @@ def decide_upgrade(
     kept = pack_history(History(observations=observations))
     step = live.step - len(observations)
     initial = model.layout.initial_row
-    data = pack_data(step, initial, UNREAD, b"", 0, live.ttl_s, now, kept=kept)
+    data = pack_data(step, initial, UNREAD, b"", 0, live.ttl_s, now, history=kept)
     return Apply(Record(header, data), live, fed=unpack_observations(observations))
 
 
 def replayed(base: Record, state: bytes, cursor: TextCursor, now: float) -> bytes:
     """The data of a session after another version ran its kept observations."""
-    kept = base.kept
+    kept = base.history
     step = base.step + len(kept.observations)
-    return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, kept=pack_history(kept))
+    return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, history=pack_history(kept))
 
 
 def _require_same_layout(live: Record, model: LoadedModel) -> None:
@@ -224,7 +224,7 @@ def _means_the_same(live: Record, old: LoadedModel | None, model: LoadedModel) -
 
 
 def _other_weights(live: Record, model: LoadedModel) -> UpgradeRefusedError:
-    kept = len(live.kept.observations)
+    kept = len(live.history.observations)
     return UpgradeRefusedError(
         f"session {live.header.name!r} has a state of version {live.header.version}, made by"
         f" other weights than those of version {model.version} of model {model.name!r}: expected"
@@ -260,6 +260,6 @@ def _inputs(model: LoadedModel) -> str:
 
 def _as_it_is(record: Record, header: SessionHeader, ttl_s: float, now: float) -> Record:
     """The record at the same step under another header, with its history but no replies."""
-    kept = pack_history(record.kept._replace(keys=()))
-    data = pack_data(record.step, record.state, record.cursor, b"", 0, ttl_s, now, kept=kept)
+    kept = pack_history(record.history._replace(keys=()))
+    data = pack_data(record.step, record.state, record.cursor, b"", 0, ttl_s, now, history=kept)
     return Record(header, data)

@@ -41,7 +41,7 @@ def wrong_step(
 ) -> StepConflictError | ReplayExpiredError:
     """The error for a request whose `step` is neither the current nor a kept one."""
     name = found.header.name
-    ring = found.ring
+    ring = found.kept_replies
     oldest_kept = ring[0].from_step if ring else found.step
     if step < oldest_kept and not is_preview:
         return ReplayExpiredError(

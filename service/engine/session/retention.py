@@ -27,7 +27,7 @@ _NOT_KEPT = HistoryPolicy()
 
 def kept_after_step(base: Record, request: StepRequest, num_replies: int) -> History:
     """The history after a step that leaves `num_replies` kept replies, its own the last."""
-    kept, keeps = base.kept, base.header.keeps or _NOT_KEPT
+    kept, keeps = base.history, base.header.keeps or _NOT_KEPT
     before = kept.keys or (b"",) * base.num_replies
     keys = (*before, request.key or b"")[-num_replies:]
     checkpoints = kept.checkpoints
@@ -50,7 +50,7 @@ def with_observations(
 
 def kept_at(record: Record, step: int) -> History:
     """The history of a session after a rewind to `step`: no replies, nothing after the step."""
-    kept = record.kept
+    kept = record.history
     num_left = max(0, len(kept.observations) - (record.step - step))
     earlier = tuple([each for each in kept.checkpoints if each.step < step])
     return History((), earlier, kept.observations[:num_left])

@@ -24,7 +24,7 @@ from service.engine.session.requests import (
 )
 from service.engine.session.retention import kept_after_step, with_observations
 from service.errors import DigestMismatchError, SessionExistsError
-from service.stores.record.batch_pack import pack_alike
+from service.stores.record.batch_pack import pack_batch
 from service.stores.record.history import NO_HISTORY, History, pack_history, unpack_history
 from service.stores.record.record import (
     Key,
@@ -181,7 +181,7 @@ def opened(
         if header.keeps is not None:
             kept = History(observations=with_observations(kept, header.keeps, history))
     packed = pack_history(kept)
-    return header, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, kept=packed)
+    return header, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, history=packed)
 
 
 def stepped(
@@ -201,7 +201,9 @@ def stepped(
         kept = pack_history(kept_after_step(base, request, num_replies))
     if observations.final:
         return _tombstone(step + count, replies, num_replies, kept, now, "final")
-    return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now, kept=kept)
+    return pack_data(
+        step + count, state, cursor, replies, num_replies, base.ttl_s, now, history=kept
+    )
 
 
 def stepped_alike(
@@ -219,7 +221,7 @@ def stepped_alike(
     """
     ttl_s = [base.ttl_s for base in bases]
     if len(bases) > _FEW:
-        return pack_alike(np.array(steps), counts, ttl_s, states, digests, outputs, now)
+        return pack_batch(np.array(steps), counts, ttl_s, states, digests, outputs, now)
     rows = zip(steps, counts, ttl_s, states, digests, outputs, strict=True)
     return [
         pack_data(
@@ -232,7 +234,7 @@ def stepped_alike(
 
 def closed(base: Record, reason: str, now: float) -> bytes:
     """A tombstone: no state and no pending text, only the last replies; see `TOMBSTONE_S`."""
-    kept = pack_history(base.kept)
+    kept = pack_history(base.history)
     return _tombstone(base.step, base.replies, base.num_replies, kept, now, reason)
 
 
@@ -245,7 +247,7 @@ def may_apply(request: SessionRequest, record: Record, step: int) -> bool:
         isinstance(request, StepRequest)
         and not request.is_preview
         and request.step in (None, step)
-        and (request.key is None or request.key not in record.kept.keys)
+        and (request.key is None or request.key not in record.history.keys)
     )
 
 
@@ -278,7 +280,7 @@ def _decide_delete(found: Record, now: float) -> Apply | Answer:
 
 def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
     """The stored reply that this request repeats, if any."""
-    for reply in found.ring:
+    for reply in found.kept_replies:
         by_key, by_step = reply.key == request.key, reply.from_step == request.step
         if by_key if request.step is None else by_step:
             if reply.digest == request.digest:

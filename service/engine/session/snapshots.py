@@ -72,7 +72,7 @@ class SnapshotKeys:
         header = encode_header(replace(record.header, outputs=b""))
         data = pack_data(
             record.step, record.state, record.cursor, b"", 0, record.ttl_s, record.updated_at,
-            kept=pack_history(record.kept._replace(keys=())),
+            history=pack_history(record.history._replace(keys=())),
         )  # fmt: skip
         head = _HEAD.pack(_MAGIC, SNAPSHOT_FORMAT, key_id, len(header))
         signed = b"".join((head, header, data))

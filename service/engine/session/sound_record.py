@@ -32,7 +32,7 @@ def require_sound(record: Record) -> None:
         raise ValueError(f"ttl_s is {record.ttl_s:.15g}: expected a number above 0")
     _require_header(header)
     _require_whole("the number of tokens", record.cursor.num_tokens, 0)  # decodes the text, too
-    _require_kept(record.kept, header.keeps or HistoryPolicy(), record.step, record.state_bytes)
+    _require_kept(record.history, header.keeps or HistoryPolicy(), record.step, record.state_bytes)
 
 
 def _require_header(header: SessionHeader) -> None:

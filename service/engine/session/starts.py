@@ -91,7 +91,7 @@ def leaves_nothing(request: StartRequest, replaces: Record | None) -> bool:
 def _first_answer(request: StartRequest, found: Record) -> Answer:
     if not request.answers_all:
         return first_answer(found, request.digest)
-    for reply in found.ring:
+    for reply in found.kept_replies:
         if reply.from_step == 0:
             return Answer(
                 Reply(found, reply.num_observed, reply.outputs, is_replay=True, is_new=True)
