@@ -31,8 +31,9 @@ from service.engine.limits import EngineLimits
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry
 from service.engine.observer import NullObserver, Observer
+from service.engine.session.refusals import require_live, session_not_found
 from service.engine.session.requests import Observations, SessionRequest
-from service.engine.session.rules import Reply, require_live, session_not_found
+from service.engine.session.rules import Reply
 from service.engine.timing import CURRENT, RequestTiming
 from service.errors import (
     CarryError,

@@ -21,9 +21,7 @@ LONGER = {
     "service/engine/dispatch/dispatcher.py": "the life of a request, in its order",
     "service/engine/engine.py": "what transports call",
     "service/engine/inference/worker.py": "one state machine",
-    "service/engine/models/verifier.py": "one child process and its queue",
     "service/engine/repository.py": "one state machine",
-    "service/engine/session/rules.py": "one table of decisions",
 }
 """Longer modules that would be harder to read in two, and why; none over 400 lines."""
 

@@ -1,4 +1,4 @@
-"""A session that keeps past states can go back to one, and goes on from there as it did."""
+"""A session that keeps checkpoints can go back to one, and continues from there as before."""
 
 import asyncio
 from itertools import pairwise
@@ -94,7 +94,7 @@ async def test_a_step_that_is_not_kept_names_those_that_are():
 async def test_a_session_that_keeps_nothing_says_so():
     async with running_engine() as engine:
         await engine.submit(A, create_load(rows(2)))
-        with pytest.raises(CheckpointGoneError, match="keeps 0 past states"):
+        with pytest.raises(CheckpointGoneError, match="keeps 0 checkpoints"):
             await engine.submit(A, RewindRequest(1))
 
 

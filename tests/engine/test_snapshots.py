@@ -196,7 +196,7 @@ def test_a_signed_snapshot_whose_text_is_none_is_refused():
     good = sealed_with()[:-32]
     broken = good.replace(CURSOR.pending.encode(), b"\xff" * len(CURSOR.pending.encode()))
     assert broken != good
-    with pytest.raises(SnapshotRefusedError, match="holds no session"):
+    with pytest.raises(SnapshotRefusedError, match="not of a valid session"):
         KEYS.open(broken + hmac.digest(OURS, broken, "sha256"))
 
 

@@ -134,7 +134,7 @@ async def test_a_retiring_model_gets_no_fork_of_its_sessions(served):
             engine.workers.retire(model, LONG_S)
         else:
             engine.workers.serve(load(of="changed"), LONG_S)
-        with pytest.raises(ModelNotFoundError, match="starts nothing new"):
+        with pytest.raises(ModelNotFoundError, match="accepts no new sessions"):
             await engine.submit(Key("t", "c"), fork)
         assert (await engine.submit(B, fork)).is_replay
         for key in (A, B):

@@ -103,7 +103,7 @@ class StepCall:
         queue.worker.refuse_if_full()
         try:
             body = parse_body(StepBody, data)
-            request = decode_step(context.view_of(queue.worker.model).reads, body, context.settings)
+            request = decode_step(context.view_of(queue.worker.model).reads, body)
         except CarryError:  # `respond` finds all that is wrong
             return None
         on_end = partial(self._on_end, request.emit, on_outcome)
@@ -158,7 +158,7 @@ def replay_header(reply: Reply) -> dict[str, str]:
 async def _request_of(
     context: Context, model: LoadedModel, body: Observed | BigBody
 ) -> StepRequest:
-    reads, limits = context.view_of(model).reads, context.settings
+    reads, settings = context.view_of(model).reads, context.settings
     if isinstance(body, BigBody):
-        return await context.reader.call(read_step, reads, body.schema, body.parts, limits)
-    return decode_step(reads, body, limits)
+        return await context.reader.call(read_step, reads, body.schema, body.parts, settings)
+    return decode_step(reads, body)

@@ -162,7 +162,7 @@ async def _write(
         known.sequence = sequence.described(name)
         key = sequence.key(caller.tenant, name)
         model = await model_of_sequence(engine, name, version, key, sequence, is_fresh=True)
-    observations = asked.observations_for(model, context.settings)
+    observations = asked.observations_for(model)
     head = _head(model, asked)
     if heard is not None:
         heard.head, heard.task = head, asyncio.current_task()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from fastapi import Response
 
+from service.api import limits
 from service.api.auth.keys import Caller
 from service.api.compression import deflate
 from service.api.context import Context
@@ -239,7 +240,7 @@ class InferCall:
         """What each row observes and the time of its first step, and which steps are answered."""
         rows = observations_of(model, request.arrays)
         emit = _emit(model, request.parameters)
-        _bound(self._context, model, rows, emit)
+        _bound(model, rows, emit)
         return rows, emit
 
     def _step_of(
@@ -319,25 +320,21 @@ def _emit(model: LoadedModel, parameters: dict[str, Any]) -> Literal["last", "al
 
 
 def _bound(
-    context: Context,
-    model: LoadedModel,
-    rows: list[tuple[Observations, int | None]],
-    emit: Literal["last", "all"],
+    model: LoadedModel, rows: list[tuple[Observations, int | None]], emit: Literal["last", "all"]
 ) -> None:
-    limits = context.settings
     num_steps = sum(each.num_observed for each, _ in rows)
-    if len(rows) > limits.max_instances or num_steps > limits.max_rows:
+    if len(rows) > limits.MAX_INSTANCES or num_steps > limits.MAX_ROWS:
         raise TooLargeError(
             f"{len(rows)} rows of {num_steps} steps in all: expected at most"
-            f" {limits.max_instances} and {limits.max_rows}; send them in parts"
+            f" {limits.MAX_INSTANCES} and {limits.MAX_ROWS}; send them in parts"
         )
     num_answers = num_steps if emit == "all" else len(rows)
     num_bytes = num_answers * model.runner.outputs.step_bytes
-    if num_bytes > limits.max_reply_bytes:
+    if num_bytes > limits.MAX_REPLY_BYTES:
         raise TooLargeError(
             f"the answer would have {num_bytes} bytes of outputs: expected at most"
-            f" {limits.max_reply_bytes}; send fewer steps"
+            f" {limits.MAX_REPLY_BYTES}; send fewer steps"
         )
     for each, _ in rows:
-        if each.text is not None and len(each.text) > limits.max_text_chars:
-            raise TooLargeError(f"a text is longer than {limits.max_text_chars} characters")
+        if each.text is not None and len(each.text) > limits.MAX_TEXT_CHARS:
+            raise TooLargeError(f"a text is longer than {limits.MAX_TEXT_CHARS} characters")

@@ -229,8 +229,8 @@ class Pipeline:
         raise InvalidRequestError(
             "message-too-big",
             413,
-            f"a request of {size} bytes is larger than a WebSocket message may be there"
-            " (CARRY_MAX_MESSAGE_BYTES): step the session without a stream, or in parts",
+            f"a request of {size} bytes is larger than the server's limit for a"
+            " WebSocket message: step the session without a stream, or in parts",
             {},
         )
 
