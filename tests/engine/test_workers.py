@@ -182,7 +182,7 @@ async def test_a_commit_that_takes_long_is_waited_for():
         store.commit_gate.set()
         reply = await stepped
         assert engine.registry.get_for_reply(reply.record.header) is model()
-        del reply  # it names its model
+        del reply, stepped  # a reply names its model
         await observer.lacks("load/1")
         await are_gone(model)
 
