@@ -40,9 +40,8 @@ from service.api.websocket import asyncapi
 from service.api.websocket import routes as stream_urls
 from service.engine.engine import Engine
 from service.engine.gc_tuning import settle_collector
-from service.engine.graph.batch_planner import BatchLimits
 from service.engine.graph.runner import resolve_provider
-from service.engine.limits import EngineLimits
+from service.engine.limits import DEFAULT_BATCH, EngineLimits
 from service.engine.models.first_load import load_folder
 from service.engine.models.folder import ModelsFolder
 from service.engine.models.verifier import Verifier
@@ -226,11 +225,7 @@ def store_options(settings: Settings) -> StoreOptions:
 
 def _engine_limits(settings: Settings) -> EngineLimits:
     return EngineLimits(
-        batch=BatchLimits(
-            settings.max_batch_rows, settings.max_slice_steps, settings.max_batch_cells
-        ),
-        max_waiting_jobs=settings.max_waiting_jobs,
-        max_waiting_steps=settings.max_waiting_steps,
+        batch=DEFAULT_BATCH._replace(max_rows=settings.max_batch_rows),
         max_queue_s=settings.max_queue_s,
         cache_sessions=settings.cache_sessions,
         request_timeout_s=settings.request_timeout_s,

@@ -13,7 +13,7 @@ import uvicorn
 from service.api.http.connection_limits import allow_descriptors
 from service.api.http.fast_path import FastPath
 from service.api.http.protocol import StepProtocol
-from service.api.websocket.protocol import StreamProtocol
+from service.api.websocket.protocol import MAX_MESSAGE_BYTES, StreamProtocol
 from service.app import create_app
 from service.errors import StartUpError
 from service.settings import Settings
@@ -67,7 +67,7 @@ def server_config(app: FastPath, settings: Settings) -> uvicorn.Config:
         port=settings.port,
         http=StepProtocol,
         ws=StreamProtocol,
-        ws_max_size=settings.max_message_bytes,
+        ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # costs more than a step, and numbers shrink little
         loop="asyncio",  # uvloop accepts one connection per iteration: bursts wait for seconds
         lifespan="on",

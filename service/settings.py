@@ -1,9 +1,9 @@
-"""Settings from the environment, prefix `CARRY_`. A bad or unknown one stops the start."""
+"""Settings from the environment, prefix `CARRY_`. An invalid or unknown one stops the start."""
 
 import difflib
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,165 +11,155 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import StartUpError
 
 PREFIX = "CARRY_"
+
+REMOVED: Final = {
+    "CARRY_EVENTS_POLL_S": "listeners read steps of other replicas every 0.5 s",
+    "CARRY_MAX_BATCH_CELLS": "set CARRY_MAX_BATCH_ROWS; a batch has at most 2048 rows × steps",
+    "CARRY_MAX_CHECKPOINTS": "a session keeps at most 64 checkpoints, of 1 MiB together",
+    "CARRY_MAX_INSTANCES": "set CARRY_MAX_BODY_BYTES; a request has at most 1024 instances",
+    "CARRY_MAX_KEEP_OBSERVATIONS": "a session keeps at most 4096 observations, of 1 MiB together",
+    "CARRY_MAX_MESSAGE_BYTES": "a WebSocket message has at most 256 KiB",
+    "CARRY_MAX_REPLAY": "a session keeps at most 64 replies",
+    "CARRY_MAX_REPLY_BYTES": "a reply has at most 8 MiB of outputs",
+    "CARRY_MAX_ROWS": "set CARRY_MAX_BODY_BYTES; a request has at most 100000 rows",
+    "CARRY_MAX_SLICE_STEPS": "set CARRY_MAX_BATCH_ROWS; a slice has at most 64 steps",
+    "CARRY_MAX_STREAM_IN_FLIGHT": "a WebSocket has at most 128 messages in flight",
+    "CARRY_MAX_TEXT_CHARS": "set CARRY_MAX_BODY_BYTES; a text has at most 100000 characters",
+    "CARRY_MAX_TOKENS": "a request generates at most 2048 characters",
+    "CARRY_MAX_WAITING_JOBS": "set CARRY_MAX_QUEUE_S, which bounds a model's queue by time",
+    "CARRY_MAX_WAITING_STEPS": "set CARRY_MAX_QUEUE_S, which bounds a model's queue by time",
+    "CARRY_STREAM_IDLE_S": "a WebSocket without a message for an hour is closed",
+}
+"""Settings of earlier versions, with what applies instead."""
+
 _CENTURY_S = 100 * 366 * 86400.0
 
 
 class Settings(BaseSettings):
-    """Every setting, its default and what it does (`python -m service --help` prints this)."""
+    """Every setting with its default and its meaning (`python -m service --help` prints them)."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     workers: int = Field(
-        1, ge=1, le=256, description="Processes that serve; with more than one, not memory://."
+        1,
+        ge=1,
+        le=256,
+        description="Processes on the port; more than one need a store other than memory://.",
     )
-    models: Path = Field(Path("models"), description="Folder of bundles, NAME/VERSION/ each.")
+    models: Path = Field(
+        Path("models"), description="Folder of bundles, one in each NAME/VERSION/."
+    )
     models_poll_s: float = Field(
         5.0,
         ge=0,
         le=3600,
-        description="How often new bundles, and loads and unloads of other processes, are looked"
-        " for; 0: never.",
+        description="How often to look for new bundles, and for loads and unloads by other"
+        " processes; 0: never.",
     )
     unload_grace_s: float = Field(
         60.0,
         ge=0,
         le=30 * 86400,
-        description="How long sessions of a model that is unloaded may still be stepped.",
+        description="How long sessions of an unloaded model can still be stepped.",
     )
     store: str = Field(
         "sqlite:///var/carry.db",
-        description="Where sessions live: memory://, sqlite:///PATH (sqlite:////PATH: absolute),"
-        " redis://[USER:PASSWORD@]HOST[:PORT][/DB], redis+sentinel://HOST[:PORT],…/SERVICE[/DB] or"
-        " redis+cluster://HOST[:PORT],…; rediss for TLS; Valkey is meant as well.",
+        description="Where sessions are stored: memory://, sqlite:///PATH (sqlite:////PATH:"
+        " absolute), redis://[USER:PASSWORD@]HOST[:PORT][/DB],"
+        " redis+sentinel://HOST[:PORT],…/SERVICE[/DB] or redis+cluster://HOST[:PORT],…; rediss for"
+        " TLS. Valkey works like Redis.",
     )
     store_timeout_s: float = Field(
         2.0,
         gt=0,
         le=60,
-        description="Redis only. The longest wait for an answer, the connection included.",
+        description="Redis only. The longest wait for a reply, including the time to connect.",
     )
     store_password_file: Path | None = Field(
-        None, description="Redis only. A file with the password, in place of one in CARRY_STORE."
+        None, description="Redis only. A file with the password, instead of one in CARRY_STORE."
     )
     store_ca_file: Path | None = Field(
-        None, description="Redis only. Certificates to trust, in place of the system's."
+        None,
+        description="Redis only. A file of certificates to trust, instead of those of the system.",
     )
     durability: Literal["power", "process"] = Field(
         "power",
-        description="SQLite only. power: every reply is synced to disk before it is sent;"
-        " process: survives a killed process, not a power cut.",
+        description="SQLite only. power: every step is synced to disk before its reply is sent;"
+        " process: steps survive a killed process, but not a power cut.",
     )
     provider: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="ONNX Runtime execution provider; auto takes CUDA where installed."
+        "auto", description="ONNX Runtime execution provider; auto uses CUDA if it is installed."
     )
     ort_threads: int = Field(1, ge=1, le=256, description="Threads of one call of a graph.")
     load_timeout_s: float = Field(
-        60.0, gt=0, le=3600, description="A bundle that takes longer to be tried out is refused."
+        60.0, gt=0, le=3600, description="A bundle whose verification takes longer is refused."
     )
     max_batch_rows: int = Field(128, ge=1, le=4096, description="Rows of one call of a graph.")
-    max_slice_steps: int = Field(
-        64, ge=1, le=4096, description="Steps of one row in one call; longer inputs are sliced."
-    )
-    max_batch_cells: int = Field(
-        2048, ge=1, le=1_000_000, description="Rows × steps of one call: bounds its time."
-    )
-    max_waiting_jobs: int = Field(
-        4096,
-        ge=1,
-        description="Pieces of work that may wait for one model; more answer 429. These three"
-        " bounds are for what waits already: an idle model takes any one request.",
-    )
-    max_waiting_steps: int = Field(
-        1_000_000, ge=1, description="Steps that may wait for one model; more answer 429."
-    )
     max_queue_s: float = Field(
         0.5,
         gt=0,
         le=3600,
-        description="Work that may wait for one model, in seconds of its time; more answers 429.",
+        description="The longest queue of a model, in seconds of its work; further requests get"
+        " 429. An idle model accepts any request.",
     )
     cache_sessions: int = Field(
-        100_000, ge=0, description="Sessions kept in memory beside the store."
+        100_000, ge=0, description="Sessions cached in memory, in addition to the store."
     )
     request_timeout_s: float = Field(
-        30.0, gt=0, le=3600, description="A request that waits longer is dropped with 503."
+        30.0, gt=0, le=3600, description="A request that waits longer gets 503."
     )
     default_ttl_s: float = Field(
         7 * 86400.0,
         gt=0,
         le=_CENTURY_S,
-        description="Life of a session after its last committed step.",
+        description="How long a session is kept after its last step, unless its client chooses.",
     )
     max_ttl_s: float = Field(
-        366 * 86400.0, gt=0, le=_CENTURY_S, description="The longest ttl_s a client may ask."
+        366 * 86400.0,
+        gt=0,
+        le=_CENTURY_S,
+        description="The largest ttl_s that a client can choose.",
     )
     v2_start: Literal["restart", "409"] = Field(
         "restart",
-        description="/v2: a sequence_start on a sequence that goes on begins it anew, or is 409.",
+        description="/v2: whether sequence_start on an open sequence restarts it, or gets 409.",
     )
-    max_replay: int = Field(
-        64, ge=1, le=4096, description="The most replies a session may keep for retries."
+    max_body_bytes: int = Field(
+        16 * 2**20, ge=1024, description="A request with a larger body gets 413."
     )
-    max_checkpoints: int = Field(
-        64, ge=0, le=4096, description="The most past states a session may keep; 1 MiB of them."
-    )
-    max_keep_observations: int = Field(
-        4096, ge=0, description="The most past observations a session may keep; 1 MiB of them."
-    )
-    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="A larger body answers 413.")
-    max_rows: int = Field(100_000, ge=1, description="Rows of one request.")
-    max_text_chars: int = Field(100_000, ge=1, description="Characters of one chunk of text.")
-    max_tokens: int = Field(
-        2048, ge=1, description="Characters that one request may have a model write."
-    )
-    max_reply_bytes: int = Field(
-        8 * 2**20, ge=1024, description="Outputs of one reply; more answer 413."
-    )
-    max_instances: int = Field(1024, ge=1, description="Instances of one predict request.")
     api_keys_file: Path | None = Field(
         None,
-        description="TOML or JSON file of API keys (python -m service new-key makes one);"
-        " without it, everybody may do everything.",
+        description="TOML or JSON file of API keys (python -m service new-key creates one)."
+        " Without it, every client has every right.",
     )
     snapshot_key_file: Path | None = Field(
         None,
-        description="File of keys, one a line, the first of which signs snapshots; without it there"
-        " are none.",
+        description="File of keys, one per line; the first one signs snapshots. Without it, the"
+        " service takes and restores no snapshots.",
     )
     metrics_need_key: bool = Field(
-        False, description="/metrics needs a key of role admin; only with CARRY_API_KEYS_FILE."
+        False,
+        description="Whether /metrics requires a key of role admin; needs CARRY_API_KEYS_FILE.",
     )
     max_streams: int = Field(
-        1024, ge=0, description="WebSockets and event streams of one process; more answer 429."
-    )
-    max_stream_in_flight: int = Field(
-        128, ge=1, le=65536, description="Messages of one WebSocket without an answer yet."
-    )
-    max_message_bytes: int = Field(
-        256 * 1024, ge=1024, le=256 * 1024, description="A larger WebSocket message closes it."
-    )
-    events_poll_s: float = Field(
-        0.5, gt=0, le=60, description="How often listeners look for steps of other replicas."
-    )
-    stream_idle_s: float = Field(
-        3600.0, gt=0, le=86400, description="A WebSocket without a message for longer is closed."
+        1024, ge=0, description="WebSockets and event streams of one process; further ones get 429."
     )
     cors_origins: str = Field(
         "",
-        description="Origins whose pages may ask, separated by spaces, such as"
-        " https://app.example.org; none where empty.",
+        description="Origins of web pages that may call the service, separated by spaces, such as"
+        " https://app.example.org; empty: none.",
     )
     max_connections: int = Field(
-        10_000, ge=1, le=1_000_000, description="Connections of one process; one more answers 503."
+        10_000, ge=1, le=1_000_000, description="Connections of one process; further ones get 503."
     )
     read_timeout_s: float = Field(
         30.0,
         gt=0,
         le=3600,
-        description="A request that does not come in whole, or an answer that is not read, in this"
-        " time ends its connection.",
+        description="A connection is closed if a request is not received, or a response not read,"
+        " in this time.",
     )
     shutdown_grace_s: float = Field(
         20.0, ge=0, le=600, description="Time to finish accepted requests after SIGTERM."
@@ -178,39 +168,39 @@ class Settings(BaseSettings):
         1.0,
         ge=0,
         le=3600,
-        description="A request that takes longer is logged, with where its time went; 0: none is.",
+        description="A request that takes longer is logged with the time of each of its parts; 0:"
+        " none is.",
     )
     otlp_endpoint: str = Field(
         "",
         pattern=r"^(https?://.+)?$",
-        description="Where traces are sent, as OTLP over HTTP, such as http://collector:4318; none"
-        " where empty.",
+        description="Where to send traces, as OTLP over HTTP, such as http://collector:4318; empty:"
+        " no traces.",
     )
     traces_ratio: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="Of requests that bring no traceparent: how many of them are traced.",
+        description="Share of requests to trace, from 0 to 1, among those without a traceparent.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level that is logged."
+        "info", description="The lowest level that is logged."
     )
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="auto: text on a terminal, JSON elsewhere."
+        "auto", description="auto: text on a terminal, else JSON."
     )
 
     @field_validator("api_keys_file", "snapshot_key_file", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
-        return value or None  # compose files pass settings on that nobody has set
+        return value or None  # compose files pass unset settings on as empty ones
 
     @model_validator(mode="after")
     def _workers_share_a_store(self) -> Self:
         if self.workers > 1 and self.store.strip().lower().startswith("memory:"):
             raise ValueError(
-                f"CARRY_WORKERS is {self.workers} and CARRY_STORE is {self.store}: each process"
-                " would have sessions of its own; expected a store that they share, such as"
-                " sqlite:///var/carry.db, or 1 worker"
+                f"CARRY_WORKERS is {self.workers} and CARRY_STORE is {self.store}: expected a store"
+                " that processes share, such as sqlite:///var/carry.db, or 1 worker"
             )
         return self
 
@@ -228,15 +218,17 @@ def load_settings() -> Settings:
     """Read the process's environment.
 
     Raises:
-        StartUpError: an invalid value, or an unknown setting.
+        StartUpError: an invalid value, or an unknown or removed setting.
     """
     names = {(PREFIX + name).upper() for name in Settings.model_fields}
     for name in os.environ:
+        if name.upper() in REMOVED:
+            raise StartUpError(f"setting {name} was removed: unset it; {REMOVED[name.upper()]}")
         if name.upper().startswith(PREFIX) and name.upper() not in names:
             near = difflib.get_close_matches(name.upper(), sorted(names), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise StartUpError(
-                f"unknown setting {name}{hint} (python -m service --help lists them)"
+                f"unknown setting {name}{hint} (python -m service --help lists all settings)"
             )
     try:
         return Settings()
@@ -249,7 +241,7 @@ def load_settings() -> Settings:
 
 
 def describe_settings() -> str:
-    """One line for each setting, aligned, for `--help`."""
+    """Two aligned lines for each setting, for `--help`."""
     lines = []
     for name, field in Settings.model_fields.items():
         default = "unset" if field.default is None else field.default

@@ -93,7 +93,7 @@ def ids_of_request() -> dict[str, str]:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` as a problem document; `Observe` does it for our own defects."""
+    """Answer every error of `app` as a problem document; `AccessLog` answers our own defects."""
     app.add_exception_handler(CarryError, _on_carry_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)

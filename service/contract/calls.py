@@ -9,7 +9,8 @@ Rule 2: every row of a call has at least one step.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -119,11 +120,15 @@ class ObservationLayout:
     def __init__(self, graph: GraphSpec) -> None:
         self.tensors = graph.tensors
         self.constants = graph.constants
+        self._only = self.tensors[0] if len(self.tensors) == 1 else None
         self.observation = _columns(self.tensors)
         self._constants = _columns(self.constants)
 
     def pack(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         """`{name: [T, …]}` → bytes `[T, n]`."""
+        if self._only is not None:
+            values = np.ascontiguousarray(tensors[self._only.name], self._only.dtype)
+            return values.reshape(len(values), -1).view(np.uint8)
         packed = np.empty(len(next(iter(tensors.values()))), self.observation)
         for spec in self.tensors:
             packed[spec.name] = tensors[spec.name]
@@ -136,6 +141,8 @@ class ObservationLayout:
 
     def pack_constants(self, chosen: Mapping[str, np.ndarray]) -> bytes:
         """The constants of an observation; those not in `chosen` are the manifest's."""
+        if not chosen:
+            return b""
         values = {spec.name: chosen.get(spec.name, spec.constant) for spec in self.constants}
         if all(np.array_equal(values[spec.name], spec.constant) for spec in self.constants):
             return b""
@@ -155,23 +162,31 @@ def _columns(specs: Sequence[InputSpec]) -> np.dtype[np.void]:
     return np.dtype([(spec.name, spec.dtype, spec.row_shape) for spec in specs])
 
 
-def _axes(shape: tuple[Axis, ...]) -> tuple[list[int], list[int]]:
-    """The axes of `[B, T, …]` that the graph lacks, and the others in its order."""
+class _Axes(NamedTuple):
+    num_lacking: int
+    into: tuple[int, ...]
+    back: tuple[int, ...]
+
+
+@lru_cache
+def _axes(shape: tuple[Axis, ...]) -> _Axes:
+    """How many of the axes `[B, T, …]` the graph lacks, and the orders into its axes and back."""
     numbers = iter(range(2, 2 + len(shape)))
     order = [_AXIS_INDEXES[axis] if isinstance(axis, str) else next(numbers) for axis in shape]
-    return [axis for axis in (0, 1) if axis not in order], order
+    lacking = [place for place in (0, 1) if place not in order]
+    into = lacking + order
+    return _Axes(len(lacking), tuple(into), tuple(np.argsort(into).tolist()))
 
 
 def into_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
-    lacking, order = _axes(shape)
-    moved = values.transpose(lacking + order)
-    return np.ascontiguousarray(moved.reshape(moved.shape[len(lacking) :]))
+    num_lacking, order, _ = _axes(shape)
+    moved = values.transpose(order)
+    return np.ascontiguousarray(moved.reshape(moved.shape[num_lacking:]))
 
 
 def from_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
-    lacking, order = _axes(shape)
-    values = values.reshape((1,) * len(lacking) + values.shape)
-    return values.transpose(np.argsort(lacking + order))
+    num_lacking, _, order = _axes(shape)
+    return values.reshape((1,) * num_lacking + values.shape).transpose(order)
 
 
 def _with_overlap(

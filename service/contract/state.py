@@ -68,10 +68,10 @@ class StateLayout:
         schema: str = "",
     ) -> None:
         self.specs = tuple(specs)
-        only = self.specs[0] if len(self.specs) == 1 else None
-        is_plain = only is not None and only.batch_axis == 0
-        self._plain = (only.input, only.dtype, only.row_shape) if only and is_plain else None
+        self._plain: tuple[str, DType, tuple[int, ...]] | None = None
         """Set for a single state whose first axis is rows, the common case: no axis to move."""
+        if len(self.specs) == 1 and self.specs[0].batch_axis == 0:
+            self._plain = self.specs[0].input, self.specs[0].dtype, self.specs[0].row_shape
         self._outputs = [(spec.output, spec.dtype, spec.batch_axis) for spec in self.specs]
         self.row_bytes = sum(spec.row_bytes for spec in self.specs)
         self.initial_row = b"".join(_initial_bytes(spec, initial or {}) for spec in self.specs)

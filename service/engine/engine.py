@@ -31,8 +31,9 @@ from service.engine.limits import EngineLimits
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.models.registry import Registry
 from service.engine.observer import NullObserver, Observer
+from service.engine.session.refusals import require_live, session_not_found
 from service.engine.session.requests import Observations, SessionRequest
-from service.engine.session.rules import Reply, require_live, session_not_found
+from service.engine.session.rules import Reply
 from service.engine.timing import CURRENT, RequestTiming
 from service.errors import (
     CarryError,
@@ -247,9 +248,8 @@ class Engine:
         return Watch(self._queues, self.store, key, found, after_step, poll_s)
 
     def cached_queue(self, key: Key) -> SessionQueue | None:
-        """The queue of a session whose model is known here, for a step that follows at once."""
-        queue = self._queues.queues.get(key)
-        return queue if queue is not None and queue.worker is not None else None
+        """The queue of a session, if it was seen here, for a step that follows at once."""
+        return self._queues.cached_queue(key)
 
     def cached_model(self, key: Key) -> LoadedModel | None:
         """The model that a session is believed to belong to; None where nothing is known here."""

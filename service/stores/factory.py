@@ -1,4 +1,4 @@
-"""Opens the store that an address names."""
+"""Opens the store of a URL."""
 
 from urllib.parse import urlsplit
 
@@ -13,18 +13,18 @@ _EXPECTED = (
 
 
 def open_store(url: str, options: StoreOptions = _NO_OPTIONS) -> Store:
-    """`memory://`, `sqlite:///path` or one of `redis_url`.
+    """`memory://`, `sqlite:///path` or a URL of `redis/url.py`.
 
     Raises:
-        StartUpError: an unknown scheme, or a file or server that cannot be used.
+        StartUpError: an unknown scheme, or an unusable file or server.
     """
-    # Each store is imported when it is chosen, so that its driver is needed only then.
+    # Stores are imported on demand, so that only the chosen one needs its driver.
     try:
         parts = urlsplit(url)
     except ValueError:
         raise StartUpError(
-            "CARRY_STORE (not shown, as it may hold a password) is not a valid address, for example"
-            f" one with '[' and no ']': expected {_EXPECTED}"
+            "CARRY_STORE is not a valid URL (not shown, as it may contain a password), such as one"
+            f" with '[' but no ']': expected {_EXPECTED}"
         ) from None
     if parts.scheme == "memory":
         from service.stores.memory import MemoryStore

@@ -1,7 +1,7 @@
-"""Sessions in this process only: nothing survives it, and nothing waits for a disk.
+"""Sessions in the memory of this process: nothing survives it, and no call waits for a disk.
 
-What is kept of a session is two runs of bytes and a time, which Python's collector need not look
-at: with a million sessions it would stop everybody to do so.
+An entry is two byte strings and a time, which Python's garbage collector does not traverse: with a
+million sessions of ordinary objects its pauses would be long.
 """
 
 import struct
@@ -24,17 +24,17 @@ from service.stores.record.record import (
     ttl_s_of,
 )
 
-_OPENING = struct.Struct("<II16s")  # number of the origin, bytes of JSON, digest of the request
+# index of the fingerprint, bytes of JSON, digest of the opening request
+_HEADER = struct.Struct("<II16s")
+
+_MAX_DELAY_S = 3600.0
+"""The longest delay, so that the name of a closed session is released soon."""
+
+_MAX_PAGES = 10
+"""Pages of due names that one sweep reads, each as long as its limit."""
 
 
-_LOOK_AGAIN_S = 3600.0
-"""However long a session may live: so that the name of one that was closed is soon let go."""
-
-_MAX_TAKES = 10
-"""Of names, in one sweep: it looks at so many times more than it is asked to remove."""
-
-
-class _Kept(NamedTuple):
+class _Entry(NamedTuple):
     header: bytes
     data: bytes
     expires_at: float
@@ -46,15 +46,15 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        # By tenant, then by name: a key of its own for each session would cost 72 bytes.
-        self._tenants: dict[str, dict[str, _Kept]] = {}
-        self._origins: list[ModelFingerprint] = []
+        # By tenant, then by name: a tuple as the key of each session would cost 72 bytes.
+        self._tenants: dict[str, dict[str, _Entry]] = {}
+        self._fingerprints: list[ModelFingerprint] = []
         self._due = _DueMinutes()
         self._values: dict[str, bytes] = {}
 
     async def load(self, key: Key) -> Record | None:
-        kept = self._tenants.get(key.tenant, {}).get(key.name)
-        return self._record(key, kept) if kept else None
+        entry = self._tenants.get(key.tenant, {}).get(key.name)
+        return self._record(key, entry) if entry else None
 
     async def commit(self, writes: Sequence[Write]) -> list[Record | None]:
         now = self._clock()
@@ -63,8 +63,8 @@ class MemoryStore:
     def _commit_one(
         self, header: SessionHeader, data: bytes, base: Record | None, now: float
     ) -> Record | None:
-        kept = self._tenants.setdefault(header.tenant, {})
-        found = kept.get(header.name)
+        entries = self._tenants.setdefault(header.tenant, {})
+        found = entries.get(header.name)
         expires_at = now + ttl_s_of(data)
         if base is None:
             if found and found.expires_at > now and not is_closed(found.data):
@@ -73,14 +73,14 @@ class MemoryStore:
         else:
             if found is None or found.expires_at <= now:
                 return None
-            # Most often it is the very bytes that were answered last.
+            # Usually it is the same object as in the last reply.
             if found.data is not base.data and revision_of(found.data) != revision_of(base.data):
                 return None
             packed = found.header if header is base.header else self._pack(header)
         record = Record(header, data, expires_at)
-        kept[header.name] = _Kept(packed, data, expires_at)
+        entries[header.name] = _Entry(packed, data, expires_at)
         if base is None or record.closed or header is not base.header:
-            self._due.put(min(expires_at, now + _LOOK_AGAIN_S), header.tenant, header.name)
+            self._due.put(min(expires_at, now + _MAX_DELAY_S), header.tenant, header.name)
         return record
 
     async def list_live(
@@ -89,9 +89,9 @@ class MemoryStore:
         now = self._clock()
         found = (
             record
-            for name, kept in self._tenants.get(tenant, {}).items()
-            if name > after and kept.expires_at > now
-            for record in [self._record(Key(tenant, name), kept)]
+            for name, entry in self._tenants.get(tenant, {}).items()
+            if name > after and entry.expires_at > now
+            for record in [self._record(Key(tenant, name), entry)]
             if model in (None, record.header.model) and not record.closed
         )
         return nsmallest(limit, found, key=lambda record: record.header.name)
@@ -99,35 +99,35 @@ class MemoryStore:
     async def usage(self, tenant: str) -> Usage:
         now = self._clock()
         live = [
-            len(kept.header) + len(kept.data)
-            for kept in self._tenants.get(tenant, {}).values()
-            if kept.expires_at > now and not is_closed(kept.data)
+            len(entry.header) + len(entry.data)
+            for entry in self._tenants.get(tenant, {}).values()
+            if entry.expires_at > now and not is_closed(entry.data)
         ]
         return Usage(len(live), sum(live))
 
     async def sweep(self, limit: int) -> list[Expired]:
         now = self._clock()
         before = now - TOMBSTONE_S
-        swept: list[Expired] = []
+        expired: list[Expired] = []
         reschedule: dict[Key, float] = {}
-        for _ in range(_MAX_TAKES):
-            taken = self._due.take(before, limit - len(swept))
+        for _ in range(_MAX_PAGES):
+            taken = self._due.take(before, limit - len(expired))
             for key in taken:
-                kept = self._tenants[key.tenant].get(key.name)
-                if kept is None:
-                    continue  # swept already
-                if kept.expires_at > before:
-                    reschedule[key] = min(kept.expires_at, now + _LOOK_AGAIN_S)
+                entry = self._tenants[key.tenant].get(key.name)
+                if entry is None:
+                    continue  # removed already
+                if entry.expires_at > before:
+                    reschedule[key] = min(entry.expires_at, now + _MAX_DELAY_S)
                     continue
-                record = self._record(key, kept)
+                record = self._record(key, entry)
                 fingerprint = record.header.fingerprint
-                swept.append(Expired(key, fingerprint.model, fingerprint.version, record.closed))
+                expired.append(Expired(key, fingerprint.model, fingerprint.version, record.closed))
                 del self._tenants[key.tenant][key.name]
-            if not taken or len(swept) == limit:
+            if not taken or len(expired) == limit:
                 break
-        for key, expires_at in reschedule.items():  # not before: they would be taken again
+        for key, expires_at in reschedule.items():  # afterwards: else they would be taken again
             self._due.put(expires_at, *key)
-        return swept
+        return expired
 
     async def read_value(self, name: str) -> bytes:
         return self._values.get(name, b"")
@@ -148,39 +148,39 @@ class MemoryStore:
         self._tenants.clear()
 
     def _pack(self, header: SessionHeader) -> bytes:
-        """An opening without its names, which are the keys that it is found by."""
-        if header.fingerprint not in self._origins:
-            self._origins.append(header.fingerprint)
+        """A header without tenant and name, which are the keys of the entry."""
+        if header.fingerprint not in self._fingerprints:
+            self._fingerprints.append(header.fingerprint)
         rest = [header.start_s, header.ring_size, header.created_at, header.history]
         described = orjson.dumps([*rest, header.metadata, *(header.keeps or ())])
-        number = self._origins.index(header.fingerprint)
-        return _OPENING.pack(number, len(described), header.digest) + described + header.outputs
+        index = self._fingerprints.index(header.fingerprint)
+        return _HEADER.pack(index, len(described), header.digest) + described + header.outputs
 
-    def _record(self, key: Key, kept: _Kept) -> Record:
-        number, size, digest = _OPENING.unpack_from(kept.header)
-        described = kept.header[_OPENING.size : _OPENING.size + size]
+    def _record(self, key: Key, entry: _Entry) -> Record:
+        index, size, digest = _HEADER.unpack_from(entry.header)
+        described = entry.header[_HEADER.size : _HEADER.size + size]
         start_s, ring_size, created_at, history, metadata, *keeps = orjson.loads(described)
         header = SessionHeader(
             tenant=key.tenant,
             name=key.name,
-            fingerprint=self._origins[number],
+            fingerprint=self._fingerprints[index],
             start_s=start_s,
             ring_size=ring_size,
             created_at=created_at,
             metadata=metadata,
             history=history,
             digest=digest,
-            outputs=kept.header[_OPENING.size + size :],
+            outputs=entry.header[_HEADER.size + size :],
             keeps=HistoryPolicy(*keeps) if keeps else None,
         )
-        return Record(header, kept.data, kept.expires_at)
+        return Record(header, entry.data, entry.expires_at)
 
 
 class _DueMinutes:
-    """Sessions by the minute before which they cannot expire.
+    """Sessions by the earliest minute in which they may expire.
 
-    A step puts that time off without a word here, so it is looked at again when it has come: a
-    sweep costs what may have expired, not what is open.
+    A step extends the expiry without an update here, so the sweep checks each due session and
+    reschedules it if needed. A sweep costs as much as is due, not as much as is open.
     """
 
     def __init__(self) -> None:
@@ -190,9 +190,9 @@ class _DueMinutes:
         self._names.setdefault((int(expires_at // 60), tenant), []).append(name)
 
     def take(self, before: float, limit: int) -> list[Key]:
-        """At most `limit` of those whose time may have come, each once.
+        """Remove and return at most `limit` sessions that may have expired, without duplicates.
 
-        The last of a minute go first, so that the others need not be moved.
+        A minute is taken from its end, so that the rest of its list is not moved.
         """
         taken: list[Key] = []
         for minute, tenant in sorted(each for each in self._names if each[0] * 60 <= before):
@@ -202,5 +202,5 @@ class _DueMinutes:
             if names:
                 break
             del self._names[minute, tenant]
-        # A name opened anew stands there for each of its lives.
+        # A name that was opened again has several entries.
         return list(dict.fromkeys(taken))

@@ -7,11 +7,23 @@ Rule 2: times are multiples of 2⁻³⁰ s, about a nanosecond: such sums are ex
 """
 
 import time
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 _MODEL = ("model", "version")
 _PARTS_OF_A_SECOND = 2**30
+
+
+class _Success(NamedTuple):
+    """The series of one model that every success adds to: looking them up costs more."""
+
+    requests: Counter
+    rows: Counter
+    read_s: Counter
+    run_s: Counter
+    write_s: Counter
+    last: Gauge
 
 
 class InferenceMetrics:
@@ -40,6 +52,7 @@ class InferenceMetrics:
             "When the last inference request under /v2 succeeded.", _MODEL, registry=registry,
             multiprocess_mode="max",
         )  # fmt: skip
+        self._of_success: dict[tuple[str, str], _Success] = {}
         self.of_models = (self._requests, self._rows, self._seconds, self._last)
 
     def succeeded(
@@ -51,11 +64,27 @@ class InferenceMetrics:
         run_ns: int,
         written_ns: int,
     ) -> None:
-        self._requests.labels(model, version, "success").inc()
-        self._rows.labels(model, version).inc(num_rows)
-        for part, ns in (("read", read_ns), ("run", run_ns), ("write", written_ns)):
-            self._seconds.labels(model, version, part).inc(_exact_s(ns))
-        self._last.labels(model, version).set(round(time.time(), 3))
+        of_model = self._of_success.get((model, version))
+        if of_model is None:
+            seconds = self._seconds
+            of_model = self._of_success[model, version] = _Success(
+                self._requests.labels(model, version, "success"),
+                self._rows.labels(model, version),
+                seconds.labels(model, version, "read"),
+                seconds.labels(model, version, "run"),
+                seconds.labels(model, version, "write"),
+                self._last.labels(model, version),
+            )
+        of_model.requests.inc()
+        of_model.rows.inc(num_rows)
+        of_model.read_s.inc(_exact_s(read_ns))
+        of_model.run_s.inc(_exact_s(run_ns))
+        of_model.write_s.inc(_exact_s(written_ns))
+        of_model.last.set(round(time.time(), 3))
+
+    def forget(self, model: str, version: str) -> None:
+        """Its series are removed: another model of this name has new ones."""
+        self._of_success.pop((model, version), None)
 
     def failed(self, model: str, version: str, ns: int) -> None:
         self._requests.labels(model, version, "failure").inc()

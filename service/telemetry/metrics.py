@@ -198,6 +198,7 @@ class Metrics:
                 self._loaded.remove(model, version, provider)
                 for metric in self._of_models:
                     metric.remove_by_labels({"model": model, "version": version})
+                self.inference.forget(model, version)
         for model, version, provider in loaded - self._models:
             self._loaded.labels(model, version, provider).set(1)
             for metric in self._shown_at_once:

@@ -2,7 +2,6 @@
 
 import asyncio
 import atexit
-import socket
 import ssl
 import threading
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -15,7 +14,7 @@ import uvicorn
 
 from service.app import create_app
 from service.engine.models.verifier import Verifier
-from service.server import server_config
+from service.server import bind, server_config
 from service.settings import Settings
 from tests.fakes.bundles import (
     write_classifier,
@@ -70,6 +69,10 @@ class _Server(uvicorn.Server):
     def capture_signals(self):
         return nullcontext()
 
+    async def main_loop(self):
+        await self.on_tick(0)  # sets the Date header
+        await until(lambda: self.should_exit)  # uvicorn looks only every 100 ms
+
 
 @asynccontextmanager
 async def listening(**settings):
@@ -77,7 +80,7 @@ async def listening(**settings):
     chosen = Settings(**{"models": small_folder(), "store": "memory://"} | settings)
     app = create_app(chosen, verifier())
     server = _Server(server_config(app, chosen))
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = bind(chosen.model_copy(update={"host": "127.0.0.1", "port": 0}))
     port = listener.getsockname()[1]
     task = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)

@@ -125,7 +125,7 @@ async def test_what_streams_send_fits():
 
 
 async def test_what_events_tell_fits():
-    async with listening(events_poll_s=0.02) as client:
+    async with listening() as client:
         for fields in (OPEN, {"model": "verse", "session": "v"}):
             (await client.post("/v1/sessions", json=fields)).raise_for_status()
         for row in ([1, 2], [2, 3]):

@@ -99,7 +99,7 @@ async def test_the_short_way_asks_for_the_key_and_keeps_tenants_apart(tmp_path, 
                 status, _, body = await answer(reader)
                 told.append((status, body.get("step")))
     assert told == [(200, 1), (200, 2), (200, 1), (401, None), (200, 2)]
-    assert taken == ["s"] * 4
+    assert taken == ["/v1/sessions/s/steps"] * 4
 
 
 async def test_a_revoked_key_is_refused_on_a_connection_that_stays(tmp_path):

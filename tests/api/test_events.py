@@ -7,15 +7,21 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.api.events import sse
+from service.api.sessions import events
 from tests.api.support import listening, until
 
 OPEN = {"model": "load", "version": "1", "session": "s", "start": "2016-08-22", "replay": 4}
 URL = "/v1/sessions/s/events"
 
 
+@pytest.fixture(autouse=True)
+def _frequent_polls(monkeypatch):
+    monkeypatch.setattr(events, "POLL_S", 0.02)
+
+
 @pytest.fixture
 async def client():
-    async with listening(events_poll_s=0.02) as client:
+    async with listening() as client:
         (await client.post("/v1/sessions", json=OPEN)).raise_for_status()
         yield client
 
@@ -99,7 +105,7 @@ async def test_who_comes_back_to_a_session_that_went_back_is_told_so(client):
 
 
 async def test_steps_of_another_replica_show_up(tmp_path):
-    settings = {"store": f"sqlite:///{tmp_path}/carry.db", "events_poll_s": 0.02}
+    settings = {"store": f"sqlite:///{tmp_path}/carry.db"}
     async with listening(**settings) as here, listening(**settings) as there:
         (await here.post("/v1/sessions", json=OPEN)).raise_for_status()
         async with listener(here) as upcoming:
@@ -136,7 +142,7 @@ async def test_a_look_that_a_commit_passes_by_tells_nothing_old(client, monkeypa
 
 @pytest.mark.parametrize("how", ["deleted", "expired"])
 async def test_the_end_of_a_session_ends_its_events(how):
-    async with listening(events_poll_s=0.02) as client:
+    async with listening() as client:
         ttl_s = 3 if how == "expired" else 60
         await client.post("/v1/sessions", json=OPEN | {"ttl_s": ttl_s})
         async with listener(client) as upcoming:

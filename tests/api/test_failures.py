@@ -90,7 +90,7 @@ async def test_a_store_that_is_away_says_when_to_try_again(client, monkeypatch):
         ("POST", "/v1/models/load/predict", "application/json"),
         ("POST", "/v1/timeseries/forecast", "application/json"),
         ("PUT", "/v1/sessions/s/snapshot", "application/octet-stream"),
-        ("POST", "/v2/models/load/infer", "application/json"),
+        ("POST", "/v2/models/load/infer?x=1", "application/json"),
     ],
 )
 async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_failure(

@@ -128,14 +128,14 @@ async def test_without_a_session_prompts_are_written_on(client):
 @pytest.mark.parametrize(
     ("model", "instance", "told"),
     [
-        ("verse", {"prompt": "ab", "max_tokens": 11}, "max_tokens is 11: expected at most 10"),
+        ("verse", {"prompt": "ab", "max_tokens": 2049}, "2049: expected at most 2048"),
         ("verse", {"observations": [[1.0]]}, 'reads "prompt"'),
         ("mood", {"text": "good", "max_tokens": 3}, "does not write"),
         ("load", {"prompt": "a", "observations": [[1.0, 2.0]]}, "does not write"),
     ],
 )
 async def test_what_does_not_fit_the_model_is_refused_by_name(model, instance, told):
-    async with serving(max_tokens=10) as client:
+    async with serving() as client:
         answer = await client.post(
             f"/v1/models/{model}/predict", json={"instances": [{"start": "2020-01-01"} | instance]}
         )
@@ -151,7 +151,7 @@ async def test_a_session_of_a_model_that_does_not_write_says_so(client):
 
 
 async def test_writing_stops_at_the_deadline():
-    async with serving(max_tokens=2048) as client:
+    async with serving() as client:
         await opened(client)
         engine = client.app.context.engine
         engine.limits = replace(engine.limits, request_timeout_s=0.05)

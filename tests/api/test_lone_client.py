@@ -5,7 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from service import app
 from service.api.sessions.bulk import ARROW
+from service.engine.limits import EngineLimits
 from tests.api.support import serving
 from tests.api.test_bulk import stream_of
 
@@ -14,9 +16,10 @@ LONG_TEXT = "a waste of a wonderful film " * 60
 
 
 @pytest.fixture(params=[{"max_queue_s": 1e-9}, {"max_waiting_jobs": 1}, {"max_waiting_steps": 1}])
-async def client(request):
+async def client(request, monkeypatch):
     """By what it has learnt of the graph, next to nothing may wait for it."""
-    async with serving(**request.param) as client:
+    monkeypatch.setattr(app, "EngineLimits", lambda **given: EngineLimits(**given | request.param))
+    async with serving() as client:
         rows = np.random.default_rng(0).normal(size=(500, 2)).tolist()
         history = {"start": "2016-08-22", "observations": rows}
         for model, instance in (("load", history), ("mood", {"text": LONG_TEXT})):

@@ -190,7 +190,7 @@ async def test_a_defect_of_ours_carries_the_id(client, monkeypatch):
     def fail(*_):
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr("service.api.v2.infer.observations_of", fail)
+    monkeypatch.setattr("service.api.v2.infer_call.observations_of", fail)
     await refused(client, "phase", {"inputs": [x_of(1, 1, 2)]}, 500)
 
 

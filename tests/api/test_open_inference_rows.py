@@ -73,7 +73,7 @@ async def test_a_defect_of_ours_is_told_in_the_form_of_the_protocol(client, monk
     def fail(*_):
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr("service.api.v2.infer.observations_of", fail)
+    monkeypatch.setattr("service.api.v2.infer_call.observations_of", fail)
     answer = await infer_rows(client, np.zeros((1, 1, 2)))
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/json"

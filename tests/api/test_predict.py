@@ -1,9 +1,6 @@
-import json
-
 import pytest
 
-from service.api.body_reader.reader import BIG_BODY_BYTES
-from tests.api.support import serving
+from service.api import limits
 
 ROWS = [{"load": 1.5, "temp": None}, [2, 3.5], {"temp": 4}]
 
@@ -128,24 +125,30 @@ LOAD = {"start": "2016-08-22", "observations": ROWS}
 PHASE = {"observations": [[1, 2]] * 3}
 
 
-@pytest.mark.parametrize("padding", [0, BIG_BODY_BYTES])
 @pytest.mark.parametrize(
-    ("model", "instances", "limits", "told"),
+    ("model", "instances", "limit", "told"),
     [
-        ("load", [LOAD] * 4, {"max_rows": 11}, "12 observations in all: expected at most 11"),
-        ("phase", [PHASE] * 4, {"max_rows": 11}, "12 observations in all: expected at most 11"),
-        ("phase", [PHASE] * 100, {"max_reply_bytes": 1024}, "bytes of outputs"),
-        ("load", [LOAD] * 30, {"max_reply_bytes": 1024}, "bytes of outputs"),
+        ("load", [LOAD] * 4, ("MAX_ROWS", 11), "12 observations in all: expected at most 11"),
+        ("phase", [PHASE] * 4, ("MAX_ROWS", 11), "12 observations in all: expected at most 11"),
+        ("phase", [PHASE] * 100, ("MAX_REPLY_BYTES", 1024), "bytes of outputs"),
+        ("load", [LOAD] * 30, ("MAX_REPLY_BYTES", 1024), "bytes of outputs"),
     ],
 )
-async def test_limits_are_those_of_the_whole_request(model, instances, limits, told, padding):
-    content = json.dumps({"instances": instances}).encode() + b" " * padding
-    headers = {"content-type": "application/json"}
-    async with serving(**limits) as client:
-        answer = await client.post(f"/v1/models/{model}/predict", content=content, headers=headers)
-        assert (answer.status_code, answer.json()["type"]) == (413, "urn:carry:too-large")
-        assert told in answer.json()["detail"]
-        assert (await predict(client, model, instances=instances[:2])).status_code == 200
+async def test_limits_are_those_of_the_whole_request(
+    client, monkeypatch, model, instances, limit, told
+):
+    monkeypatch.setattr(limits, *limit)
+    answer = await predict(client, model, instances=instances)
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:carry:too-large")
+    assert told in answer.json()["detail"]
+    assert (await predict(client, model, instances=instances[:2])).status_code == 200
+
+
+async def test_the_rows_of_a_whole_big_body_are_bounded(client):
+    rows = {"start": "2016-08-22", "observations": [[1, 2]] * 4_000}
+    answer = await predict(client, "load", instances=[rows] * 26)
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:carry:too-large")
+    assert "104000 observations in all: expected at most 100000" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

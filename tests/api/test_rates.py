@@ -55,7 +55,7 @@ async def test_steps_of_a_limited_key_are_counted_off_the_short_way(limited, mon
         ]
         assert told == [200, 200, 429, 200]
         assert (await client.get("/v1/sessions/s", headers=bob)).json()["step"] == 1
-    assert taken == ["s"]
+    assert taken == ["/v1/sessions/s/steps"]
 
 
 async def test_replicas_on_one_redis_count_together_and_go_on_without_it(limited, monkeypatch):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from service.api import limits
 from service.api.codec import schemas
 from service.stores.record.record import pack_data
 from tests.api.keys import headers, keys_file
@@ -152,26 +153,32 @@ async def test_a_session_is_copied_to_another_cluster_by_its_snapshot(key_file):
 @pytest.mark.parametrize(
     ("opened", "bound"),
     [
-        ({"ttl_s": 3600}, {"max_ttl_s": 60, "default_ttl_s": 60}),
-        ({"replay": 3}, {"max_replay": 2}),
-        ({"checkpoints": 3}, {"max_checkpoints": 2}),
-        ({"keep_observations": 3}, {"max_keep_observations": 2}),
+        ({"ttl_s": 3600}, "max_ttl_s"),
+        ({"replay": 3}, "MAX_REPLAY"),
+        ({"checkpoints": 3}, "MAX_CHECKPOINTS"),
+        ({"keep_observations": 3}, "MAX_KEEP_OBSERVATIONS"),
     ],
 )
-async def test_a_restored_session_is_held_to_what_may_be_opened_here(key_file, opened, bound):
+async def test_a_restored_session_is_held_to_what_may_be_opened_here(
+    monkeypatch, key_file, opened, bound
+):
+    ttl = {"max_ttl_s": 60, "default_ttl_s": 60} if bound == "max_ttl_s" else {}
     async with (
         serving(snapshot_key_file=key_file) as here,
-        serving(snapshot_key_file=key_file, **bound) as there,
+        serving(snapshot_key_file=key_file, **ttl) as there,
     ):
         assert (await here.post("/v1/sessions", json=OPEN | opened)).status_code == 201
         taken = (await here.get("/v1/sessions/s/snapshot")).content
         [(name, value)], path = opened.items(), "/v1/sessions/moved/snapshot"
-        refused = await put(there, path, taken)
+        with monkeypatch.context() as patch:
+            if not ttl:
+                patch.setattr(limits, bound, 2)
+            refused = await put(there, path, taken)
         assert code(refused) == (422, "snapshot-refused")
         detail = refused.json()["detail"]
         assert f"{name} of the snapshot: expected at most" in detail
         assert f"found {value}" in detail
-        assert f"CARRY_{next(iter(bound)).upper()}" in detail
+        assert ("CARRY_MAX_TTL_S" in detail) == bool(ttl)
         assert (await there.get("/v1/sessions")).json()["sessions"] == []
         assert (await put(here, path, taken)).status_code == 201
 

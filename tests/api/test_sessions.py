@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from service.api import limits
 from service.engine.session import inputs
 from tests.api.support import serving
 
@@ -126,8 +127,9 @@ async def test_sessions_are_listed_by_pages_and_by_model(client):
         ({"observations": [[1, 2]] * 11}, 413, "11 rows"),
     ],
 )
-async def test_a_refused_step_leaves_the_session_as_it_was(body, status, told):
-    async with serving(max_rows=10) as client:
+async def test_a_refused_step_leaves_the_session_as_it_was(monkeypatch, body, status, told):
+    monkeypatch.setattr(limits, "MAX_ROWS", 10)
+    async with serving() as client:
         await client.post("/v1/sessions", json=CREATE)
         answer = await step(client, **body)
         assert answer.status_code == status
@@ -221,8 +223,9 @@ async def test_rows_past_the_last_year_are_refused_before_they_are_applied(clien
     assert "after the year 9999" in answer.json()["detail"]
 
 
-async def test_a_reply_beyond_the_limit_is_refused_before_it_is_made():
-    async with serving(max_reply_bytes=1024) as client:
+async def test_a_reply_beyond_the_limit_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr(limits, "MAX_REPLY_BYTES", 1024)
+    async with serving() as client:
         await client.post("/v1/sessions", json=CREATE)
         answer = await step(client, observations=[[1, 2]] * 30, emit="all")
         assert (answer.status_code, answer.json()["type"]) == (413, "urn:carry:too-large")

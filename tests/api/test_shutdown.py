@@ -83,7 +83,7 @@ async def test_a_text_that_the_grace_is_too_short_for_ends_with_an_error():
 
 
 async def test_prompts_without_a_session_end_with_an_error_as_well(monkeypatch):
-    async with listening(shutdown_grace_s=0, max_tokens=2048) as client:
+    async with listening(shutdown_grace_s=0) as client:
         engine = client.app.context.engine
         worker = engine.workers.of(engine.registry.get("verse"))
         # Full stops are never chosen, so it would write on for a long time.

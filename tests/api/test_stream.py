@@ -261,8 +261,9 @@ async def test_a_message_in_fragments_is_one_message(client):
         assert (await told(socket))["step"] == 1
 
 
-async def test_a_stream_without_messages_is_closed_after_a_while():
-    async with listening(stream_idle_s=0.01) as client, stream_of(client, "/v1/stream") as socket:
+async def test_a_stream_without_messages_is_closed_after_a_while(client, monkeypatch):
+    monkeypatch.setattr(stream_protocol, "IDLE_S", 0.01)
+    async with stream_of(client, "/v1/stream") as socket:
         assert await closed_with(socket) == CloseCode.IDLE
 
 

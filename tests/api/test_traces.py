@@ -34,7 +34,7 @@ async def test_a_batch_is_linked_to_every_request_in_it(monkeypatch):
             asked = [step("a")]
             await held.has_entered()
             asked += [step(name) for name in "bcd"]
-            await until(lambda: len(worker._waiting) == 3)
+            await until(lambda: worker._num_grouped == 3)
             held.let_go()
             answers = await asyncio.gather(*asked)
         spans = collector.wait_for(

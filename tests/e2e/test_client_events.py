@@ -14,7 +14,7 @@ ROWS = np.array([[1.0, 2.0], [3.0, np.nan], [5.0, 6.0]], np.float32)
 
 @pytest.fixture(scope="module")
 def url():
-    with listening_apart(events_poll_s=0.02) as service:
+    with listening_apart() as service:
         yield str(service.base_url)
 
 

@@ -151,7 +151,7 @@ async def test_a_text_that_the_tokenizer_fails_on_is_answered_and_the_session_go
     fail_on_q(monkeypatch)
     async with running_engine(registry=registry) as engine:
         await engine.submit(A, create_mood())
-        with pytest.raises(ModelFailedError, match="failed on this text; nothing was applied"):
+        with pytest.raises(ModelFailedError, match="failed on this text, and nothing was applied"):
             await engine.submit(A, step_text("quite a film ", 0))
         assert (await engine.submit(A, step_text("a film ", 0))).step == 1
         assert engine.failure is None
@@ -307,7 +307,7 @@ def test_a_state_of_gigabytes_is_refused(folder, mood, verifier):
 
 def test_a_bundle_that_was_found_good_is_not_tried_again(folder, mood, verifier, monkeypatch):
     good = Verification(verifier, mood).run()
-    monkeypatch.setattr(Verifier, "tried", None)
+    monkeypatch.setattr(Verifier, "verify", None)
     assert Verification(verifier, mood).run() == good == read_bundle(mood).manifest_digest
 
 

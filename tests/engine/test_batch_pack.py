@@ -86,6 +86,18 @@ def test_the_digests_of_many_rows_are_those_of_a_request_for_each(num_rows, num_
     assert digests_of_rows(values) == alone
 
 
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 2**32 - 1))
+def test_the_digests_of_packed_tensors_are_those_of_a_request_for_each(num_rows, num_bytes, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 256, (num_rows, num_bytes), np.uint8)
+    emits = rng.choice(["last", "all"], num_rows).tolist()
+    alone = [
+        StepRequest(Observations(tensors=values[at : at + 1]), emit=emit).digest
+        for at, emit in enumerate(emits)
+    ]
+    assert digests_of_rows(values, emits) == alone
+
+
 @pytest.mark.parametrize("few", [0, 10**6], ids=["by columns", "one by one"])
 @pytest.mark.parametrize("how", ["submit", "submit_many", "step_rows"])
 async def test_however_a_batch_of_steps_is_written_it_is_kept_and_answered_alike(
@@ -117,7 +129,7 @@ async def test_however_a_batch_of_steps_is_written_it_is_kept_and_answered_alike
             count = seen[place]
             observed = Observations(rows=np.concatenate([rows(count), values[:, place]]))
             [expected] = await engine.predict(model, [(observed, 0)])
-            [reply] = record.ring
+            [reply] = record.kept_replies
             assert (record.step, reply.from_step, reply.num_observed) == (count + 2, count + 1, 1)
             assert reply.digest == step_rows(values[1, place][None]).digest
             assert reply.outputs == outputs[place]

@@ -138,7 +138,7 @@ async def test_a_session_gets_its_checkpoints_as_often_as_it_asked_for():
         keeps = HistoryPolicy(checkpoints=9, checkpoint_every=10, observations=5)
         await engine.submit(A, create_load(keeps=keeps))
         await engine.step_rows([A] * 45, rows(45), [None] * 45)
-        kept = (await engine.read(A)).kept
+        kept = (await engine.read(A)).history
         assert [each.step for each in kept.checkpoints] == [0, 10, 20, 30, 40]
         assert len(kept.observations) == 5
 

@@ -166,7 +166,7 @@ async def test_one_round_of_the_sweeper_takes_all_that_ended_and_tells_what_expi
         assert sorted(witness.ended) == ["deleted"] + ["expired"] * 4
         assert [r.header.name for r in await engine.list_live("t", None, "", 9)] == ["z"]
         assert await store.load(Key("t", "e")) is None
-        assert list(engine._queues.queues) == [Key("t", "z")]
+        assert list(engine._queues._queues) == [Key("t", "z")]
 
 
 async def test_others_have_their_turn_between_two_rounds_of_the_sweeper(monkeypatch):

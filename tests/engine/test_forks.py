@@ -81,9 +81,9 @@ async def test_a_fork_has_no_reply_of_the_source_but_all_else():
         await engine.submit(A, step_rows(rows(1), 2, key=None))
         reply = await engine.submit(B, FORK)
         source, fork = await engine.read(A), await engine.read(B)
-        assert (fork.ring, fork.kept.keys) == ((), ())
-        assert fork.kept.checkpoints == source.kept.checkpoints != ()
-        assert fork.kept.observations == source.kept.observations != ()
+        assert (fork.kept_replies, fork.history.keys) == ((), ())
+        assert fork.history.checkpoints == source.history.checkpoints != ()
+        assert fork.history.observations == source.history.observations != ()
         assert (fork.ttl_s, fork.header.metadata) == (50, {"a": 1})
         assert reply.outputs == b""
         with pytest.raises(ReplayExpiredError):

@@ -191,7 +191,7 @@ class Protocol(RuleBasedStateMachine):
                 assert found.step == len(life.rows)
                 assert bool(found.closed) == life.is_closed
                 assert found.expires_at == life.expires_at
-                assert [reply.from_step for reply in found.ring] == life.ring
+                assert [reply.from_step for reply in found.kept_replies] == life.ring
 
     @staticmethod
     def _step(row, step):

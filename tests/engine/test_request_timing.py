@@ -92,7 +92,7 @@ async def test_a_step_leaves_every_mark():
             assert timing.num_batches == 1
 
 
-async def test_steps_of_one_group_have_their_own_trails():
+async def test_steps_of_one_group_have_their_own_timings():
     keys = [Key("t", f"s{n}") for n in range(4)]
     async with running_engine() as engine:
         for key in keys:
@@ -108,7 +108,7 @@ async def test_steps_of_one_group_have_their_own_trails():
         assert len({timing.queued_s for timing in timings[:-1]}) == 3
 
 
-async def test_a_step_whose_group_lost_a_race_goes_on_with_its_trail():
+async def test_a_step_whose_group_lost_a_race_goes_on_with_its_timing():
     store = ScriptedStore()
     async with running_engine(store) as engine, running_engine(store) as rival:
         await engine.submit(A, create_load())
@@ -177,7 +177,7 @@ async def test_a_step_that_was_not_stored_has_no_mark_of_it():
         assert timing.committed_s == 0
 
 
-async def test_a_bulk_is_one_trail():
+async def test_a_bulk_has_one_timing():
     keys = [Key("t", f"s{n}") for n in range(5)]
     async with running_engine() as engine:
         for key in keys:
@@ -192,7 +192,7 @@ async def test_a_bulk_is_one_trail():
             assert timing.num_batches == 1
 
 
-async def test_instances_are_one_trail():
+async def test_instances_have_one_timing():
     async with running_engine() as engine:
         model = engine.registry.get("load")
         instances = [(Observations(rows=rows(3)), 0)] * 4
@@ -207,4 +207,4 @@ async def test_without_a_trail_nobody_marks():
         await engine.submit(A, create_load())
         await engine.submit(A, step_rows(rows(1)))
         [worker] = [each for each in engine.workers if each.model.name == "load"]
-        assert not worker._has_trails
+        assert not worker._has_timings

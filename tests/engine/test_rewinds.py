@@ -1,4 +1,4 @@
-"""A session that keeps past states can go back to one, and goes on from there as it did."""
+"""A session that keeps checkpoints can go back to one, and continues from there as before."""
 
 import asyncio
 from itertools import pairwise
@@ -31,7 +31,7 @@ from tests.engine.support import (
 
 
 def kept_steps(record):
-    return [checkpoint.step for checkpoint in record.kept.checkpoints]
+    return [checkpoint.step for checkpoint in record.history.checkpoints]
 
 
 @given(
@@ -94,7 +94,7 @@ async def test_a_step_that_is_not_kept_names_those_that_are():
 async def test_a_session_that_keeps_nothing_says_so():
     async with running_engine() as engine:
         await engine.submit(A, create_load(rows(2)))
-        with pytest.raises(CheckpointGoneError, match="keeps 0 past states"):
+        with pytest.raises(CheckpointGoneError, match="keeps 0 checkpoints"):
             await engine.submit(A, RewindRequest(1))
 
 
@@ -115,8 +115,8 @@ async def test_a_rewind_clears_the_ring_and_what_was_observed_after_it():
         before = await engine.read(A)
         await engine.submit(A, RewindRequest(2))
         record = await engine.read(A)
-        assert (record.ring, record.kept.keys) == ((), ())
-        assert record.kept.observations == before.kept.observations[:1]
+        assert (record.kept_replies, record.history.keys) == ((), ())
+        assert record.history.observations == before.history.observations[:1]
         with pytest.raises(ReplayExpiredError):
             await engine.submit(A, step_rows(rows(1, seed=1), 1))
 
@@ -135,13 +135,13 @@ async def test_kept_observations_are_the_last_and_bounded_by_bytes(monkeypatch):
     async with running_engine() as engine:
         await engine.submit(A, create_load(rows(2), keeps=HistoryPolicy(observations=4)))
         await engine.submit(A, step_rows(rows(3, seed=1), 2))
-        kept = (await engine.read(A)).kept.observations
+        kept = (await engine.read(A)).history.observations
         assert len(kept) == 4
         assert kept[0][1:] == rows(2)[1].tobytes()
         assert b"".join(each[1:] for each in kept[1:]) == rows(3, seed=1).tobytes()
         monkeypatch.setattr(keeping, "MAX_OBSERVATION_BYTES", 3 * len(kept[0]) - 1)
         await engine.submit(A, step_rows(rows(1, seed=2), 5))
-        assert len((await engine.read(A)).kept.observations) == 2
+        assert len((await engine.read(A)).history.observations) == 2
 
 
 async def test_a_stale_replica_does_not_step_what_was_rewound():
@@ -176,7 +176,7 @@ async def test_what_cannot_be_stepped_cannot_be_rewound():
         await engine.submit(A, DeleteRequest())
         with pytest.raises(SessionClosedError):
             await engine.submit(A, RewindRequest(0))
-        assert (await engine.store.load(A)).kept.checkpoints == ()
+        assert (await engine.store.load(A)).history.checkpoints == ()
 
 
 async def test_many_sessions_that_keep_states_are_stepped_at_once():

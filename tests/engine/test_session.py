@@ -95,10 +95,10 @@ def test_kept_replies_are_bounded_by_bytes_and_the_newest_stays():
     record = open_record(create_load(ring_size=9))
     for step in range(4):
         record = after_step(record, step_rows(rows(1), step), bytes(MAX_RING_BYTES // 2 - 32))
-    assert [reply.from_step for reply in record.ring] == [2, 3]
+    assert [reply.from_step for reply in record.kept_replies] == [2, 3]
     assert len(record.replies) == MAX_RING_BYTES
     record = after_step(record, step_rows(rows(1), 4), bytes(MAX_RING_BYTES + 1))
-    assert [reply.from_step for reply in record.ring] == [4]
+    assert [reply.from_step for reply in record.kept_replies] == [4]
 
 
 @pytest.mark.parametrize("reason", ["final", "deleted"])
@@ -114,7 +114,7 @@ def test_a_tombstone_holds_nothing_of_the_text(reason):
     assert (tombstone.closed, tombstone.state) == (reason, b"")
     assert tombstone.cursor == TextCursor()
     assert b"secret" not in tombstone.data
-    assert tombstone.ring[-1].from_step == (1 if reason == "final" else 0)
+    assert tombstone.kept_replies[-1].from_step == (1 if reason == "final" else 0)
     assert tombstone.revision != base.revision
 
 
@@ -145,7 +145,7 @@ async def test_a_name_that_expired_opens_as_a_fresh_session_and_the_old_one_is_t
         reply = await engine.submit(A, create_load(ttl_s=10, resumes=True))
         assert (reply.is_new, reply.step) == (True, 0)
         fresh = await engine.read(A)
-        assert (fresh.step, fresh.ring) == (0, ())
+        assert (fresh.step, fresh.kept_replies) == (0, ())
         assert fresh.state == engine.registry.get("load").layout.initial_row != old.state
         assert witness.ended == ["expired", "expired"]
 

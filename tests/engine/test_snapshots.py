@@ -64,7 +64,7 @@ def test_a_restored_session_answers_what_the_first_one_answers(num_before, count
                 assert ours.outputs == theirs.outputs
                 step += count
             one, two = await here.read(A), await there.read(B)
-            assert (one.state, one.kept) == (two.state, two.kept)
+            assert (one.state, one.history) == (two.state, two.history)
 
     asyncio.run(check())
 
@@ -196,7 +196,7 @@ def test_a_signed_snapshot_whose_text_is_none_is_refused():
     good = sealed_with()[:-32]
     broken = good.replace(CURSOR.pending.encode(), b"\xff" * len(CURSOR.pending.encode()))
     assert broken != good
-    with pytest.raises(SnapshotRefusedError, match="holds no session"):
+    with pytest.raises(SnapshotRefusedError, match="not of a valid session"):
         KEYS.open(broken + hmac.digest(OURS, broken, "sha256"))
 
 
@@ -255,7 +255,7 @@ async def test_a_restore_may_take_the_place_of_a_session_of_the_same_model():
         await rival.submit(A, step_rows(rows(3), 2))
         await engine.submit(B, create_mood())
         reply = await engine.submit(A, restore(snapshot, replaces=True))
-        assert (reply.step, reply.is_new, reply.record.ring) == (2, False, ())
+        assert (reply.step, reply.is_new, reply.record.kept_replies) == (2, False, ())
         assert (await rival.submit(A, step_rows(rows(1), 2))).step == 3
         assert (await engine.read(A)).header.metadata == {"of": "the snapshot"}
         with pytest.raises(SessionExistsError, match="'mood'"):

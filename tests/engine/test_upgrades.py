@@ -124,7 +124,7 @@ def test_a_replayed_session_is_the_other_version_run_over_what_was_kept(counts, 
             day_s = model.frequency_s
             seen = Observations(rows=values[first:total])
             assert_same(model, reply.outputs, await whole(engine, "2", seen, first * day_s))
-            assert (reply.step, len(reply.record.kept.observations)) == (total, total - first)
+            assert (reply.step, len(reply.record.history.observations)) == (total, total - first)
             for step in range(total, total + num_after):
                 got = await engine.submit(A, step_rows(values[step : step + 1], step))
             seen = Observations(rows=values[first:])
@@ -177,7 +177,7 @@ async def test_an_upgrade_clears_the_ring_and_the_first_reply_which_were_of_the_
         await engine.submit(A, step_rows(rows(1), 2))
         await engine.submit(A, CARRY)
         record = await engine.read(A)
-        assert (record.ring, record.header.outputs) == ((), b"")
+        assert (record.kept_replies, record.header.outputs) == ((), b"")
         again = await engine.submit(
             A, create(rows(2), keeps=HistoryPolicy(checkpoints=3), ring_size=4)
         )

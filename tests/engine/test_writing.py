@@ -182,7 +182,7 @@ async def test_what_was_written_is_kept_among_the_observations():
     async with running_engine() as engine:
         await engine.submit(A, create(keeps=HistoryPolicy(0, 1, 5)))
         text = written(await engine.submit(A, write(MANY, 0, "ab")))
-        assert (await engine.read(A)).kept.observations == (b"tab" + text.encode(),)
+        assert (await engine.read(A)).history.observations == (b"tab" + text.encode(),)
 
 
 async def test_a_model_that_does_not_write_is_not_made_to():

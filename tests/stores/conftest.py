@@ -32,12 +32,12 @@ def valkey_cluster():
 
 
 @pytest.fixture(params=["memory", "sqlite-power", "sqlite-process", "valkey", "valkey-cluster"])
-def open_anew(request, clock, tmp_path):
-    """Opens the store, empty, on the event loop that runs; closed behind the block."""
+def open_empty(request, clock, tmp_path):
+    """Opens an empty store in the running event loop; closes it after the block."""
     name = request.param
 
     @asynccontextmanager
-    async def header():
+    async def opened_store():
         if name == "memory":
             store = MemoryStore(clock)
         elif name == "valkey":
@@ -59,10 +59,10 @@ def open_anew(request, clock, tmp_path):
         finally:
             await store.close()
 
-    return header
+    return opened_store
 
 
 @pytest.fixture
-async def store(open_anew):
-    async with open_anew() as opened:
+async def store(open_empty):
+    async with open_empty() as opened:
         yield opened

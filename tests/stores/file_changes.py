@@ -1,4 +1,4 @@
-"""What may happen to a database file or its log behind a service that uses it."""
+"""Changes to a database file or its log while a service uses it."""
 
 import os
 import shutil

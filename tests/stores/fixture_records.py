@@ -1,4 +1,4 @@
-"""Files of earlier formats, as the service of their time wrote them, for every later one to read.
+"""Files of earlier formats, written by the services of their time, for later ones to read.
 
     python -m tests.stores.fixture_records      writes fixtures/format_<N>.db and .json, where N is
                                                 the latest format; never twice
@@ -36,7 +36,7 @@ RING = pack_reply(4, 2, bytes(range(16)), b"\x01\x02\x03\x04") + pack_reply(6, 1
 
 
 def described(record: Record) -> dict:
-    """All that a record holds, for JSON; not how its bytes are laid out."""
+    """The contents of a record as JSON, independent of its byte format."""
     header = record.header
     return {
         "tenant": header.tenant,
@@ -60,15 +60,15 @@ def described(record: Record) -> dict:
         "num_tokens": record.cursor.num_tokens,
         "ring": [
             [each.from_step, each.num_observed, each.digest.hex(), each.outputs.hex()]
-            for each in record.ring
+            for each in record.kept_replies
         ],
         "keeps": header.keeps and list(header.keeps),
-        "keys": [each.key.hex() for each in record.ring],
+        "keys": [each.key.hex() for each in record.kept_replies],
         "checkpoints": [
             [each.step, each.state.hex(), each.cursor.pending, each.cursor.num_tokens]
-            for each in record.kept.checkpoints
+            for each in record.history.checkpoints
         ],
-        "observations": [each.hex() for each in record.kept.observations],
+        "observations": [each.hex() for each in record.history.observations],
     }
 
 
@@ -106,7 +106,7 @@ async def _write(path: Path) -> list[dict]:
         text = _header(tenant, "text.~-", "mood", ring_size=4)
         cursor = TextCursor(" 최고👍", 3)
         for header, data, ending in [
-            (past, pack_data(7, b"s", UNREAD, RING, 2, 60.0, NOW, kept=kept_past), None),
+            (past, pack_data(7, b"s", UNREAD, RING, 2, 60.0, NOW, history=kept_past), None),
             (rows, pack_data(7, bytes(range(256)), UNREAD, RING, 2, 3600.5, NOW), None),
             (text, pack_data(2**40, b"\xff\x00", cursor, RING, 2, 1e6, NOW - 1), None),
             (_header(tenant, "new", "load"), pack_data(0, b"s", UNREAD, b"", 0, 60.0, NOW), None),

@@ -1,4 +1,4 @@
-"""Records to write, and a clock that stands still."""
+"""Records to write, and a clock that tests set."""
 
 from service.contract.text import TextCursor
 from service.stores.record.record import ModelFingerprint, Record, SessionHeader, pack_data
@@ -19,7 +19,7 @@ class Clock:
 
 
 def record_named(name="a", tenant="t", model="load", step=0, ttl_s=100.0, **changes):
-    """A session as it is opened; nobody has kept it yet."""
+    """A new session, not stored yet."""
     header = {
         "fingerprint": ModelFingerprint(model, "1", "s", "g"),
         "start_s": 86400,
@@ -35,7 +35,7 @@ def record_named(name="a", tenant="t", model="load", step=0, ttl_s=100.0, **chan
 
 
 def after(record, closed="", ttl_s=None, state=None):
-    """What a step of the record writes, not kept yet."""
+    """The record after a step, not stored yet."""
     state = record.state if state is None else state
     ttl_s = record.ttl_s if ttl_s is None else ttl_s
     if closed:
@@ -45,20 +45,20 @@ def after(record, closed="", ttl_s=None, state=None):
 
 
 async def commit(store, record, base=None):
-    """The record as it is kept now; None if another writer was first."""
+    """The record as it is stored now; None if another writer was first."""
     [kept] = await store.commit([(record.header, record.data, base)])
     return kept
 
 
 def statements_of(connection):
-    """What it is asked from now on."""
+    """The statements that the connection executes from now on."""
     statements = []
     connection.exec_trace = lambda _, statement, values: statements.append(statement) or True
     return statements
 
 
 async def opened(store, *names, **fields):
-    """Sessions of these names, as they are kept."""
+    """New sessions of these names, stored."""
     records = [record_named(name, **fields) for name in names]
     kept = await store.commit([(record.header, record.data, None) for record in records])
     assert None not in kept
@@ -66,5 +66,5 @@ async def opened(store, *names, **fields):
 
 
 def unkept(record):
-    """The record without what its store added."""
-    return record._replace(expires_at=0.0, place=0)
+    """The record without the fields that its store sets."""
+    return record._replace(expires_at=0.0, rowid=0)

@@ -1,4 +1,4 @@
-"""What durable stores keep: a sealed record comes back whole, and anything else is refused."""
+"""The encoding of durable stores: an encoded record decodes to itself, anything else is refused."""
 
 import orjson
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.stores.record.checksummed import (
-    OPENING_FORMAT,
+    HEADER_FORMAT,
     checksum,
     decode_record,
     encode_header,
@@ -40,7 +40,7 @@ headers = st.builds(
 
 
 def sealed(header=OPENING, data=DATA):
-    """Both parts with checksums that fit, whatever else is wrong with them."""
+    """Decodes both parts with matching checksums, valid or not."""
     return decode_record(header, checksum(header), data, checksum(data))
 
 
@@ -49,15 +49,15 @@ def opening_with(**changes):
 
 
 @given(headers)
-def test_a_record_comes_back_as_it_was(header):
+def test_a_record_decodes_to_what_was_encoded(header):
     parts = encode_header(header)
     record = decode_record(parts, checksum(parts), DATA, checksum(DATA), 7.0, 5)
-    assert record == RECORD._replace(header=header, expires_at=7.0, place=5)
+    assert record == RECORD._replace(header=header, expires_at=7.0, rowid=5)
 
 
 def test_an_opening_of_a_later_service_is_refused_with_both_formats():
-    with pytest.raises(RecordFormatError, match="opening format 3, this service reads up to 2"):
-        sealed(opening_with(format=OPENING_FORMAT + 1))
+    with pytest.raises(RecordFormatError, match="header format 3, this service reads up to 2"):
+        sealed(opening_with(format=HEADER_FORMAT + 1))
 
 
 def test_data_of_a_later_service_is_refused():
@@ -66,7 +66,7 @@ def test_data_of_a_later_service_is_refused():
 
 
 @given(st.integers(0, len(OPENING) - 1))
-def test_an_opening_cut_anywhere_is_refused(size):
+def test_a_truncated_header_is_refused(size):
     with pytest.raises(RecordFormatError, match="checksum"):
         decode_record(OPENING[:size], checksum(OPENING), DATA, checksum(DATA))
     with pytest.raises(RecordFormatError, match="damaged"):
@@ -74,7 +74,7 @@ def test_an_opening_cut_anywhere_is_refused(size):
 
 
 @given(st.integers(0, len(DATA) - 1))
-def test_data_cut_anywhere_is_refused(size):
+def test_truncated_data_is_refused(size):
     with pytest.raises(RecordFormatError, match="checksum"):
         decode_record(OPENING, checksum(OPENING), DATA[:size], checksum(DATA))
     with pytest.raises(RecordFormatError):

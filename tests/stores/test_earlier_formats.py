@@ -1,4 +1,4 @@
-"""Sessions that an earlier service wrote are read by this one, to the last bit, and go on."""
+"""Sessions of an earlier service are read without a difference, and continue."""
 
 import shutil
 
@@ -33,17 +33,17 @@ def key_of(fields):
 
 
 def assert_read(record, fields):
-    """What a later service knows beyond them is not in the file."""
+    """The fields of this file; later services have more."""
     found = described(record)
     assert {name: found[name] for name in fields} == fields
 
 
 def after(record):
-    """What a step of this service writes."""
+    """The record after a step of this service."""
     replies = record.replies, record.num_replies
     data = pack_data(
         record.step + 1, record.state, record.cursor, *replies, record.ttl_s, NOW,
-        kept=pack_history(record.kept),
+        history=pack_history(record.history),
     )  # fmt: skip
     return Record(record.header, data)
 
@@ -73,7 +73,7 @@ async def test_closed_sessions_of_an_old_file_are_swept_in_time(old_file, writte
 
 
 async def test_every_store_takes_over_records_of_an_earlier_format(store, old_file, written):
-    """Another replica, not upgraded yet, may write them at any time."""
+    """A replica that is not upgraded yet may write them at any time."""
     for fields in described_in(written):
         old = await old_file.load(key_of(fields))
         if old.closed:

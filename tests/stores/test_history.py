@@ -1,4 +1,4 @@
-"""Format 2: what a session keeps of its past comes back; what keeps nothing stays of format 1."""
+"""Format 2 stores the history of a session; a session without one has format 1."""
 
 import pytest
 from hypothesis import given
@@ -37,7 +37,9 @@ OLD_FORMAT = 1
 def packed(ring, checkpoints, observations):
     kept = History(tuple(reply.key for reply in ring), checkpoints, observations)
     together = b"".join(pack_reply(*reply[:4]) for reply in ring)
-    return pack_data(7, b"state", NO_TEXT, together, len(ring), 1.0, 0.0, kept=pack_history(kept))
+    return pack_data(
+        7, b"state", NO_TEXT, together, len(ring), 1.0, 0.0, history=pack_history(kept)
+    )
 
 
 SAMPLE = packed(
@@ -48,14 +50,14 @@ SAMPLE = packed(
 
 
 @given(st.lists(replies, max_size=3), pasts)
-def test_what_a_session_keeps_comes_back(ring, past):
+def test_a_history_unpacks_to_what_was_packed(ring, past):
     checkpoints, observations = past
     data = packed(ring, checkpoints, observations)
     check_data(data)
     record = Record(record_named().header, data)
-    assert record.ring == tuple(ring)
-    assert record.kept.checkpoints == checkpoints
-    assert record.kept.observations == observations
+    assert record.kept_replies == tuple(ring)
+    assert record.history.checkpoints == checkpoints
+    assert record.history.observations == observations
     assert (record.state, record.step, record.num_replies) == (b"state", 7, len(ring))
 
 
@@ -68,26 +70,26 @@ def test_a_record_has_the_oldest_format_that_can_hold_it(ring, past):
 
 
 @pytest.mark.parametrize("size", range(len(SAMPLE)))
-def test_kept_things_cut_anywhere_are_refused(size):
+def test_a_truncated_history_is_refused(size):
     with pytest.raises(RecordFormatError):
         check_data(SAMPLE[:size])
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"x" * 40])
-def test_more_than_was_kept_is_refused(extra):
-    with pytest.raises(RecordFormatError, match="there is more than it says"):
+def test_bytes_after_a_history_are_refused(extra):
+    with pytest.raises(RecordFormatError, match="there are bytes after its history"):
         check_data(SAMPLE + extra)
 
 
-def test_keys_of_other_replies_are_refused():
+def test_a_wrong_number_of_keys_is_refused():
     kept = pack_history(History((b"k" * 16, b"l" * 16)))
-    data = pack_data(1, b"", NO_TEXT, pack_reply(0, 1, b"d" * 16, b""), 1, 1.0, 0.0, kept=kept)
-    with pytest.raises(RecordFormatError, match="keys of other replies"):
+    data = pack_data(1, b"", NO_TEXT, pack_reply(0, 1, b"d" * 16, b""), 1, 1.0, 0.0, history=kept)
+    with pytest.raises(RecordFormatError, match="keys of replies"):
         check_data(data)
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_kept_things_or_are_refused(tail):
+def test_any_bytes_are_a_history_or_are_refused(tail):
     try:
         kept = unpack_history(tail)
     except ValueError:

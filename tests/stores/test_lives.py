@@ -1,4 +1,4 @@
-"""How sessions end, are swept and begin again under the same name: the same in every store."""
+"""How sessions end, are swept and are opened again under the same name, in every store."""
 
 import asyncio
 import gc
@@ -77,7 +77,7 @@ async def test_a_base_of_an_earlier_life_is_refused(store, clock, ending):
 
 
 async def test_a_stale_base_never_touches_the_session_that_came_after_a_sweep(store, clock):
-    """Nothing of what was swept, such as its place, is given to another session."""
+    """Nothing of a removed session, such as its rowid, is used for another one."""
     stale = await opened(store, "a", "b", "c")
     clock.now += 101 + TOMBSTONE_S
     assert await names_swept(store) == ["a", "b", "c"]
@@ -87,7 +87,7 @@ async def test_a_stale_base_never_touches_the_session_that_came_after_a_sweep(st
     assert await store.list_live("t", None, "", 9) == fresh
 
 
-async def test_sweep_takes_what_ended_long_ago_and_says_how(store, clock):
+async def test_sweep_returns_what_ended_long_ago_and_why(store, clock):
     expired, closed, live = [
         await commit(store, record_named(name, ttl_s=ttl_s))
         for name, ttl_s in (("a", 100.0), ("b", 100.0), ("c", 1e6))
@@ -148,7 +148,7 @@ async def test_a_close_that_came_too_late_does_not_put_the_sweep_off(store, cloc
     assert await names_swept(store) == ["a"]
 
 
-async def test_a_name_opened_again_before_the_sweep_is_kept(store, clock):
+async def test_a_name_opened_again_before_the_sweep_stays(store, clock):
     await opened(store, "a", "b")
     clock.now += 101 + TOMBSTONE_S
     [again] = await opened(store, "a", ttl_s=1e6)
@@ -157,7 +157,7 @@ async def test_a_name_opened_again_before_the_sweep_is_kept(store, clock):
     assert await commit(store, after(again), again)
 
 
-async def test_sweep_takes_no_more_than_it_is_asked_to(store, clock):
+async def test_sweep_removes_at_most_its_limit(store, clock):
     await opened(store, *"abcde")
     clock.now += 101 + TOMBSTONE_S
     pages = [await store.sweep(2) for _ in range(4)]
@@ -176,10 +176,10 @@ async def test_sessions_that_were_put_off_do_not_change_how_much_a_sweep_takes(s
 
 
 async def test_sessions_that_were_closed_and_swept_take_no_memory_any_more(store, clock):
-    """However long they might have lived."""
+    """Whatever their time to live was."""
 
     async def live_and_die(life):
-        names = [f"{life}-{place}-{'x' * 500}" for place in range(200)]
+        names = [f"{life}-{index}-{'x' * 500}" for index in range(200)]
         kept = await opened(store, *names, ttl_s=604_800.0)
         ends = [after(base, closed="deleted") for base in kept]
         await store.commit(
@@ -195,24 +195,24 @@ async def test_sessions_that_were_closed_and_swept_take_no_memory_any_more(store
     gc.collect()
     num_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert num_bytes < 3 * 200 * 500  # names of five lives take more
+    assert num_bytes < 3 * 200 * 500  # the names of five lives would take more
 
 
 ACTIONS = ("open", "step", "close", "wait 70", "wait 400", "sweep", "sweep one")
 
 
-def test_what_lies_in_a_store_is_what_a_dictionary_would_hold(open_anew, clock):
-    """Any run of actions on three names, against the rules written out once more."""
+def test_a_store_holds_what_a_dictionary_would_hold(open_empty, clock):
+    """Any sequence of actions on three names, compared with a simple model."""
 
     @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from("abc")), max_size=40))
     def check(actions):
-        asyncio.run(check_lives(open_anew, clock, actions))
+        asyncio.run(check_lives(open_empty, clock, actions))
 
     check()
 
 
-async def check_lives(open_anew, clock, actions):
-    async with open_anew() as store:
+async def check_lives(open_empty, clock, actions):
+    async with open_empty() as store:
         await check_lives_in(store, clock, actions)
 
 

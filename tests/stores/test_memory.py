@@ -1,4 +1,4 @@
-"""What only the store in memory promises: a sweep that costs what it takes."""
+"""The store in memory: the cost of a sweep depends on what it removes."""
 
 from service.stores import memory
 from service.stores.base import TOMBSTONE_S
@@ -6,9 +6,9 @@ from service.stores.memory import MemoryStore
 from tests.stores.support import after, commit, opened
 
 
-async def test_a_sweep_leaves_what_it_does_not_take_where_it_lies(clock, monkeypatch):
+async def test_a_sweep_leaves_other_entries_in_place(clock, monkeypatch):
     store = MemoryStore(clock)
-    await opened(store, *(f"s{place}" for place in range(40)))
+    await opened(store, *(f"s{index}" for index in range(40)))
     clock.now += 101 + TOMBSTONE_S
     moved = []
     monkeypatch.setattr(memory._DueMinutes, "put", lambda *moving: moved.append(moving))
@@ -16,10 +16,10 @@ async def test_a_sweep_leaves_what_it_does_not_take_where_it_lies(clock, monkeyp
     assert (len(names), moved) == (40, [])
 
 
-async def test_a_sweep_looks_past_sessions_that_live_on_and_comes_to_an_end(clock):
+async def test_a_sweep_passes_over_live_sessions_and_ends(clock):
     store = MemoryStore(clock)
     await opened(store, "x", "y")
-    alive = await opened(store, *(f"s{place}" for place in range(10)))
+    alive = await opened(store, *(f"s{index}" for index in range(10)))
     clock.now += 99
     for base in alive:
         assert await commit(store, after(base), base)

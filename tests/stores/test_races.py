@@ -1,4 +1,4 @@
-"""Two replicas that step one session at the same moment, on purpose: one wins, each time."""
+"""Two replicas step one session at the same moment: exactly one wins, each time."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ NUM_RACES = int(os.environ.get("RACES", "2000"))
 
 @pytest.fixture(params=["valkey", "sqlite-process"])
 def open_replica(request, tmp_path):
-    """Opens one store after another, all on the same sessions."""
+    """Opens several stores on the same sessions."""
     if request.param == "valkey":
         server = request.getfixturevalue("valkey")
         server.ask("FLUSHALL")
@@ -34,13 +34,13 @@ async def test_of_two_replicas_one_wins_each_race_and_the_counts_add_up(open_rep
         await here.submit(A, create_load(ttl_s=3600))
         for step in range(NUM_RACES):
             rivals = list(zip((here, there), values[step], strict=True))
-            task = 1 if step % 2 == 0 else -1  # whoever is asked first wins nearly always
+            task = 1 if step % 2 == 0 else -1  # the first call wins nearly always
             replies = await asyncio.gather(
                 *(engine.submit(A, step_rows(rows, step)) for engine, rows in rivals[::task]),
                 return_exceptions=True,
             )
             replies = replies[::task]
-            [winner] = [place for place in (0, 1) if not isinstance(replies[place], Exception)]
+            [winner] = [index for index in (0, 1) if not isinstance(replies[index], Exception)]
             assert isinstance(replies[1 - winner], DigestMismatchError)
             assert replies[1 - winner].members["expected_step"] == step + 1
             assert replies[winner].step == step + 1

@@ -1,4 +1,4 @@
-"""The byte format of a record: what was packed is read, and anything else is refused."""
+"""The byte format of a record: packed data is read, anything else is refused."""
 
 import os
 import struct
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.text import UNREAD, TextCursor
-from service.stores.record.batch_pack import pack_alike
+from service.stores.record.batch_pack import pack_batch
 from service.stores.record.record import (
     RECORD_FORMAT,
     Key,
@@ -24,7 +24,7 @@ from service.stores.record.replies import KeptReply, pack_reply
 from service.stores.record.revision import new_revision
 from tests.stores.support import record_named
 
-# As the format says; written out, so that a change is noticed.
+# The documented format, written out to detect changes.
 HEAD = struct.Struct("<2sBB16sqddIIIq")
 REPLY = struct.Struct("<qII16s")
 DATA = record_named().data
@@ -68,13 +68,17 @@ def test_the_properties_of_a_record_are_what_was_packed(
     record = Record(header, data, 7.0, 5)
     assert (record.step, record.state, record.state_bytes) == (step, state, len(state))
     assert (record.cursor, record.ttl_s, record.updated_at) == (cursor, ttl_s, updated_at)
-    assert (record.replies, record.ring, record.num_replies) == (packed, tuple(ring), len(ring))
+    assert (record.replies, record.kept_replies, record.num_replies) == (
+        packed,
+        tuple(ring),
+        len(ring),
+    )
     assert (record.closed, record.revision) == (closed, revision_of(data))
-    assert (record.key, record.expires_at, record.place) == (Key("u", "b"), 7.0, 5)
+    assert (record.key, record.expires_at, record.rowid) == (Key("u", "b"), 7.0, 5)
     assert ttl_s_of(data) == ttl_s
 
 
-def test_the_format_is_what_its_description_says():
+def test_the_bytes_are_as_documented():
     data = pack_data(5, b"st", TextCursor("é", 9), pack_reply(4, 1, b"d" * 16, b"o"), 1, 2.5, 3.5)
     assert data == b"".join(
         (
@@ -90,12 +94,12 @@ def test_the_format_is_what_its_description_says():
 def test_every_record_is_packed_under_a_revision_of_its_own():
     one, two = (pack_data(0, b"", UNREAD, b"", 0, 1.0, 0.0) for _ in range(2))
     rows = np.zeros((50, 4), np.uint8)
-    alike = pack_alike(np.arange(50), [1] * 50, [1.0] * 50, rows, [bytes(16)] * 50, rows, 0.0)
+    alike = pack_batch(np.arange(50), [1] * 50, [1.0] * 50, rows, [bytes(16)] * 50, rows, 0.0)
     assert len({revision_of(data) for data in [one, two, *alike]}) == 52
 
 
 def test_a_forked_process_hands_out_revisions_of_its_own():
-    new_revision()  # some are drawn beforehand
+    new_revision()  # fills the supply of tokens
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
@@ -105,7 +109,7 @@ def test_a_forked_process_hands_out_revisions_of_its_own():
     theirs = os.read(read_end, 16 * 300)
     os.close(read_end)
     os.close(write_end)
-    of_child = {theirs[place : place + 16] for place in range(0, len(theirs), 16)}
+    of_child = {theirs[index : index + 16] for index in range(0, len(theirs), 16)}
     assert len(of_child) == 300
     assert of_child.isdisjoint(new_revision() for _ in range(300))
 
@@ -125,7 +129,7 @@ def test_bytes_of_another_kind_are_refused(data):
 
 
 @given(st.integers(0, len(DATA) - 1))
-def test_data_cut_anywhere_is_refused(size):
+def test_truncated_data_is_refused(size):
     with pytest.raises(RecordFormatError):
         check_data(DATA[:size])
 
@@ -149,14 +153,14 @@ def test_a_head_that_does_not_fit_what_follows_is_refused(changes):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_record_or_are_refused(tail):
-    """Never another error: a list leaves out what is refused, and nothing else."""
+    """Never another error, because lists omit only refused records."""
     for data in (tail, DATA[: HEAD.size] + tail, DATA + tail):
         try:
             check_data(data)
         except RecordFormatError:
             continue
         record = Record(record_named().header, data)
-        assert len(record.ring) == record.num_replies
+        assert len(record.kept_replies) == record.num_replies
 
 
 @given(st.integers(0, len(DATA) * 8 - 1))
@@ -168,6 +172,6 @@ def test_a_checked_record_can_be_read_in_all_its_parts(bit):
     except RecordFormatError:
         return
     record = Record(record_named().header, bytes(flipped))
-    assert len(record.ring) == record.num_replies
+    assert len(record.kept_replies) == record.num_replies
     assert len(record.state) == record.state_bytes
     assert record.closed in ("", "deleted", "final")

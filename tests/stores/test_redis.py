@@ -1,4 +1,4 @@
-"""What only the Redis store promises: the server's clock, failures write by write, no hang."""
+"""The Redis store: the server's clock, failures write by write, no hanging calls."""
 
 import asyncio
 import signal
@@ -29,7 +29,7 @@ def server(valkey):
 
 @pytest.fixture
 async def replicas(server, clock):
-    """Two of them on one server."""
+    """Two replicas on one server."""
     stores = [RedisStore(read_redis_url(server.url), 2.0, clock) for _ in range(2)]
     yield stores
     for each in stores:
@@ -56,7 +56,7 @@ async def test_expiry_is_judged_by_the_clock_of_the_server(server):
     await store.close()
 
 
-async def test_nothing_that_is_kept_expires_by_the_server_itself(replicas, server):
+async def test_the_server_expires_nothing_that_is_stored(replicas, server):
     [record] = await opened(replicas[0], "a")
     await commit(replicas[0], after(record), record)
     keys = server.ask("KEYS", "*")
@@ -64,7 +64,7 @@ async def test_nothing_that_is_kept_expires_by_the_server_itself(replicas, serve
     assert {server.ask("PTTL", key) for key in keys} == {-1}
 
 
-async def test_a_server_that_forgot_the_scripts_is_told_them_again(replicas, server):
+async def test_scripts_are_sent_again_to_a_server_without_them(replicas, server):
     store = replicas[0]
     kept = await opened(store, "a", "b")
     server.ask("SCRIPT", "FLUSH")
@@ -73,7 +73,7 @@ async def test_a_server_that_forgot_the_scripts_is_told_them_again(replicas, ser
     assert None not in await store.commit(writes)
 
 
-async def test_a_write_that_comes_a_second_time_is_answered_as_kept(replicas):
+async def test_a_repeated_write_has_the_same_result(replicas):
     store = replicas[0]
     record = record_named()
     kept = await commit(store, record)
@@ -83,18 +83,16 @@ async def test_a_write_that_comes_a_second_time_is_answered_as_kept(replicas):
     assert await commit(store, step, kept) == stepped
 
 
-async def test_replicas_that_sweep_at_once_tell_each_end_once(replicas, clock):
-    await opened(replicas[0], *(f"s{place}" for place in range(300)))
+async def test_replicas_that_sweep_at_once_report_each_expiry_once(replicas, clock):
+    await opened(replicas[0], *(f"s{index}" for index in range(300)))
     clock.now += 101 + TOMBSTONE_S
     pages = await asyncio.gather(*(each.sweep(1000) for each in replicas * 3))
     assert sorted(swept.key.name for page in pages for swept in page) == sorted(
-        f"s{place}" for place in range(300)
+        f"s{index}" for index in range(300)
     )
 
 
-async def test_an_entry_without_a_session_is_cleaned_when_its_time_has_come(
-    replicas, server, clock
-):
+async def test_an_entry_without_a_session_is_removed_when_it_is_due(replicas, server, clock):
     store = replicas[0]
     [record] = await opened(store, "a")
     member = member_of(record.key)
@@ -111,7 +109,7 @@ async def test_an_entry_without_a_session_is_cleaned_when_its_time_has_come(
 async def test_a_session_opened_while_its_name_is_swept_stays_in_the_lists(
     replicas, clock, monkeypatch
 ):
-    """The sweeper has looked, then the name is announced and opened, then the sweeper goes on."""
+    """The sweeper reads the entry, the name is announced and opened, the sweeper continues."""
     store, rival = replicas
     await opened(store, "a")
     clock.now += 101 + TOMBSTONE_S
@@ -127,7 +125,7 @@ async def test_a_session_opened_while_its_name_is_swept_stays_in_the_lists(
     assert await store.list_live("t", None, "", 9) == fresh
 
 
-async def test_a_damaged_record_is_refused_by_itself_and_left_out_of_lists(replicas, server):
+async def test_a_damaged_record_is_refused_and_omitted_from_lists(replicas, server):
     store = replicas[0]
     await opened(store, "a", "b")
     server.ask("HSET", session_key(member_of(Key("t", "a"))), "d", b"\0\0\0\0rubbish")
@@ -207,7 +205,7 @@ async def test_one_server_of_a_cluster_that_is_away_fails_only_its_own_sessions(
         for node in nodes:
             node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
         store = RedisStore(read_redis_url(f"redis+cluster://127.0.0.1:{nodes[0].port}"), 2.0, clock)
-        kept = await opened(store, *(f"s{place}" for place in range(30)))
+        kept = await opened(store, *(f"s{index}" for index in range(30)))
         nodes[2].kill()
         writes = [(base.header, after(base).data, base) for base in kept]
         with pytest.raises(WritesFailedError) as caught:
@@ -236,7 +234,7 @@ async def test_a_server_that_hangs_is_given_up_and_then_refused_at_once():
         await store.close()
 
 
-async def test_after_a_failure_nobody_waits_for_the_server_for_a_while(monkeypatch):
+async def test_after_a_failure_calls_fail_at_once_for_a_while(monkeypatch):
     monkeypatch.setattr(redis_node, "_FIRST_BACKOFF_S", 1000.0)
     monkeypatch.setattr(redis_node, "_LAST_BACKOFF_S", 1000.0)
     with running_valkey() as server:
@@ -268,7 +266,7 @@ async def test_a_server_that_restarts_is_found_again_with_all_that_was_acknowled
 
 
 async def back(store):
-    """Return when the store can be written again."""
+    """Return when the store accepts writes again."""
     async with asyncio.timeout(20):
         while True:
             try:
@@ -285,7 +283,7 @@ async def back(store):
         ({"maxmemory-policy": "allkeys-lru"}, "server: a log of writes is off", 2),
     ],
 )
-async def test_what_the_server_promises_is_said_and_less_than_all_is_warned_of(
+async def test_the_durability_of_the_server_is_reported_and_less_than_full_warned_of(
     settings, durability, warnings
 ):
     with running_valkey(**settings) as server, capture_logs() as logs:
@@ -295,7 +293,7 @@ async def test_what_the_server_promises_is_said_and_less_than_all_is_warned_of(
         await store.close()
 
 
-async def test_a_server_that_is_away_does_not_stop_the_start_and_is_asked_later():
+async def test_a_server_that_is_down_does_not_stop_the_start_and_is_inspected_later():
     port = free_port()
     store = open_store(f"redis://127.0.0.1:{port}", StoreOptions(timeout_s=0.5))
     assert store.durability == "server: not reached yet"
@@ -307,7 +305,7 @@ async def test_a_server_that_is_away_does_not_stop_the_start_and_is_asked_later(
     await store.close()
 
 
-async def test_a_server_that_does_not_let_us_in_stops_the_start_without_the_password():
+async def test_a_server_that_denies_access_stops_the_start_without_the_password():
     with running_valkey(requirepass="right") as server:
         store = open_store(f"redis://:right@127.0.0.1:{server.port}")
         await store.check()
@@ -315,7 +313,7 @@ async def test_a_server_that_does_not_let_us_in_stops_the_start_without_the_pass
         for url in (f"redis://:hunter2@127.0.0.1:{server.port}", server.url):
             with (
                 capture_logs() as logs,
-                pytest.raises(StartUpError, match="does not let this service in") as caught,
+                pytest.raises(StartUpError, match="denies access") as caught,
             ):
                 open_store(url)
             assert "hunter2" not in str(caught.value) + str(logs)
@@ -327,5 +325,5 @@ async def test_an_address_of_another_topology_stops_the_start(valkey_cluster):
 
 
 async def test_a_database_that_is_not_there_stops_the_start(server):
-    with pytest.raises(StartUpError, match="a database that it has"):
+    with pytest.raises(StartUpError, match="an existing database"):
         open_store(f"{server.url}/99")

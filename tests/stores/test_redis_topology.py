@@ -1,4 +1,4 @@
-"""What becomes of commands that are sent while the servers of a cluster change."""
+"""The outcome of commands that are sent while the servers of a cluster change."""
 
 import asyncio
 
@@ -18,23 +18,23 @@ LOW, HIGH = (
 
 
 class TwoNodes:
-    """Half of the slots each; ONE says MOVED to TWO once it is let, TWO loses what it is asked."""
+    """Half of the slots each; ONE replies MOVED to TWO when allowed, TWO loses replies to LOSE."""
 
     def __init__(self):
         self.may_answer = asyncio.Event()
 
-    def __call__(self, place):
-        return FakeNode(self, place)
+    def __call__(self, endpoint):
+        return FakeNode(self, endpoint)
 
 
 class FakeNode:
-    def __init__(self, nodes, place):
-        self.nodes, self.place = nodes, place
+    def __init__(self, nodes, endpoint):
+        self.nodes, self.endpoint = nodes, endpoint
 
     async def send(self, commands, due_at=None):
         if commands == [("CLUSTER", "SLOTS")]:
             return [[[0, 8191, [b"one", 1]], [8192, 16383, [b"two", 2]]]]
-        if self.place == ONE:
+        if self.endpoint == ONE:
             await self.nodes.may_answer.wait()
             return [MovedError(f"{key_slot(LOW)} two:2") for _ in commands]
         return [LostError("cut") if words == ("LOSE",) else b"answer" for words in commands]
@@ -43,7 +43,7 @@ class FakeNode:
         pass
 
 
-async def test_a_command_that_is_moved_while_the_way_is_forgotten_follows_it():
+async def test_a_command_follows_moved_while_the_slots_are_discarded():
     nodes = TwoNodes()
     cluster = Cluster([ONE], nodes, 60.0)
     moved = asyncio.create_task(cluster.send([Command(LOW, ("GET",))]))
@@ -55,10 +55,10 @@ async def test_a_command_that_is_moved_while_the_way_is_forgotten_follows_it():
 
 
 class SlowNode:
-    """Takes as long as it may; `answers` by the first word, others are lost."""
+    """Records deadlines; `answers` has replies by the name of the command, others are lost."""
 
-    def __init__(self, place, answers):
-        self.place = place
+    def __init__(self, endpoint, answers):
+        self.endpoint = endpoint
         self.answers = answers
         self.due = []
 
@@ -71,7 +71,7 @@ class SlowNode:
 
 
 @pytest.mark.parametrize("asked_by", [None, 5.0])
-async def test_finding_a_primary_and_asking_it_share_the_time_of_one_call(asked_by):
+async def test_the_search_for_a_primary_and_the_call_share_one_deadline(asked_by):
     sentinel = SlowNode(ONE, {"SENTINEL": [b"two", b"2"]})
     primary = SlowNode(TWO, {"ROLE": [b"master"]})
     loop = asyncio.get_running_loop()
@@ -87,7 +87,7 @@ async def test_finding_a_primary_and_asking_it_share_the_time_of_one_call(asked_
 
 
 @pytest.mark.parametrize("topology", ["sentinel", "cluster"])
-async def test_a_way_that_nobody_tells_ends_with_the_time_of_the_call(topology):
+async def test_a_search_without_a_reply_ends_at_the_deadline_of_the_call(topology):
     class Silent(SlowNode):
         async def send(self, commands, due_at=None):
             await asyncio.Event().wait()
@@ -102,12 +102,12 @@ async def test_a_way_that_nobody_tells_ends_with_the_time_of_the_call(topology):
         [error] = await servers.send([Command(b"k", ("GET",))], over)
         assert isinstance(error, NotSentError)
         assert has_timed_out(error)
-    looking = servers._finding if topology == "sentinel" else servers._learning
+    looking = servers._search if topology == "sentinel" else servers._slots_request
     looking.cancel()
     await asyncio.wait({looking})
 
 
-async def test_redirections_of_a_cluster_share_the_time_of_one_call():
+async def test_redirections_of_a_cluster_share_one_deadline():
     slots = [[0, 16383, [b"one", 1]]]
     one = SlowNode(ONE, {"CLUSTER": slots, "GET": MovedError(f"{key_slot(LOW)} two:2")})
     two = SlowNode(TWO, {"GET": b"answer"})
@@ -117,8 +117,8 @@ async def test_redirections_of_a_cluster_share_the_time_of_one_call():
     assert two.due == [asked_by]
 
 
-async def test_nothing_is_sent_when_the_time_is_over():
-    """So that it is known not to be kept."""
+async def test_nothing_is_sent_after_the_deadline():
+    """So that the command is known not to be carried out."""
     received, has_ended = [], asyncio.Event()
 
     async def serve(reader, writer):
@@ -132,7 +132,7 @@ async def test_nothing_is_sent_when_the_time_is_over():
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         address = read_redis_url(f"redis://127.0.0.1:{port}")
-        node = Node(address.places[0], address, 60.0)
+        node = Node(address.endpoints[0], address, 60.0)
         assert await node.send([("SET", "a", "b")]) == [b"OK"]
         num_received = len(received)
         [error] = await node.send([("SET", "a", "c")], asyncio.get_running_loop().time() - 1)

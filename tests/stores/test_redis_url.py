@@ -1,4 +1,4 @@
-"""CARRY_STORE as an address of Redis: read as it is described, or refused without the secret."""
+"""CARRY_STORE as a URL of Redis: parsed as documented, or refused without showing the password."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from service.stores.redis.url import read_redis_url
 
 
 @pytest.mark.parametrize(
-    ("url", "topology", "places", "service", "db"),
+    ("url", "topology", "endpoints", "service", "db"),
     [
         ("redis://valkey", "single", [("valkey", 6379)], "", 0),
         ("redis://10.0.0.1:7000/3", "single", [("10.0.0.1", 7000)], "", 3),
@@ -18,9 +18,9 @@ from service.stores.redis.url import read_redis_url
         ("redis+cluster://a:1,b:2,c", "cluster", [("a", 1), ("b", 2), ("c", 6379)], "", 0),
     ],
 )
-def test_an_address_is_read(url, topology, places, service, db):
+def test_an_address_is_read(url, topology, endpoints, service, db):
     address = read_redis_url(url)
-    assert (address.topology, list(address.places)) == (topology, places)
+    assert (address.topology, list(address.endpoints)) == (topology, endpoints)
     assert (address.service, address.db) == (service, db)
     assert address.uses_tls == url.startswith("rediss")
     assert (address.username, address.password) == (None, None)
@@ -32,7 +32,7 @@ def test_user_and_password_are_decoded_and_not_shown():
     assert "p@ss" not in repr(address)
 
 
-def test_a_password_may_come_from_a_file(tmp_path):
+def test_a_password_is_read_from_a_file(tmp_path):
     (tmp_path / "password").write_text("s3cret\n")
     assert read_redis_url("redis://host", tmp_path / "password").password == "s3cret"
 
@@ -71,7 +71,7 @@ def test_a_password_that_ends_the_host_is_refused_and_not_shown(mark):
 
 
 @pytest.mark.parametrize("host", ["[::1", "::1]", "[no-address]", "a\u2100b"])
-def test_what_is_no_address_at_all_is_refused_and_not_shown(host):
+def test_an_invalid_url_is_refused_and_not_shown(host):
     with pytest.raises(StartUpError, match=r"CARRY_STORE .*expected ") as caught:
         open_store(f"redis://user:hunter2@{host}")
     assert "hunter2" not in str(caught.value)

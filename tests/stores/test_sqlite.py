@@ -1,4 +1,4 @@
-"""What only the SQLite store promises: a file that outlives the process, and is its own."""
+"""The SQLite store: a file that outlives the process and belongs to this service."""
 
 import asyncio
 import os
@@ -136,7 +136,7 @@ def test_a_file_that_stays_locked_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "s.db"
     other = apsw.Connection(str(path))
     other.execute("BEGIN IMMEDIATE; CREATE TABLE sessions (id)")
-    monkeypatch.setattr(sqlite_connection, "_OPENING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite_connection, "_OPEN_TIMEOUT_S", 0.05)
     with pytest.raises(StartUpError, match="locked"):
         SqliteStore.open(path, "power")
     other.close()
@@ -151,14 +151,14 @@ async def test_a_crash_while_the_file_is_made_leaves_nothing_in_the_way(tmp_path
     await SqliteStore.open(path, "power").close()
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path):
+async def test_a_file_that_is_not_a_database_is_refused(tmp_path):
     path = tmp_path / "s.db"
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(StartUpError, match="cannot use"):
         SqliteStore.open(path, "power")
 
 
-def test_a_path_that_is_no_utf8_is_refused(tmp_path):
+def test_a_path_that_is_not_utf8_is_refused(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.db")
     with pytest.raises(StartUpError, match="cannot use"):
         SqliteStore.open(path, "power")
@@ -172,16 +172,14 @@ async def test_an_unknown_durability_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("table", "column"), [("states", "data"), ("sessions", "opening")], ids=["state", "opening"]
 )
-async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other(
-    tmp_path, table, column
-):
+async def test_a_damaged_record_is_an_error_and_does_not_hide_others(tmp_path, table, column):
     path = tmp_path / "s.db"
     store = SqliteStore.open(path, "power")
     damaged, _ = await opened(store, "a", "b")
     db = apsw.Connection(str(path))
-    [(data,)] = db.execute(f"SELECT {column} FROM {table} WHERE id = ?", (damaged.place,))
+    [(data,)] = db.execute(f"SELECT {column} FROM {table} WHERE id = ?", (damaged.rowid,))
     flipped = data[:-1] + bytes([data[-1] ^ 1])
-    db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (flipped, damaged.place))
+    db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (flipped, damaged.rowid))
     db.close()
     with pytest.raises(RecordUnreadableError, match="damaged"):
         await store.load(Key("t", "a"))
@@ -190,7 +188,7 @@ async def test_a_damaged_record_is_an_error_not_a_wrong_state_and_hides_no_other
 
 
 def refuse_writes(store, refused):
-    for file in (store._here, store._there):
+    for file in (store._inline_file, store._thread_file):
         file._db.execute(f"PRAGMA query_only = {'ON' if refused else 'OFF'}")
 
 
@@ -198,7 +196,7 @@ async def test_a_failed_write_keeps_nothing_and_the_store_recovers(tmp_path):
     store = SqliteStore.open(tmp_path / "s.db", "power")
     [record] = await opened(store, "a")
     refuse_writes(store, True)
-    with pytest.raises(StoreUnavailableError, match="nothing of this request was kept"):
+    with pytest.raises(StoreUnavailableError, match="nothing of this request was stored"):
         await commit(store, after(record), record)
     refuse_writes(store, False)
     assert await store.load(record.key) == record
@@ -208,7 +206,7 @@ async def test_a_failed_write_keeps_nothing_and_the_store_recovers(tmp_path):
 
 async def test_an_error_in_the_middle_of_a_group_keeps_nothing_of_it(tmp_path):
     store = SqliteStore.open(tmp_path / "s.db", "power")
-    good, bad = record_named("a"), record_named("b", ttl_s=float("nan"))  # no time that fits
+    good, bad = record_named("a"), record_named("b", ttl_s=float("nan"))  # invalid as a time
     with pytest.raises(StoreUnavailableError):
         await store.commit([(each.header, each.data, None) for each in (good, bad)])
     assert await store.load(good.key) is None

@@ -1,4 +1,4 @@
-"""A backup is whole or not there, and never in the place of something else."""
+"""A backup is complete or absent, and never replaces a file."""
 
 import apsw
 import pytest
@@ -23,7 +23,7 @@ def target(tmp_path):
     return tmp_path / "backups" / "b.db"
 
 
-async def test_a_backup_holds_what_was_kept_before_it_and_goes_on(tmp_path, store, target):
+async def test_a_backup_contains_what_was_stored_before_it_and_continues(tmp_path, store, target):
     one, two = await opened(store, "a", "b")
     step = await commit(store, after(one), one)  # still in the log
     assert back_up(tmp_path / "s.db", target).num_sessions == 2
@@ -33,13 +33,13 @@ async def test_a_backup_holds_what_was_kept_before_it_and_goes_on(tmp_path, stor
     assert await restored.load(two.key) == two
     assert await commit(restored, after(step), step)
     await restored.close()
-    assert await commit(store, after(step), step)  # the store itself was not touched
+    assert await commit(store, after(step), step)  # the store is unchanged
 
 
 @pytest.mark.parametrize(
     ("error", "told"), [(apsw.FullError, "the disk is full"), (apsw.IOError, "the disk failed")]
 )
-async def test_a_copy_that_fails_says_why_and_leaves_nothing(
+async def test_a_failed_copy_reports_the_reason_and_leaves_no_file(
     tmp_path, store, target, monkeypatch, error, told
 ):
     def fail(source, part):
@@ -52,15 +52,15 @@ async def test_a_copy_that_fails_says_why_and_leaves_nothing(
     assert list(target.parent.iterdir()) == []
 
 
-async def test_what_is_there_is_never_overwritten(tmp_path, store, target):
+async def test_an_existing_file_is_not_overwritten(tmp_path, store, target):
     target.write_text("precious")
-    with pytest.raises(StartUpError, match="is there already"):
+    with pytest.raises(StartUpError, match="exists, and a backup"):
         back_up(tmp_path / "s.db", target)
     assert target.read_text() == "precious"
     assert list(target.parent.iterdir()) == [target]
 
 
-async def test_what_appears_during_the_backup_is_not_overwritten_either(
+async def test_a_file_created_during_the_backup_is_not_overwritten(
     tmp_path, store, target, monkeypatch
 ):
     check = sqlite_backup.check_file
@@ -70,29 +70,29 @@ async def test_what_appears_during_the_backup_is_not_overwritten_either(
         return check(part)
 
     monkeypatch.setattr(sqlite_backup, "check_file", check_while_another_writes)
-    with pytest.raises(StartUpError, match="is there already"):
+    with pytest.raises(StartUpError, match="exists, and a backup"):
         back_up(tmp_path / "s.db", target)
     assert target.read_text() == "precious"
     assert list(target.parent.iterdir()) == [target]
 
 
-async def test_a_damaged_store_makes_no_backup(tmp_path, store, target):
+async def test_a_damaged_store_is_not_backed_up(tmp_path, store, target):
     await opened(store, "a")
     db = apsw.Connection(str(tmp_path / "s.db"))
     db.execute("UPDATE states SET data = x'00'")
     db.close()
-    with pytest.raises(StartUpError, match=r"damaged.*checksum.*nothing was kept"):
+    with pytest.raises(StartUpError, match=r"damaged.*checksum.*was removed"):
         back_up(tmp_path / "s.db", target)
     assert list(target.parent.iterdir()) == []
 
 
-async def test_a_folder_that_is_not_there_is_told(tmp_path, store):
+async def test_a_missing_folder_is_reported(tmp_path, store):
     with pytest.raises(StartUpError, match="cannot back"):
         back_up(tmp_path / "s.db", tmp_path / "missing" / "b.db")
 
 
 async def test_commits_go_on_while_a_backup_reads(tmp_path, store):
-    """A reader of the log holds a checkpoint's end up; commits must not wait for that."""
+    """A reader of the log delays the end of a checkpoint, but not commits."""
     [patience_ms] = store._log._db.execute("PRAGMA busy_timeout").fetchone()
     assert patience_ms <= 100
     [record] = await opened(store, "a")
@@ -100,7 +100,7 @@ async def test_commits_go_on_while_a_backup_reads(tmp_path, store):
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM states").fetchone()
     step = await commit(store, after(record), record)
-    await store._log._finish_checkpoint()
+    await store._log._restart_log()
     assert await commit(store, after(step), step)
     reader.execute("COMMIT")
     reader.close()

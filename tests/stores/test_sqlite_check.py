@@ -1,4 +1,4 @@
-"""A damaged file of sessions: refused or served, with what is wrong and where."""
+"""A damaged file is refused or served, with a report of what is wrong and where."""
 
 import apsw
 import pytest
@@ -14,10 +14,10 @@ NUM_SESSIONS = 60
 
 @pytest.fixture
 async def path(tmp_path):
-    """Sessions on several pages, in a file that was closed well."""
+    """Sessions on several pages of a closed file."""
     path = tmp_path / "s.db"
     store = SqliteStore.open(path, "process")
-    await opened(store, *[f"s{place:02}" for place in range(NUM_SESSIONS)], outputs=b"o" * 2000)
+    await opened(store, *[f"s{index:02}" for index in range(NUM_SESSIONS)], outputs=b"o" * 2000)
     await store.close()
     return path
 
@@ -36,7 +36,7 @@ def overwrite(path, start, data):
 
 
 def leaf_of_sessions(path):
-    """Where a page with openings begins."""
+    """The offset of a page with headers."""
     data = path.read_bytes()
     page = data.index(b'"name":"s30"') // 8192 * 8192
     assert data[page] == 0x0D  # a leaf of a table
@@ -57,7 +57,7 @@ async def test_a_file_that_is_served_is_read_as_it_is_now(path):
     await store.close()
 
 
-def test_damage_in_the_header_is_refused_and_told(path):
+def test_damage_in_the_header_is_refused_and_reported(path):
     overwrite(path, 0, b"SQLite format 2\0")
     with pytest.raises(StartUpError, match=r"not a database.*expected.*check-store.*backup"):
         SqliteStore.open(path, "power")
@@ -80,7 +80,7 @@ async def test_a_damaged_record_fails_alone_and_is_named(path, damaged):
     assert len(names) == NUM_SESSIONS - 1
     for record in await store.list_live("t", None, "", 99):
         assert await commit(store, after(record), record)
-    with pytest.raises(RecordUnreadableError, match="its bytes give"):
+    with pytest.raises(RecordUnreadableError, match="expected checksum"):
         await store.load(record.key._replace(name="s06"))
     await store.close()
 
@@ -97,7 +97,7 @@ async def test_a_damaged_page_is_an_error_for_its_sessions_and_no_others(path):
     overwrite(path, leaf_of_sessions(path), b"\xff" * 8192)
     assert any("malformed" in problem for problem in check_file(path).problems)
     store = SqliteStore.open(path, "power")
-    outcomes = [await outcome_of(store, f"s{place:02}") for place in range(NUM_SESSIONS)]
+    outcomes = [await outcome_of(store, f"s{index:02}") for index in range(NUM_SESSIONS)]
     assert set(outcomes) == {"served", "damaged"}
     assert outcomes.count("served") > NUM_SESSIONS // 2
     assert outcomes[30] == "damaged"
@@ -105,7 +105,7 @@ async def test_a_damaged_page_is_an_error_for_its_sessions_and_no_others(path):
     await store.close()
 
 
-async def test_a_damaged_text_is_told_as_damage(path):
+async def test_a_damaged_text_is_reported_as_damage(path):
     change(path, "UPDATE sessions SET model = CAST(x'FF' AS TEXT), due_at = 0")
     store = SqliteStore.open(path, "power")
     change(path, "UPDATE states SET expires_at = 0")
@@ -114,7 +114,10 @@ async def test_a_damaged_text_is_told_as_damage(path):
     await store.close()
     change(path, "UPDATE sessions SET name = CAST(x'FF' AS TEXT) WHERE id = 7")
     [problem] = check_file(path).problems
-    assert problem == "session '\ufffd' of tenant 't': its record is of session 's06' of tenant 't'"
+    assert (
+        problem
+        == "session '\ufffd' of tenant 't': its record belongs to session 's06' of tenant 't'"
+    )
 
 
 def test_a_session_without_its_state_is_named(path):
@@ -132,7 +135,7 @@ def test_a_later_or_a_strange_file_is_refused(path, tmp_path):
 
 
 @pytest.mark.parametrize("url", ["memory://", "redis://host", "sqlite://", "sqlite:///", "s.db"])
-def test_what_is_no_file_of_sessions_is_said(url):
+def test_a_file_of_another_kind_is_reported(url):
     with pytest.raises(StartUpError, match="expected sqlite:///PATH"):
         path_of(url)
 

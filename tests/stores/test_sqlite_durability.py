@@ -1,4 +1,4 @@
-"""When the SQLite store has synced its log, and what it does while the file is locked."""
+"""When the SQLite store syncs its log, and what it does while the file is locked."""
 
 import asyncio
 import threading
@@ -17,10 +17,10 @@ AT_MOST_S = 5.0
 
 
 class Disk:
-    """Stands for the sync call: counts, can be held up and can fail."""
+    """Replaces the sync: counts calls, can block and can fail."""
 
     def __init__(self, monkeypatch):
-        self.num_begun = self.num_done = 0
+        self.num_started = self.num_done = 0
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
         self.error = None
@@ -32,7 +32,7 @@ class Disk:
         self.go_on.clear()
 
     def sync(self, file):
-        self.num_begun += 1
+        self.num_started += 1
         self.begun.set()
         assert self.go_on.wait(AT_MOST_S)
         if self.error:
@@ -55,7 +55,7 @@ async def store(tmp_path):
 
 @pytest.fixture
 def rival(tmp_path, store):
-    """Another process's connection, as far as SQLite can tell; it never waits."""
+    """For SQLite a connection of another process; it never waits for a lock."""
     rival = apsw.Connection(str(tmp_path / "s.db"))
     yield rival
     rival.close()
@@ -63,7 +63,7 @@ def rival(tmp_path, store):
 
 def step_seen_by(rival, record):
     query = "SELECT revision FROM states WHERE id = ?"
-    return rival.execute(query, (record.place,)).fetchone()[0]
+    return rival.execute(query, (record.rowid,)).fetchone()[0]
 
 
 async def begun(disk):
@@ -78,7 +78,7 @@ async def test_with_power_each_commit_is_synced_before_it_is_answered(store, riv
         step = after(record)
         committing = asyncio.create_task(commit(store, step, record))
         await begun(disk)
-        # What is being synced has been handed to the system already.
+        # The operating system has the frames during the sync.
         assert step_seen_by(rival, record) == step.revision
         assert not committing.done()
         disk.go_on.set()
@@ -86,7 +86,7 @@ async def test_with_power_each_commit_is_synced_before_it_is_answered(store, riv
 
 
 async def test_with_power_a_commit_from_the_thread_is_synced_too(store, disk):
-    store._commit_here = lambda writes: None
+    store._commit_inline = lambda writes: None
     await opened(store, "a")
     assert disk.num_done == 1
 
@@ -94,24 +94,24 @@ async def test_with_power_a_commit_from_the_thread_is_synced_too(store, disk):
 async def test_with_power_what_was_loaded_is_synced_before_it_is_answered(
     tmp_path, store, disk, monkeypatch
 ):
-    """Another process may have written it a moment ago, and not have synced it yet."""
+    """Another process may have written it without a sync yet."""
     other = SqliteStore.open(tmp_path / "s.db", "process")
     [record] = await opened(other, "a")
-    assert disk.num_begun == 0
-    syncs_before, load = [], store._there.load
+    assert disk.num_started == 0
+    syncs_before, load = [], store._thread_file.load
 
     def load_there(key):
-        syncs_before.append(disk.num_begun)
+        syncs_before.append(disk.num_started)
         return load(key)
 
-    monkeypatch.setattr(store._there, "load", load_there)
+    monkeypatch.setattr(store._thread_file, "load", load_there)
     disk.hold()
     loading = asyncio.create_task(store.load(record.key))
     await begun(disk)
     assert not loading.done()
     disk.go_on.set()
     assert await loading == record
-    assert (syncs_before, disk.num_done) == ([0], 1)  # read first, synced then
+    assert (syncs_before, disk.num_done) == ([0], 1)  # first the read, then the sync
     await other.close()
 
 
@@ -121,7 +121,7 @@ async def test_with_process_nothing_waits_for_the_disk(tmp_path, disk):
     [record] = await opened(store, "a")
     await commit(store, after(record), record)
     await store.load(record.key)
-    assert disk.num_begun == 0
+    assert disk.num_started == 0
     await store.close()
 
 
@@ -144,20 +144,20 @@ async def test_while_one_commit_is_synced_the_next_is_written(store, rival, disk
 async def test_all_who_ask_during_a_sync_share_the_next_and_may_leave(store, disk, monkeypatch):
     monkeypatch.setattr(sqlite, "_INLINE_S", 60.0)  # written on the loop, however slow it is
     bases = await opened(store, *"abcdef")
-    before = disk.num_begun
+    before = disk.num_started
     disk.hold()
     committing = [asyncio.create_task(commit(store, after(base), base)) for base in bases]
     await begun(disk)
-    committing[0].cancel()  # its sync is under way
-    committing[1].cancel()  # it waits for the next, as others do
+    committing[0].cancel()  # its sync is running
+    committing[1].cancel()  # it waits for the next sync, like the others
     await asyncio.sleep(0)
     disk.go_on.set()
     kept = await asyncio.gather(*committing[2:])
     assert all(kept)
-    assert disk.num_begun == before + 2
+    assert disk.num_started == before + 2
 
 
-async def test_a_sync_that_fails_is_told_by_commit_and_by_load(store, disk):
+async def test_a_failed_sync_fails_commit_and_load(store, disk):
     [record] = await opened(store, "a")
     disk.error = OSError(5, "Input/output error")
     with pytest.raises(StoreUnavailableError, match="Input/output error"):
@@ -166,28 +166,28 @@ async def test_a_sync_that_fails_is_told_by_commit_and_by_load(store, disk):
         await store.load(record.key)
 
 
-async def test_a_sync_that_fails_does_not_say_that_nothing_was_kept(store, rival, disk):
-    """The step is written: others see it, and it may survive."""
+async def test_a_failed_sync_does_not_claim_that_nothing_was_stored(store, rival, disk):
+    """The step is written: other connections read it, and it may survive."""
     [record] = await opened(store, "a")
     disk.error = OSError(5, "Input/output error")
     step = after(record)
     with pytest.raises(StoreUnavailableError) as caught:
         await commit(store, step, record)
     assert step_seen_by(rival, record) == step.revision
-    assert "nothing of this request was kept" not in caught.value.detail
+    assert "nothing of this request was stored" not in caught.value.detail
 
 
 async def test_a_commit_that_finds_the_file_locked_waits_in_the_thread(store, rival, monkeypatch):
     [record] = await opened(store, "a")
-    in_thread, work = threading.Event(), store._there.commit
+    in_thread, work = threading.Event(), store._thread_file.commit
 
     def commit_there(writes):
         assert threading.current_thread() is not threading.main_thread()
         in_thread.set()
         return work(writes)
 
-    monkeypatch.setattr(store._there, "commit", commit_there)
-    assert list(store._here._db.execute("PRAGMA busy_timeout")) == [(0,)]  # never waits here
+    monkeypatch.setattr(store._thread_file, "commit", commit_there)
+    assert list(store._inline_file._db.execute("PRAGMA busy_timeout")) == [(0,)]  # it never waits
     rival.execute("BEGIN IMMEDIATE")
     committing = asyncio.create_task(commit(store, after(record), record))
     assert await asyncio.to_thread(in_thread.wait, AT_MOST_S)  # the loop is free meanwhile
@@ -197,13 +197,13 @@ async def test_a_commit_that_finds_the_file_locked_waits_in_the_thread(store, ri
     assert await store.load(record.key) == kept
 
 
-async def test_a_file_that_stays_locked_is_told_and_nothing_is_kept(tmp_path, monkeypatch):
+async def test_a_file_that_stays_locked_is_an_error_and_nothing_is_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_S", 0.01)
     store = SqliteStore.open(tmp_path / "s.db", "power")
     [record] = await opened(store, "a")
     rival = apsw.Connection(str(tmp_path / "s.db"))
     rival.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreUnavailableError, match=r"locked.*nothing of this request was kept"):
+    with pytest.raises(StoreUnavailableError, match=r"locked.*nothing of this request was stored"):
         await commit(store, after(record), record)
     with pytest.raises(StoreUnavailableError, match="locked"):
         await store.check()
@@ -216,13 +216,13 @@ async def test_a_file_that_stays_locked_is_told_and_nothing_is_kept(tmp_path, mo
 
 
 async def test_a_store_that_cannot_be_written_does_not_check_out(store):
-    store._there._db.execute("PRAGMA query_only = ON")
+    store._thread_file._db.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreUnavailableError, match="readonly"):
         await store.check()
 
 
 async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
-    """The clock is read inside: no rival may write between what is read there and what follows."""
+    """The clock is read inside the transaction, so that no other writer comes in between."""
     rival, refused = None, []
 
     def clock():
@@ -236,7 +236,7 @@ async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
     rival = apsw.Connection(str(tmp_path / "s.db"))
     for is_here in (True, False):
         if not is_here:
-            store._commit_here = lambda writes: None
+            store._commit_inline = lambda writes: None
         assert await commit(store, record_named(str(is_here)))
     assert refused == [True, True]
     rival.close()
@@ -244,7 +244,7 @@ async def test_a_transaction_holds_the_write_lock_from_its_start(tmp_path):
 
 
 async def test_a_sweep_holds_the_write_lock_from_its_start(store, rival):
-    """No rival may write between what it reads there and what it takes away."""
+    """No other writer comes between what it reads and what it removes."""
     await opened(store, "a")
     tried = []
 
@@ -256,7 +256,7 @@ async def test_a_sweep_holds_the_write_lock_from_its_start(store, rival):
                 tried.append(str(error))
         return True
 
-    store._there._db.exec_trace = try_to_write
+    store._thread_file._db.exec_trace = try_to_write
     await store.sweep(10)
     assert tried == ["database is locked"]
 

@@ -1,4 +1,4 @@
-"""Behind a failed sync nothing is acknowledged that a power cut could take."""
+"""After a failed sync, nothing is acknowledged that a power cut could lose."""
 
 import shutil
 import threading
@@ -14,7 +14,7 @@ from tests.stores.support import after, commit, opened, statements_of
 
 
 class FailingDisk:
-    """The next syncs of the log fail, as many as told; as on Linux, what they dropped is gone."""
+    """The next syncs of the log fail, and drop the pages, as Linux does."""
 
     def __init__(self, monkeypatch):
         self.num_failing = 0
@@ -41,7 +41,7 @@ async def store(tmp_path):
 
 
 def revisions_without_the_log(path, copy):
-    """What a power cut leaves that takes the log and spares the file."""
+    """The files after a power cut that loses the log."""
     shutil.copy(path, copy)
     db = apsw.Connection(str(copy))
     found = {row[0] for row in db.execute("SELECT revision FROM states")}
@@ -98,13 +98,13 @@ async def test_the_log_is_moved_once_and_then_only_synced(store, disk):
     assert moves == ["PRAGMA wal_checkpoint(RESTART)"]
 
 
-async def test_a_move_that_fails_in_another_way_is_no_success(store, disk, monkeypatch):
+async def test_a_checkpoint_that_fails_in_another_way_is_not_a_success(store, disk, monkeypatch):
     [record] = await opened(store, "a")
     disk.num_failing = 1
     with pytest.raises(StoreUnavailableError):
         await store.load(record.key)
     with monkeypatch.context() as short:
-        short.setattr(store._log, "_run_checkpoint", out_of_memory)
+        short.setattr(store._log, "_checkpoint_locked", out_of_memory)
         for _ in range(2):
             with pytest.raises(MemoryError):
                 await store.load(record.key)
@@ -133,11 +133,11 @@ async def test_without_a_thread_for_it_the_log_is_synced_all_the_same(tmp_path, 
 
 def fail_after_a_roll_back(db):
     with Transaction(db):
-        db.execute("ROLLBACK")  # as SQLite does by itself when it has no room to spill a page to
+        db.execute("ROLLBACK")  # as SQLite does when it cannot spill a page to a full disk
         db.execute("SELECT * FROM missing")
 
 
-def test_an_error_that_made_sqlite_roll_back_is_told_as_it_was():
+def test_an_error_after_which_sqlite_rolled_back_is_reported():
     db = apsw.Connection(":memory:")
     with pytest.raises(apsw.SQLError, match="no such table"):
         fail_after_a_roll_back(db)

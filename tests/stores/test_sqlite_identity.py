@@ -1,4 +1,4 @@
-"""Files that are removed, replaced or truncated under the store are noticed by the next request."""
+"""The next request detects files that were removed, replaced or truncated."""
 
 import os
 import shutil
@@ -70,21 +70,21 @@ def durability(request):
 
 
 async def store_in(folder, durability="power"):
-    """With a session that lies in the file and has steps in the log."""
+    """A store with a session in the file and its steps in the log."""
     folder.mkdir(exist_ok=True)
     store = SqliteStore.open(folder / "s.db", durability)
     [record] = await opened(store, "a", outputs=bytes(100_000))
-    store._log._move("TRUNCATE")
+    store._log._try_checkpoint("TRUNCATE")
     for _ in range(8):
         record = await commit(store, after(record), record)
     return store, record
 
 
-async def test_a_log_that_was_cut_behind_its_end_goes_on(tmp_path):
-    """Its file is longer than the log, once that was begun anew: nothing is lost."""
+async def test_a_log_truncated_after_its_last_frame_is_used_further(tmp_path):
+    """After a restart the log is shorter than its file, so nothing is lost."""
     store, record = await store_in(tmp_path)
     await opened(store, "b", outputs=bytes(100_000))
-    store._log._move("RESTART")
+    store._log._try_checkpoint("RESTART")
     record = await commit(store, after(record), record)
     truncate_half(tmp_path / "s.db-wal")
     record = await commit(store, after(record), record)
@@ -122,7 +122,7 @@ async def test_the_next_step_is_refused_with_the_reason(
 
 
 @EVERY_CHANGE
-async def test_the_next_check_of_readiness_says_the_reason(tmp_path, change, which, reason):
+async def test_the_next_readiness_check_reports_the_reason(tmp_path, change, which, reason):
     store, _ = await store_in(tmp_path / "var")
     change(tmp_path / "var" / f"s.db{which}")
     with pytest.raises(StoreUnavailableError, match=reason):
@@ -144,18 +144,18 @@ async def test_each_of_two_processes_refuses(tmp_path, change, which, reason):
     await two.close()
 
 
-@pytest.mark.parametrize("is_log_begun_anew", [False, True])
-async def test_an_idle_process_refuses_though_another_wrote_behind_the_hole(
-    tmp_path, is_log_begun_anew
+@pytest.mark.parametrize("is_log_restarted", [False, True])
+async def test_an_idle_process_refuses_although_another_wrote_after_the_hole(
+    tmp_path, is_log_restarted
 ):
     one, record = await store_in(tmp_path)
     two = SqliteStore.open(tmp_path / "s.db", "power")
     await two.check()
     for _ in range(100):
         record = await commit(one, after(record), record)
-    if is_log_begun_anew:
+    if is_log_restarted:
         await two.check()
-        one._log._move("RESTART")
+        one._log._try_checkpoint("RESTART")
         for _ in range(50):
             record = await commit(one, after(record), record)
     log = tmp_path / "s.db-wal"
@@ -188,23 +188,23 @@ async def test_a_process_that_has_only_read_refuses_with_the_reason_alone(
 async def test_a_step_that_was_being_written_meanwhile_is_not_acknowledged(
     tmp_path, monkeypatch, change, which, reason
 ):
-    """Between the check of the one before and the answer."""
+    """The files change between the previous check and the write."""
     store, record = await store_in(tmp_path / "var", "process")
-    write = store._here.commit
+    write = store._inline_file.commit
 
     def change_then_write(writes):
         change(tmp_path / "var" / f"s.db{which}")
         return write(writes)
 
     monkeypatch.setattr(sqlite, "_INLINE_S", 60.0)
-    monkeypatch.setattr(store._here, "commit", change_then_write)
+    monkeypatch.setattr(store._inline_file, "commit", change_then_write)
     with pytest.raises(StoreUnavailableError, match=reason):
         await commit(store, after(record), record)
     await store.close()
 
 
 @pytest.mark.parametrize("which", [FILE, LOG, INDEX])
-async def test_a_file_that_is_put_back_is_used_again_with_all_that_was_acknowledged(
+async def test_a_restored_file_is_used_again_with_every_acknowledged_step(
     tmp_path, durability, which
 ):
     store, record = await store_in(tmp_path, durability)
@@ -225,13 +225,17 @@ async def test_a_file_that_is_put_back_is_used_again_with_all_that_was_acknowled
     await again.close()
 
 
-async def test_a_log_that_was_removed_is_saved_into_the_file_at_once(tmp_path):
-    """A process that is killed then has lost nothing that was acknowledged."""
+@pytest.mark.parametrize("is_check_running", [False, True])
+async def test_a_removed_log_is_moved_into_the_file_at_once(tmp_path, is_check_running):
+    """Nothing that was acknowledged is lost if the process is killed then."""
     store, record = await store_in(tmp_path)
+    if is_check_running:
+        store._log._check_idle()
     (tmp_path / "s.db-wal").unlink()
     with pytest.raises(StoreUnavailableError):
         await store.check()
-    await store._log._under_way
+    while store._log._running is not None:
+        await store._log._running
     shutil.copy(tmp_path / "s.db", tmp_path / "copy.db")
     copy = SqliteStore.open(tmp_path / "copy.db", "power")
     assert await copy.load(A) == record
@@ -240,8 +244,8 @@ async def test_a_log_that_was_removed_is_saved_into_the_file_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("change", [truncate, truncate_half])
-async def test_a_process_that_starts_behind_a_truncated_log_is_refused(tmp_path, change):
-    """It would count on what others know of the log, and write behind the hole."""
+async def test_a_process_that_starts_with_a_truncated_log_is_refused(tmp_path, change):
+    """It would use the shared index of the log, and write after the hole."""
     store, record = await store_in(tmp_path)
     change(tmp_path / "s.db-wal")
     with pytest.raises(StartUpError, match="CARRY_STORE"):
@@ -253,14 +257,14 @@ async def test_a_process_that_starts_behind_a_truncated_log_is_refused(tmp_path,
     await again.close()
 
 
-async def test_a_log_that_another_process_may_have_begun_anew_is_not_moved_into_the_file(tmp_path):
+async def test_a_log_that_another_process_may_have_replaced_is_not_moved_into_the_file(tmp_path):
     store, _ = await store_in(tmp_path)
     replace_by_a_copy(tmp_path / "s.db-wal")
     before = (tmp_path / "s.db").read_bytes()
     with pytest.raises(StoreUnavailableError):
         await store.check()
-    assert store._log._under_way is None
-    store._log._move("RESTART")
+    assert store._log._running is None
+    store._log._try_checkpoint("RESTART")
     await store.close()
     assert (tmp_path / "s.db").read_bytes() == before
 
@@ -275,10 +279,10 @@ async def test_a_closing_store_leaves_the_files_of_its_successor_alone(tmp_path)
     await successor.close()
 
 
-async def test_a_file_that_another_process_vacuumed_is_no_truncated_one(tmp_path):
+async def test_a_vacuum_by_another_process_is_not_a_truncation(tmp_path):
     store, record = await store_in(tmp_path)
-    await opened(store, *(f"other-{place}" for place in range(50)), outputs=bytes(10_000))
-    store._log._move("RESTART")
+    await opened(store, *(f"other-{index}" for index in range(50)), outputs=bytes(10_000))
+    store._log._try_checkpoint("RESTART")
     await store.check()
     before = (tmp_path / "s.db").stat().st_size
     other = apsw.Connection(str(tmp_path / "s.db"))
@@ -291,12 +295,12 @@ async def test_a_file_that_another_process_vacuumed_is_no_truncated_one(tmp_path
     await store.close()
 
 
-async def test_a_log_that_another_process_took_up_is_no_truncated_one(tmp_path):
+async def test_a_checkpoint_by_another_process_is_not_a_truncation(tmp_path):
     one, record = await store_in(tmp_path)
     two = SqliteStore.open(tmp_path / "s.db", "power")
     for _ in range(3):
         for store, other in ((one, two), (two, one)):
-            other._log._move("TRUNCATE")
+            other._log._try_checkpoint("TRUNCATE")
             for _ in range(20):
                 record = await commit(store, after(record), record)
                 assert record is not None

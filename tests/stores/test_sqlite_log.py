@@ -1,4 +1,4 @@
-"""The write-ahead log is taken up while commits go on: it stays small, and nobody waits long."""
+"""Checkpoints during commits: the log stays small, and commits do not wait long."""
 
 import asyncio
 import fcntl
@@ -23,7 +23,7 @@ def _checkpoint_often(monkeypatch):
 
 
 class Log:
-    """The file, the greatest size that was seen of it, and by how much one checkpoint let it grow.
+    """The log file, its greatest size, and its greatest growth during one checkpoint.
 
     The disk may stall under a checkpoint, and commits that wait for no disk go on meanwhile.
     """
@@ -36,31 +36,31 @@ class Log:
         self.peak_bytes = max(self._size(), self.peak_bytes)
 
     def watch_checkpoints(self, monkeypatch):
-        move = sqlite_log.WriteAheadLog._move
+        move = sqlite_log.WriteAheadLog._try_checkpoint
 
         def watched(log, how):
             before = self._size()
             move(log, how)
             self.stall_bytes = max(self._size() - before, self.stall_bytes)
 
-        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_move", watched)
+        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_try_checkpoint", watched)
 
     def _size(self):
         return self._path.stat().st_size
 
 
 async def write(store, log, prefix, num_bytes, num_rows=ROWS, state_bytes=10_000):
-    """Steps of a few sessions, group after group, as a committer writes them."""
-    bases = await opened(store, *(f"{prefix}-{place}" for place in range(num_rows)))
+    """Commit steps of a few sessions, group after group."""
+    bases = await opened(store, *(f"{prefix}-{index}" for index in range(num_rows)))
     for count in range(num_bytes // (num_rows * state_bytes)):
-        # SQLite does not write pages of a long record that stay as they are.
+        # SQLite does not write unchanged pages of a long record.
         steps = [after(base, state=bytes([count % 251]) * state_bytes) for base in bases]
         bases = await store.commit(
             [(step.header, step.data, base) for step, base in zip(steps, bases, strict=True)]
         )
         assert None not in bases
         log.look()
-        await asyncio.sleep(0)  # a committer waits for more
+        await asyncio.sleep(0)  # the group commit collects more
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ async def write(store, log, prefix, num_bytes, num_rows=ROWS, state_bytes=10_000
 async def test_the_log_stays_small_under_endless_commits(
     tmp_path, monkeypatch, durability, num_writers
 ):
-    """With as many groups in flight as a committer has."""
+    """With as many groups in flight as the group commit allows."""
     store, log = SqliteStore.open(tmp_path / "s.db", durability), Log(tmp_path)
     log.watch_checkpoints(monkeypatch)
-    writers = [write(store, log, place, 100_000_000 // num_writers) for place in range(num_writers)]
+    writers = [write(store, log, index, 100_000_000 // num_writers) for index in range(num_writers)]
     await asyncio.gather(*writers)
     assert log.peak_bytes - log.stall_bytes < 30 * CHECKPOINT_BYTES
     await store.close()
@@ -80,17 +80,15 @@ async def test_the_log_stays_small_under_endless_commits(
 
 @pytest.mark.timeout(580)
 @pytest.mark.parametrize("durability", ["process", "power"])
-async def test_the_log_stays_small_when_two_stores_write_without_end(
-    tmp_path, monkeypatch, durability
-):
-    """Two processes, as far as SQLite can tell: neither waits for the other's checkpoint."""
+async def test_the_log_stays_small_while_two_stores_write(tmp_path, monkeypatch, durability):
+    """Two processes for SQLite: neither waits for the checkpoint of the other."""
     stores = [SqliteStore.open(tmp_path / "s.db", durability) for _ in range(2)]
     log = Log(tmp_path)
     log.watch_checkpoints(monkeypatch)
     await asyncio.gather(
         *(
-            write(store, log, place, 40_000_000, num_rows=5, state_bytes=4000)
-            for place, store in enumerate(stores)
+            write(store, log, index, 40_000_000, num_rows=5, state_bytes=4000)
+            for index, store in enumerate(stores)
         )
     )
     assert log.peak_bytes - log.stall_bytes < 30 * CHECKPOINT_BYTES
@@ -99,24 +97,24 @@ async def test_the_log_stays_small_when_two_stores_write_without_end(
 
 
 class Moves:
-    """Stands for the checkpoint's call: counts, can be held up and can fail."""
+    """Replaces the checkpoint: counts calls, can block and can fail."""
 
     def __init__(self, monkeypatch):
-        self.num_begun = 0
+        self.num_started = 0
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
         self.error = None
-        self._move = sqlite_log.WriteAheadLog._move
-        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_move", self._hold_and_move())
+        self._try_checkpoint = sqlite_log.WriteAheadLog._try_checkpoint
+        monkeypatch.setattr(sqlite_log.WriteAheadLog, "_try_checkpoint", self._hold_and_move())
 
     def _hold_and_move(self):
         def move(log, *how):
-            self.num_begun += 1
+            self.num_started += 1
             self.begun.set()
             assert self.go_on.wait(AT_MOST_S)
             if self.error:
                 log._db.close()
-            return self._move(log, *how)
+            return self._try_checkpoint(log, *how)
 
         return move
 
@@ -134,47 +132,47 @@ async def test_commits_go_on_while_most_of_the_log_is_moved(tmp_path, moves):
     moves.go_on.clear()
     await write(store, log, "a", CHECKPOINT_BYTES)
     await moves.is_under_way()
-    await write(store, log, "b", 3 * CHECKPOINT_BYTES)  # would wait for ever
+    await write(store, log, "b", 3 * CHECKPOINT_BYTES)  # without waiting
     moves.go_on.set()
     await store.close()
-    assert moves.num_begun == 1  # one at a time
+    assert moves.num_started == 1  # one at a time
 
 
-async def test_strangers_are_moved_sooner_than_as_many_bytes_of_the_same_few(
+async def test_many_sessions_are_moved_sooner_than_as_many_bytes_of_a_few(
     tmp_path, moves, monkeypatch
 ):
-    """A checkpoint costs the pages that it writes, so each of those counts once."""
+    """The cost of a checkpoint is the pages that it writes, so each page counts once."""
     monkeypatch.setattr(sqlite_log_size, "CHECKPOINT_BYTES", 20 * CHECKPOINT_BYTES)
     monkeypatch.setattr(sqlite_log, "_CHECKPOINT_PAGES", 100)
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
     await write(store, log, "a", 5 * CHECKPOINT_BYTES)
-    assert moves.num_begun == 0
+    assert moves.num_started == 0
     await write(store, log, "b", CHECKPOINT_BYTES, num_rows=100)
     await moves.is_under_way()
     await store.close()
 
 
-async def test_what_was_written_meanwhile_is_moved_before_the_next_commit(tmp_path, moves):
+async def test_frames_written_meanwhile_are_moved_before_the_next_commit(tmp_path, moves):
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
     moves.go_on.clear()
     await write(store, log, "a", CHECKPOINT_BYTES)
     await moves.is_under_way()
-    most_moved = store._log._under_way
+    most_moved = store._log._running
     moves.go_on.set()
     await most_moved
-    assert moves.num_begun == 1
+    assert moves.num_started == 1
     [base] = await opened(store, "b")
-    assert moves.num_begun == 2
+    assert moves.num_started == 2
     await commit(store, after(base), base)
-    assert moves.num_begun == 2
+    assert moves.num_started == 2
     await store.close()
 
 
-async def test_a_checkpoint_that_fails_fails_no_commit_and_is_tried_again(tmp_path, moves):
+async def test_a_failed_checkpoint_does_not_fail_commits_and_is_retried(tmp_path, moves):
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
     moves.error = apsw.IOError("disk I/O error")
     await write(store, log, "a", 5 * CHECKPOINT_BYTES)
-    assert moves.num_begun >= 2
+    assert moves.num_started >= 2
     [base] = await opened(store, "b")
     assert await commit(store, after(base), base) == await store.load(base.key)
     await store.close()
@@ -200,8 +198,17 @@ async def test_a_close_during_a_checkpoint_waits_for_it_and_loses_nothing(
     await again.close()
 
 
-async def test_a_file_that_was_closed_stands_alone(tmp_path):
-    """The last to close takes up the log: the one file is then all there is to copy."""
+async def test_a_close_right_after_a_checkpoint_ended_waits_for_its_callback(tmp_path):
+    store = SqliteStore.open(tmp_path / "s.db", "power")
+    store._log._running = asyncio.get_running_loop().create_future()
+    store._log._running.add_done_callback(store._log._on_done)
+    store._log._running.set_result(None)
+    await store.close()
+    assert store._log._running is None
+
+
+async def test_a_closed_store_is_one_file(tmp_path):
+    """The last connection moves the log into the file, so that one file is to be copied."""
     store, log = SqliteStore.open(tmp_path / "s.db", "power"), Log(tmp_path)
     await write(store, log, "a", CHECKPOINT_BYTES // 2)
     await store.close()
@@ -221,7 +228,7 @@ async def test_a_checkpoint_waits_for_that_of_another_process_and_never_begins_o
     assert told == []
     fcntl.flock(others._file, fcntl.LOCK_UN)
     await moving
-    await mine._checkpoint("RESTART")  # nobody has written since
+    await mine._checkpoint("RESTART")  # without a write since
     written, moved = "PRAGMA application_id = ", "PRAGMA wal_checkpoint("
     assert [each.startswith(written) for each in told] == [True, False, True, False]
     assert [each.startswith(moved) for each in told] == [False, True, False, True]

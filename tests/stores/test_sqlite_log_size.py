@@ -1,4 +1,4 @@
-"""The log is bounded by its own length: of few small sessions, when idle, and behind a kill."""
+"""The log is bounded by its own length: with few small sessions, when idle, after a kill."""
 
 import asyncio
 import shutil
@@ -33,7 +33,7 @@ def size_of_log(folder):
 
 
 async def step_many(store, record, num_steps, folder):
-    """The record behind them, and the greatest length of the log."""
+    """The last record, and the greatest length of the log."""
     peak = 0
     for _ in range(num_steps):
         record = await commit(store, after(record), record)
@@ -77,7 +77,7 @@ async def test_named_values_probes_and_sweeps_count_too(tmp_path):
 async def test_the_log_stays_small_when_two_stores_step_small_sessions(tmp_path, durability):
     stores = [SqliteStore.open(tmp_path / "s.db", durability) for _ in range(2)]
     num_steps = 5 * CHECKPOINT_BYTES // FRAME_BYTES
-    bases = [(await opened(store, str(place)))[0] for place, store in enumerate(stores)]
+    bases = [(await opened(store, str(index)))[0] for index, store in enumerate(stores)]
     stepping = [
         step_many(store, base, num_steps, tmp_path)
         for store, base in zip(stores, bases, strict=True)
@@ -88,7 +88,7 @@ async def test_the_log_stays_small_when_two_stores_step_small_sessions(tmp_path,
         await store.close()
 
 
-async def test_a_log_that_a_killed_process_left_is_taken_up_at_the_start(tmp_path, monkeypatch):
+async def test_the_log_of_a_killed_process_is_checkpointed_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite_log_size, "CHECKPOINT_BYTES", 10**9)
     (tmp_path / "killed").mkdir()
     store = SqliteStore.open(tmp_path / "s.db", "power")
@@ -105,54 +105,57 @@ async def test_a_log_that_a_killed_process_left_is_taken_up_at_the_start(tmp_pat
     await again.close()
 
 
-async def cut(folder):
+async def truncated(folder):
     async with asyncio.timeout(AT_MOST_S):
-        while size_of_log(folder):  # noqa: ASYNC110 -- the file is all that tells
+        while size_of_log(folder):  # noqa: ASYNC110 -- only the file shows it
             await asyncio.sleep(0.01)
 
 
-async def test_a_log_that_nobody_writes_any_more_is_cut(tmp_path, monkeypatch, durability):
-    monkeypatch.setattr(sqlite_log, "_QUIET_AFTER_S", 0.01)
-    monkeypatch.setattr(sqlite_log, "_SHORT_BYTES", 5 * FRAME_BYTES)
+@pytest.fixture
+def _truncate_soon(monkeypatch):
+    """A slow machine may truncate the log between steps, which leaves a few frames."""
+    monkeypatch.setattr(sqlite_log, "_IDLE_AFTER_S", 0.01)
+    monkeypatch.setattr(sqlite_log, "_SHORT_BYTES", 0)
+
+
+@pytest.mark.usefixtures("_truncate_soon")
+async def test_an_idle_log_is_truncated(tmp_path, durability):
     stores = [SqliteStore.open(tmp_path / "s.db", durability) for _ in range(2)]
     [record] = await opened(stores[0], "a")
     for _ in range(2):
         record, _ = await step_many(stores[0], record, 30, tmp_path)
-        await cut(tmp_path)
+        await truncated(tmp_path)
         assert await stores[1].load(record.key) == record
     for store in stores:
         await store.close()
 
 
-async def test_a_log_that_a_process_left_is_cut_by_the_one_that_is_only_asked_for_readiness(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(sqlite_log, "_QUIET_AFTER_S", 0.01)
-    monkeypatch.setattr(sqlite_log, "_SHORT_BYTES", 5 * FRAME_BYTES)
+@pytest.mark.usefixtures("_truncate_soon")
+async def test_a_process_that_only_reports_readiness_truncates_the_log_of_another(tmp_path):
     killed, idle = [SqliteStore.open(tmp_path / "s.db", "power") for _ in range(2)]
     [record] = await opened(killed, "a")
     await step_many(killed, record, 30, tmp_path)
-    killed._log._quiet_timer.cancel()
+    killed._log._idle_timer.cancel()
     await idle.check()
-    await cut(tmp_path)
+    await truncated(tmp_path)
     for store in (idle, killed):
         await store.close()
 
 
-async def test_a_short_log_is_left_as_it_is(tmp_path, monkeypatch):
-    """A service that is stepped now and then must not make its log anew each time."""
+async def test_a_short_log_is_not_truncated(tmp_path):
+    """A service with a step now and then must not extend its log each time."""
     store = SqliteStore.open(tmp_path / "s.db", "power")
     [record] = await opened(store, "a")
     await step_many(store, record, 10, tmp_path)
     before = size_of_log(tmp_path)
     for _ in range(3):
-        store._log._cut_if_quiet()
+        store._log._truncate_if_idle()
     assert size_of_log(tmp_path) == before > 0
     await store.close()
 
 
-async def test_commits_wait_for_a_checkpoint_that_a_stalled_disk_holds_up(tmp_path, monkeypatch):
-    """The log grows to its bound beside it, and no further."""
+async def test_commits_wait_for_a_checkpoint_on_a_stalled_disk(tmp_path, monkeypatch):
+    """The log grows to its bound meanwhile."""
     store = SqliteStore.open(tmp_path / "s.db", "process")
     [record] = await opened(store, "a")
     stalled = asyncio.get_running_loop().create_future()
@@ -176,13 +179,13 @@ def log_of(num_frames):
 USUAL, RETRY = CHECKPOINT_BYTES // FRAME_BYTES, CHECKPOINT_BYTES // 8 // FRAME_BYTES
 
 
-def test_a_checkpoint_is_due_at_its_length_and_behind_a_new_beginning_again():
+def test_a_checkpoint_is_due_at_its_length_and_again_after_a_restart_of_the_log():
     log = log_of(0)
     log.grew_to(USUAL - 1)
     assert not log.is_due
     log.grew_to(USUAL)
     assert log.is_due
-    log.was_tried(USUAL)
+    log.checkpoint_ended(USUAL)
     assert not log.is_due
     log.grew_to(1)
     log.grew_to(USUAL - 1)
@@ -191,11 +194,11 @@ def test_a_checkpoint_is_due_at_its_length_and_behind_a_new_beginning_again():
     assert log.is_due
 
 
-def test_one_that_a_reader_holds_up_is_tried_again_less_and_less_often():
+def test_a_checkpoint_that_a_reader_blocks_is_retried_less_and_less_often():
     log, frames, gaps = log_of(0), USUAL, []
     log.grew_to(frames)
     for _ in range(6):
-        log.was_tried(frames)
+        log.checkpoint_ended(frames)
         start = frames
         while not log.is_due and frames < start + 10 * USUAL:
             frames += 1
@@ -204,14 +207,14 @@ def test_one_that_a_reader_holds_up_is_tried_again_less_and_less_often():
     assert gaps == [min(RETRY * 2**count, USUAL) for count in range(6)]
 
 
-def test_a_checkpoint_during_which_the_log_was_begun_anew_is_no_failure():
+def test_a_restart_of_the_log_during_a_checkpoint_is_not_a_failure():
     log = log_of(0)
     log.grew_to(USUAL)
     log.grew_to(3)
-    log.was_tried(USUAL)
+    log.checkpoint_ended(USUAL)
     log.grew_to(USUAL - 1)
     assert not log.is_due
 
 
-def test_a_log_of_a_process_before_is_due_at_once():
+def test_the_log_of_an_earlier_process_is_due_at_once():
     assert log_of(USUAL).is_due

@@ -15,7 +15,7 @@ async def test_an_absent_record_is_none(store):
     assert await store.load(Key("t", "nobody")) is None
 
 
-async def test_a_record_comes_back_as_it_was_written(store):
+async def test_a_record_is_loaded_as_it_was_written(store):
     record = record_named()
     kept = await commit(store, record)
     assert kept.expires_at == NOW + 100.0
@@ -23,7 +23,7 @@ async def test_a_record_comes_back_as_it_was_written(store):
     assert await store.load(record.key) == kept
 
 
-async def test_a_step_comes_back_as_it_was_written(store):
+async def test_a_step_is_loaded_as_it_was_written(store):
     [base] = await opened(store, "a")
     step = after(base)
     kept = await commit(store, step, base)
@@ -39,7 +39,7 @@ async def test_a_write_needs_the_record_it_was_computed_from(store):
     assert (await store.load(first.key)).revision == second.revision
 
 
-async def test_a_record_that_was_loaded_is_as_good_a_base_as_one_that_was_answered(store):
+async def test_a_loaded_record_is_as_good_a_base_as_a_committed_one(store):
     [first] = await opened(store, "a")
     found = await store.load(first.key)
     second = await commit(store, after(found), found)
@@ -87,8 +87,8 @@ async def test_two_creations_of_one_name_in_a_group_make_one_session(store):
     assert (await store.load(one.key)).revision == one.revision
 
 
-async def test_a_write_with_another_opening_replaces_the_one_that_is_kept(store, clock):
-    """As after an upgrade or a restore; whoever steps it on the old record loses."""
+async def test_a_write_with_another_header_replaces_the_stored_one(store, clock):
+    """As after an upgrade or a restore; a step based on the old record is refused."""
     base, bystander = await opened(store, "a", "b")
     other = record_named("a", model="mood", ttl_s=5.0, keeps=HistoryPolicy(3, 2, 1), metadata=None)
     lost = record_named("a", model="lost")
@@ -106,26 +106,26 @@ async def test_a_write_with_another_opening_replaces_the_one_that_is_kept(store,
 WRITES = ("step", "stale step", "close", "stale close", "create", "create what is there", "reopen")
 
 
-def test_every_write_of_a_group_is_kept_or_lost_by_itself(open_anew):
-    """Whatever stands beside it: steps, creations and endings, in time and too late."""
+def test_each_write_of_a_group_succeeds_or_fails_alone(open_empty):
+    """Together with steps, creations and endings, in time and too late."""
 
     @given(st.lists(st.sampled_from(WRITES), min_size=1, max_size=12), st.integers(0))
     def check(kinds, seed):
-        asyncio.run(check_group(open_anew, kinds, seed))
+        asyncio.run(check_group(open_empty, kinds, seed))
 
     check()
 
 
-async def check_group(open_anew, kinds, seed):
-    async with open_anew() as store:
+async def check_group(open_empty, kinds, seed):
+    async with open_empty() as store:
         await check_group_in(store, kinds, seed)
 
 
 async def check_group_in(store, kinds, seed):
     writes, expected = [], []
-    for place, kind in enumerate(kinds):
-        name = f"{seed}-{place}"
-        record = record_named(name, model=f"m{place}")
+    for index, kind in enumerate(kinds):
+        name = f"{seed}-{index}"
+        record = record_named(name, model=f"m{index}")
         if kind == "create":
             writes.append((record.header, record.data, None))
             expected.append(record.data)
@@ -152,19 +152,19 @@ async def check_group_in(store, kinds, seed):
         assert await store.load(key) == (each or found)
 
 
-async def test_each_session_lies_in_a_place_of_its_own_and_stays_there(store):
+async def test_a_session_keeps_its_rowid(store):
     kept = await opened(store, "a", "b")
     stepped = [await commit(store, after(base), base) for base in kept]
     found = [await store.load(base.key) for base in kept]
     listed = await store.list_live("t", None, "", 9)
-    places = [each.place for each in kept]
-    assert [each.place for each in stepped] == places
-    assert [each.place for each in found] == places
-    assert [each.place for each in listed] == places
+    rowids = [each.rowid for each in kept]
+    assert [each.rowid for each in stepped] == rowids
+    assert [each.rowid for each in found] == rowids
+    assert [each.rowid for each in listed] == rowids
     assert [each.data for each in found] == [each.data for each in stepped]
 
 
-async def test_tenants_with_equal_names_never_meet(store):
+async def test_equal_names_of_two_tenants_are_separate(store):
     mine, theirs = record_named(tenant="t1", step=1), record_named(tenant="t2", step=2)
     assert await commit(store, mine)
     assert await commit(store, theirs)

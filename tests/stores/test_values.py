@@ -1,4 +1,4 @@
-"""Named values beside the sessions: every store passes the same tests."""
+"""Named values: every store passes the same tests."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ async def test_a_value_that_was_never_set_is_empty(store):
     assert await store.read_value("models") == b""
 
 
-async def test_a_value_comes_back_as_it_was_set_and_names_do_not_meet(store):
+async def test_a_value_is_read_as_it_was_set_and_names_are_separate(store):
     every_byte = bytes(range(256))
     assert await store.swap_value("models", b"", every_byte)
     assert await store.swap_value("others", b"", b"2")
@@ -37,7 +37,7 @@ async def test_a_swap_needs_the_value_it_came_from(store):
     assert await store.read_value("models") == b"2"
 
 
-async def test_racing_swaps_are_each_kept_once(store):
+async def test_each_of_racing_swaps_is_applied_once(store):
     async def count_up():
         while True:
             found = await store.read_value("count")
@@ -48,7 +48,7 @@ async def test_racing_swaps_are_each_kept_once(store):
     assert await store.read_value("count") == b"10"
 
 
-async def test_a_value_is_no_session_and_does_not_expire(store, clock):
+async def test_a_value_is_not_a_session_and_does_not_expire(store, clock):
     await store.swap_value("models", b"", b"1")
     await opened(store, "a")
     clock.now += 100 + TOMBSTONE_S
@@ -77,7 +77,7 @@ async def test_other_processes_see_it_and_it_outlives_them(kind, tmp_path, reque
     await three.close()
 
 
-async def test_a_swap_whose_answer_was_lost_says_so(valkey, monkeypatch):
+async def test_a_swap_whose_reply_was_lost_is_reported(valkey, monkeypatch):
     store = RedisStore(read_redis_url(valkey.url), 5.0)
 
     async def lose(_, calls):

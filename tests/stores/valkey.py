@@ -20,7 +20,7 @@ SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noevi
 
 
 class Valkey:
-    """One server in a folder of its own; `settings` are lines of its configuration.
+    """One server with its own folder; `settings` are lines of its configuration.
 
     `prefix` runs the command, on whose `host` it listens.
     """
@@ -31,7 +31,7 @@ class Valkey:
         self.port = settings.pop("port", None) or free_port()
         self.bus_port = settings.get("cluster_port")
         self._is_sentinel = settings.pop("sentinel", None)
-        # A sentinel writes into its file.
+        # A sentinel writes to its configuration file.
         self._file = self.folder / "valkey.conf"
         lines = {"port": self.port, "bind": host, "dir": self.folder, "save": '""'}
         lines |= {name.replace("_", "-"): value for name, value in settings.items()}
@@ -107,19 +107,19 @@ def running_valkey(**settings):
 
 @contextmanager
 def running_cluster(num_primaries=3, num_replicas=0):
-    """Primaries that share the slots, then replicas of the first; ready when all say so."""
+    """Primaries that share the slots, then replicas of the first; ready when all report it."""
     nodes = []
     try:
         for _ in range(num_primaries + num_replicas):
-            # Else 10,000 above the other port, which may be no port at all.
+            # The default is 10,000 above the other port, which may exceed the range.
             settings = {"cluster_enabled": "yes", "cluster_port": free_port()}
             nodes.append(Valkey(**settings, cluster_node_timeout=2000))
         share = 16384 // num_primaries + 1
-        for place, node in enumerate(nodes):
-            first, last = share * place, min(share * (place + 1), 16384) - 1
-            if place < num_primaries:
+        for index, node in enumerate(nodes):
+            first, last = share * index, min(share * (index + 1), 16384) - 1
+            if index < num_primaries:
                 node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
-            node.ask("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
         for node in nodes[1:]:
             node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, nodes[0].bus_port)
         wait_until(lambda: all(_knows_all(node, len(nodes)) for node in nodes))
@@ -134,7 +134,7 @@ def running_cluster(num_primaries=3, num_replicas=0):
 
 
 def wait_until(is_so):
-    """Ask processes until it is so; fails after `START_S`."""
+    """Poll processes until the condition holds; fails after `START_S`."""
     deadline = time.monotonic() + START_S
     while not is_so():
         assert time.monotonic() < deadline, f"not within {START_S} s"

@@ -52,7 +52,7 @@ class RateLimits:
         storage: Storage = MemoryStorage()
         if urlsplit(store_url).scheme in _REDIS:
             address = read_redis_url(store_url, options.password_file, options.ca_file)
-            kind, settings = connection_of(address.places[0], address, self._timeout_s)
+            kind, settings = connection_of(address.endpoints[0], address, self._timeout_s)
             self._pool = ConnectionPool(kind, **settings)
             storage = RedisStorage(
                 "async+redis://",  # the pool knows where

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from service.api import limits
 from service.api.codec.generation import decode_prompt, refuse_writing
 from service.api.codec.rows import read_rows, read_vector
 from service.api.codec.schemas import Instance, Observed, PredictRequest, SessionCreate, StepBody
@@ -94,60 +95,60 @@ class UnknownModel(NamedTuple):
 
 
 def read_create(
-    catalog: Catalog, parts: list[bytes], limits: Settings
+    catalog: Catalog, parts: list[bytes], settings: Settings
 ) -> tuple[str | None, CreateRequest] | UnknownModel:
     """The session's name, where the client chose one, and what it asks for."""
-    body = _parse(SessionCreate, parts, limits)
+    body = _parse(SessionCreate, parts, settings)
     reads = catalog.get((body.model, body.version))
     if reads is None:
         return UnknownModel(body.model, body.version)
-    request = decode_create(reads, body, limits)
+    request = decode_create(reads, body, settings)
     return body.session, replace(request, known_digest=request.digest)
 
 
 def read_step(
-    model: BodySpec, schema: type[Observed], parts: list[bytes], limits: Settings
+    model: BodySpec, schema: type[Observed], parts: list[bytes], settings: Settings
 ) -> StepRequest:
-    request = decode_step(model, _parse(schema, parts, limits), limits)
+    request = decode_step(model, _parse(schema, parts, settings))
     return request._replace(known_digest=request.digest)
 
 
-def read_predict(model: BodySpec, parts: list[bytes], limits: Settings) -> Asked:
-    return decode_predict(model, _parse(PredictRequest, parts, limits), limits)
+def read_predict(model: BodySpec, parts: list[bytes], settings: Settings) -> Asked:
+    return decode_predict(model, _parse(PredictRequest, parts, settings))
 
 
-def _parse(schema: type[_Body], parts: list[bytes], limits: Settings) -> _Body:
+def _parse(schema: type[_Body], parts: list[bytes], settings: Settings) -> _Body:
     data = b"".join(parts)
-    refuse_crowded(data, limits)
+    refuse_crowded(data, settings)
     return parse_body(schema, data)
 
 
 # Bodies that are parsed.
 
 
-def decode_predict(model: BodySpec, body: PredictRequest, limits: Settings) -> Asked:
+def decode_predict(model: BodySpec, body: PredictRequest) -> Asked:
     """What a `POST …/predict` asks for."""
-    if len(body.instances) > limits.max_instances:
+    if len(body.instances) > limits.MAX_INSTANCES:
         raise TooLargeError(
-            f"{len(body.instances)} instances: expected at most {limits.max_instances};"
+            f"{len(body.instances)} instances: expected at most {limits.MAX_INSTANCES};"
             " send them in several calls"
         )
     instances = [
-        _decode_asked(model, instance, limits, f"instances[{index}]")
+        _decode_asked(model, instance, f"instances[{index}]")
         for index, instance in enumerate(body.instances)
     ]
     num_observed = sum(observations.num_observed for observations, _ in instances)
-    _bound(num_observed, limits.max_rows, "the request", "observations in all")
-    _bound_reply(model, num_observed if model.tags else len(instances), limits)
+    _bound(num_observed, limits.MAX_ROWS, "the request", "observations in all")
+    _bound_reply(model, num_observed if model.tags else len(instances))
     ids = [instance.id for instance in body.instances]
     return Asked(instances, ids, body.quantiles, body.horizon)
 
 
-def decode_create(model: BodySpec, body: SessionCreate, limits: Settings) -> CreateRequest:
+def decode_create(model: BodySpec, body: SessionCreate, settings: Settings) -> CreateRequest:
     """What a `POST /v1/sessions` asks for."""
     history, start_s = None, decode_time(model, body.start, "body")
     if body.history is not None:
-        history, history_start_s = _decode_instance(model, body.history, limits, "history")
+        history, history_start_s = _decode_instance(model, body.history, "history")
         if start_s is not None and history_start_s not in (None, start_s):
             raise InvalidInputError("start and history.start differ: give one of them")
         start_s = history_start_s if start_s is None else start_s
@@ -156,12 +157,12 @@ def decode_create(model: BodySpec, body: SessionCreate, limits: Settings) -> Cre
             f'model {model.name!r} uses the time of each row: expected "start", the time of the'
             ' first row, such as "2016-08-29"; got none'
         )
-    ttl_s = limits.default_ttl_s if body.ttl_s is None else body.ttl_s
+    ttl_s = settings.default_ttl_s if body.ttl_s is None else body.ttl_s
     for name, value, most in (
-        ("ttl_s", ttl_s, limits.max_ttl_s),
-        ("replay", body.replay, limits.max_replay),
-        ("checkpoints", body.checkpoints, limits.max_checkpoints),
-        ("keep_observations", body.keep_observations, limits.max_keep_observations),
+        ("ttl_s", ttl_s, settings.max_ttl_s),
+        ("replay", body.replay, limits.MAX_REPLAY),
+        ("checkpoints", body.checkpoints, limits.MAX_CHECKPOINTS),
+        ("keep_observations", body.keep_observations, limits.MAX_KEEP_OBSERVATIONS),
     ):
         if value > most:
             raise InvalidInputError(f"{name} is {value:.15g}: expected at most {most:.15g}")
@@ -186,16 +187,14 @@ def decode_create(model: BodySpec, body: SessionCreate, limits: Settings) -> Cre
     )
 
 
-def decode_step(
-    model: BodySpec, body: Observed, limits: Settings, where: str = "body"
-) -> StepRequest:
+def decode_step(model: BodySpec, body: Observed, where: str = "body") -> StepRequest:
     """What a step or a preview asks for; `where` locates it in its request."""
     final = isinstance(body, StepBody) and body.final
-    observations, emit = _observations(model, body, final, limits, where), body.emit
+    observations, emit = _observations(model, body, final, where), body.emit
     if model.tags and observations.num_observed > 1:
         emit = "all"
     if emit == "all" and observations.text is None:
-        _bound_reply(model, observations.num_observed, limits)
+        _bound_reply(model, observations.num_observed)
     return StepRequest(observations, body.step, emit, not isinstance(body, StepBody))
 
 
@@ -222,30 +221,30 @@ def require_start(model: str, frequency_s: int, start_s: int, what: str) -> None
 
 
 def _decode_asked(
-    model: BodySpec, instance: Instance, limits: Settings, where: str
+    model: BodySpec, instance: Instance, where: str
 ) -> tuple[Observations, int | None]:
     """An instance to be answered, where a history would only be read."""
     if model.writes:
-        return decode_prompt(model.columns, instance, limits, where), None
-    return _decode_instance(model, instance, limits, where)
+        return decode_prompt(model.columns, instance, where), None
+    return _decode_instance(model, instance, where)
 
 
 def _decode_instance(
-    model: BodySpec, instance: Instance, limits: Settings, where: str
+    model: BodySpec, instance: Instance, where: str
 ) -> tuple[Observations, int | None]:
     refuse_writing(model.name, instance, where)
-    observations = _observations(model, instance, False, limits, where)
+    observations = _observations(model, instance, False, where)
     return observations, decode_time(model, instance.start, where)
 
 
 def _observations(
-    model: BodySpec, body: Observed | Instance, final: bool, limits: Settings, where: str
+    model: BodySpec, body: Observed | Instance, final: bool, where: str
 ) -> Observations:
     rows, text = body.observations, body.text
     kinds = (("text", text), ("observations", rows), ("tensors", body.tensors))
     given = [name for name, value in kinds if value is not None]
     if model.writes and model.columns is not None and given in _OF_VECTORS:
-        _bound(len(text or ""), limits.max_text_chars, f"{where}.text", "characters")
+        _bound(len(text or ""), limits.MAX_TEXT_CHARS, f"{where}.text", "characters")
         return read_vector(model.columns, rows, text, where)._replace(final=final)
     if given != [model.wanted]:
         raise InvalidInputError(
@@ -256,21 +255,21 @@ def _observations(
         raise InvalidInputError(f'{where}: "final" ends a text; close this session with DELETE')
     if body.tensors is not None and model.tensors is not None:
         packed, constants = read_tensors(model.tensors, body.tensors, f"{where}.tensors")
-        _bound(len(packed), limits.max_rows, f"{where}.tensors", "observations")
+        _bound(len(packed), limits.MAX_ROWS, f"{where}.tensors", "observations")
         return Observations(tensors=packed, constants=constants)
     if rows is None or model.columns is None:
         assert text is not None, "exactly one is given"
-        _bound(len(text), limits.max_text_chars, f"{where}.text", "characters")
+        _bound(len(text), limits.MAX_TEXT_CHARS, f"{where}.text", "characters")
         return Observations(text=text, final=final)
     if not rows:
         raise InvalidInputError(f"{where}.observations is empty: expected at least one row")
-    _bound(len(rows), limits.max_rows, f"{where}.observations", "rows")
+    _bound(len(rows), limits.MAX_ROWS, f"{where}.observations", "rows")
     return Observations(rows=read_rows(model.columns, rows, where))
 
 
-def _bound_reply(model: BodySpec, num_answers: int, limits: Settings) -> None:
+def _bound_reply(model: BodySpec, num_answers: int) -> None:
     num_bytes = num_answers * model.reply_bytes_per_step
-    _bound(num_bytes, limits.max_reply_bytes, "the reply", "bytes of outputs")
+    _bound(num_bytes, limits.MAX_REPLY_BYTES, "the reply", "bytes of outputs")
 
 
 def _bound(size: int, limit: int, where: str, what: str) -> None:

@@ -143,7 +143,7 @@ def _written_forecast(
 
 def encode_session(record: Record, layout_norms: Mapping[str, float], now: float) -> Json:
     """A session as `GET` and lists show it."""
-    opening, kept = record.header, record.kept
+    opening, kept = record.header, record.history
     return {
         "session": opening.name,
         "model": opening.model,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from service.api import limits
 from service.api.codec.rows import read_vector
 from service.api.codec.schemas import GenerateBody, Instance, Written
 from service.contract.characters import GenerateSpec
@@ -11,7 +12,6 @@ from service.contract.sampling import probabilities
 from service.engine.graph.sampler import Listener, Sampling
 from service.engine.session.requests import Observations, StepRequest
 from service.errors import InvalidInputError, TooLargeError
-from service.settings import Settings
 from service.stores.record.record import PackedOutputs
 from service.wordings import case
 
@@ -23,9 +23,7 @@ DEFAULT_TOKENS = 100
 _SHOWN = 5
 
 
-def decode_prompt(
-    columns: tuple[str, ...] | None, instance: Instance, limits: Settings, where: str
-) -> Observations:
+def decode_prompt(columns: tuple[str, ...] | None, instance: Instance, where: str) -> Observations:
     """An instance of `POST …/predict`: its prompt, which may be absent, is written on.
 
     Models with `columns` write about a row of them, which stands before the prompt.
@@ -34,13 +32,13 @@ def decode_prompt(
     if any(each is not None and each != "" for each in others):
         raise InvalidInputError(f'{where}: a model that writes reads "prompt": expected it alone')
     text = instance.prompt or instance.text or ""
-    require_short(text, limits, f"{where}.prompt")
-    sampling = sampling_of(instance, limits, where)
+    require_short(text, f"{where}.prompt")
+    sampling = sampling_of(instance, where)
     return _about(columns, instance, text, where)._replace(sampling=sampling)
 
 
 def decode_generate(
-    model: "LoadedModel", body: GenerateBody, limits: Settings, listener: Listener | None
+    model: "LoadedModel", body: GenerateBody, listener: Listener | None
 ) -> StepRequest:
     """A `POST …/generate`.
 
@@ -51,8 +49,8 @@ def decode_generate(
     if spec is None:
         raise InvalidInputError(case("model-writes-not", model=model.name))
     text = body.text or ""
-    require_short(text, limits, "body.text")
-    sampling = sampling_of(body, limits, "body")._replace(listener=listener)
+    require_short(text, "body.text")
+    sampling = sampling_of(body, "body")._replace(listener=listener)
     observed = _about(spec.columns, body, text, "body")._replace(sampling=sampling)
     return StepRequest(observed, body.step)
 
@@ -90,20 +88,21 @@ def encode_next(spec: GenerateSpec, logits: np.ndarray) -> dict[str, object]:
     }
 
 
-def sampling_of(asked: Written, limits: Settings, where: str) -> Sampling:
+def sampling_of(asked: Written, where: str) -> Sampling:
     """How much is to be written, and how it is chosen."""
-    most = limits.max_tokens
-    max_tokens = min(DEFAULT_TOKENS, most) if asked.max_tokens is None else asked.max_tokens
-    if max_tokens > most:
-        raise InvalidInputError(f"{where}.max_tokens is {max_tokens}: expected at most {most}")
+    max_tokens = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
+    if max_tokens > limits.MAX_TOKENS:
+        raise InvalidInputError(
+            f"{where}.max_tokens is {max_tokens}: expected at most {limits.MAX_TOKENS}"
+        )
     temperature = 1.0 if asked.temperature is None else asked.temperature
     return Sampling(max_tokens, temperature, asked.seed or 0)
 
 
-def require_short(text: str, limits: Settings, where: str) -> None:
+def require_short(text: str, where: str) -> None:
     """Raise TooLargeError where a text is longer than one may be."""
-    if len(text) > limits.max_text_chars:
+    if len(text) > limits.MAX_TEXT_CHARS:
         raise TooLargeError(
-            f"{where} has {len(text)} characters: expected at most {limits.max_text_chars};"
+            f"{where} has {len(text)} characters: expected at most {limits.MAX_TEXT_CHARS};"
             " send it in parts"
         )

@@ -85,6 +85,9 @@ def pack_observations(
     return layout.pack(observed), layout.pack_constants(constants)
 
 
+_FLOAT = {float}
+
+
 def array_of(data: Any, dtype: str, where: str) -> np.ndarray:  # noqa: ANN401 -- JSON
     """Lists of numbers → an array of `dtype`, which must be able to hold them.
 
@@ -93,6 +96,8 @@ def array_of(data: Any, dtype: str, where: str) -> np.ndarray:  # noqa: ANN401 -
     """
     try:
         with np.errstate(over="raise", invalid="raise"):
+            if dtype == "float32" and type(data) is list and set(map(type, data)) == _FLOAT:
+                return np.array(data, np.float32)
             plain = np.array(data)
             is_empty = plain.size == 0
             _refuse_disguised(data, plain, dtype, where)

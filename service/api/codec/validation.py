@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from service.api import limits
 from service.errors import CarryError, InvalidInputError, MalformedError, TooLargeError
 from service.settings import Settings
 
@@ -46,7 +47,7 @@ def parse_body(schema: type[_Body], data: bytes) -> _Body:
     raise invalid_request(problems, "body")
 
 
-def refuse_crowded(data: bytes, limits: Settings) -> None:
+def refuse_crowded(data: bytes, settings: Settings) -> None:
     """Refuse a body of more objects and lists than any request has, before anything is made of it.
 
     Two bytes of JSON become hundreds of memory. They are counted outside of texts.
@@ -54,7 +55,7 @@ def refuse_crowded(data: bytes, limits: Settings) -> None:
     Raises:
         TooLargeError: with how many there are.
     """
-    most = most_containers(limits)
+    most = most_containers(settings)
     found = num_outside_texts(data, b"{[", most)
     if found > most:
         raise TooLargeError(
@@ -69,9 +70,10 @@ def is_crowded(data: bytes) -> bool:
     )
 
 
-def most_containers(limits: Settings) -> int:
+def most_containers(settings: Settings) -> int:
     """How many objects and lists a body may have."""
-    return limits.max_rows + limits.max_instances + limits.max_body_bytes // _BYTES_A_CONTAINER
+    num_body = settings.max_body_bytes // _BYTES_A_CONTAINER
+    return limits.MAX_ROWS + limits.MAX_INSTANCES + num_body
 
 
 def num_outside_texts(data: bytes, marks: bytes, most: int) -> int:

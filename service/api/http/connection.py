@@ -127,21 +127,19 @@ class HttpConnection(EndingConnection):
         # What uvicorn does here waits until it is known whether it is needed.
         self.url = b""
         self.headers = []
-        self._num_head_bytes = 0
         self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._is_in_head:  # else a trailer
-            value = value.strip(b" \t")
-            self._num_head_bytes += len(name) + len(value)
-            self.headers.append((name.lower(), value))
+            self.headers.append((name.lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
         if self._is_ending:
             return
         self._is_in_head = self._is_silent = False
         self._num_silent_bytes = 0
-        if len(self.url) + self._num_head_bytes > MAX_HEAD_BYTES:
+        num_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if num_bytes > MAX_HEAD_BYTES:
             self.end(_head_too_large())
         elif self.parser.should_upgrade():
             self._is_upgrade = True
@@ -161,7 +159,7 @@ class HttpConnection(EndingConnection):
         )
         fault = fault_of(version, headers)
         if fault is not None:
-            self.scope["fault"] = fault  # type: ignore[typeddict-unknown-key]  # for `HotPath`
+            self.scope["fault"] = fault  # type: ignore[typeddict-unknown-key]  # for `FastPath`
         super().on_headers_complete()
         self.cycle.transport = ClosingTransport(self)  # type: ignore[assignment]  # all that it asks for
 

@@ -1,57 +1,47 @@
-"""The one route that is called for every observation, without the framework around it.
+"""The routes that clients call for every observation, answered without the framework.
 
-`POST /v1/sessions/{session}/steps` is documented by FastAPI in `sessions/routes.py`; requests for
-it are answered here, by the same function, with the same errors. What is left out is what FastAPI
-does for each request that this route does not need (dependencies, exit stacks, telemetry hooks): it
+`POST /v1/sessions/{session}/steps` and `POST /v2/models/{model}/infer` are documented by FastAPI in
+`sessions/routes.py` and `v2/infer.py`; plain requests for them are answered here, by the same
+functions, with the same errors. What FastAPI does besides (dependencies, exit stacks, middleware)
 costs more than the step itself. `protocol.py` calls `begin` without ASGI in between.
 """
 
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.auth.keys import Caller
 from service.api.auth.middleware import RequireKey
-from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.codec.idempotency import IDEMPOTENCY_KEY
-from service.api.codec.schemas import StepBody
-from service.api.codec.validation import is_crowded, parse_body
 from service.api.context import Context
 from service.api.http.access_log import AccessLog
 from service.api.http.connection_limits import Connections
 from service.api.http.middleware import LimitBody, RequireJson
 from service.api.http.whole_bodies import hand_over_whole_body
-from service.api.problems import carry_problem, http_problem, unexpected_problem
+from service.api.operation import OnOutcome, Operation
+from service.api.problems import carry_problem, http_problem
 from service.api.request_scope import RequestScope, headers_of, known_by
-from service.api.sessions.steps import (
-    STEPS_PATH,
-    BigBody,
-    answer_step,
-    step_response,
-    submit_cached,
-)
+from service.api.sessions.steps import STEPS_PATH, answer_body, problem_of_step
 from service.api.v2.errors import OpenInferenceErrors
-from service.engine.session.rules import Reply
 from service.engine.timing import on
-from service.errors import CarryError
 
 OnAnswer = Callable[[Response], None]
 
 _ROUTE = SimpleNamespace(path=STEPS_PATH)
-"""What `Observe` looks for in the scope, where the framework's router leaves its route."""
+"""What `AccessLog` looks for in the scope, where the framework's router leaves its route."""
 
 _STEPS = re.compile(r"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
 
 
 class FastPath:
-    """Answers steps itself and hands everything else to `app`."""
+    """Answers plain operations itself and hands everything else to `app`."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app = app
@@ -78,58 +68,47 @@ class FastPath:
         await self._observe(scope, receive, send)
 
     def begin(
-        self,
-        caller: Caller,
-        session: str,
-        data: bytes,
-        headers: Mapping[bytes, bytes],
-        on_answer: OnAnswer,
+        self, operation: Operation, headers: Mapping[bytes, bytes], on_answer: OnAnswer
     ) -> "asyncio.Future[Any] | None":
-        """Answer a step whose body has come in whole, through `on_answer`.
+        """Answer an operation through `on_answer`.
 
-        What it returns may be cancelled, if nobody waits for the answer any more; None: answered.
+        The returned future can be cancelled if the client has left; None: already answered.
         """
-        path = f"/v1/sessions/{session}/steps"
-        asked = RequestScope(self.context, "POST", path, headers, caller)
-
-        def answer(emit: Literal["last", "all"], outcome: Reply | CarryError) -> None:
-            response: Response | Exception
-            if isinstance(outcome, CarryError):
-                response = outcome
-            else:
-                try:
-                    response = step_response(self.context, outcome, emit)
-                except Exception as error:  # the request's boundary
-                    response = error
-            self._finish(asked, response, on_answer)
-
+        asked = RequestScope(self.context, "POST", operation.path, headers, operation.caller)
+        finish = partial(self._finish, asked, operation, on_answer)
         try:
-            future = submit_cached(self.context, caller, session, data, asked.timing, answer)
+            future = operation.submit(asked.timing, finish)
         except Exception as error:  # the request's boundary
-            self._finish(asked, error, on_answer)
+            finish(error)
             return None
         if future is None:
-            slowly = self._answer_slowly(asked, caller, session, data, on_answer)
-            return asyncio.ensure_future(slowly)
+            return asyncio.ensure_future(self._respond(asked, operation, finish))
         return future
 
-    async def _answer_slowly(
-        self, asked: RequestScope, caller: Caller, session: str, data: bytes, on_answer: OnAnswer
+    async def _respond(
+        self, asked: RequestScope, operation: Operation, on_outcome: OnOutcome
     ) -> None:
-        """The whole way: the model is asked of the store, the body may be big or wrong."""
+        outcome: Response | Exception
         with known_by(asked.request_id, asked.timing, asked.path), on(asked.timing):
-            response = await self._respond(caller, session, [data])
-        self._finish(asked, response, on_answer)
+            try:
+                outcome = await operation.respond()
+            except Exception as error:  # the request's boundary
+                outcome = error
+        on_outcome(outcome)
 
     def _finish(
-        self, asked: RequestScope, outcome: Response | Exception, on_answer: OnAnswer
+        self,
+        asked: RequestScope,
+        operation: Operation,
+        on_answer: OnAnswer,
+        outcome: Response | Exception,
     ) -> None:
         if isinstance(outcome, Response):
             response = outcome
         else:
             with known_by(asked.request_id, asked.timing, asked.path):
-                response = _problem(outcome, asked.path)
-        self._observe.answered(asked, STEPS_PATH, response.status_code)
+                response = operation.problem(outcome)
+        self._observe.answered(asked, operation.route, response.status_code)
         response.raw_headers += headers_of(asked.request_id, asked.timing)
         on_answer(response)
 
@@ -142,24 +121,13 @@ class FastPath:
             if parts is None:  # the client left before it had asked
                 return
             key = Headers(scope=scope).get(IDEMPOTENCY_KEY)
-            response = await self._respond(scope["caller"], scope["session"], parts, key)
+            try:
+                response = await answer_body(
+                    self.context, scope["caller"], scope["session"], parts, key
+                )
+            except Exception as error:  # the request's boundary, as in FastAPI's own handlers
+                response = problem_of_step(error, scope["path"])
         await response(scope, receive, send)
-
-    async def _respond(
-        self, caller: Caller, session: str, parts: list[bytes], key: str | None = None
-    ) -> Response:
-        try:
-            is_big = sum(map(len, parts)) > BIG_BODY_BYTES or is_crowded(b"".join(parts))
-            body = BigBody(StepBody, parts) if is_big else parse_body(StepBody, b"".join(parts))
-            return await answer_step(self.context, caller, session, body, key)
-        except Exception as error:  # the request's boundary, as in FastAPI's own handlers
-            return _problem(error, f"/v1/sessions/{session}/steps")
-
-
-def _problem(error: Exception, path: str) -> Response:
-    if isinstance(error, CarryError):
-        return carry_problem(error)
-    return unexpected_problem(error, path)
 
 
 async def _answer_fault(scope: Scope, receive: Receive, send: Send) -> None:

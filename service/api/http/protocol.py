@@ -1,19 +1,20 @@
-"""uvicorn's HTTP/1.1 protocol, with a fast path for steps: no ASGI messages, one write an answer.
+"""uvicorn's HTTP/1.1 protocol, with a fast path: no ASGI messages, one write for each answer.
 
-Rule 1: a request goes the fast path only if it is a plain step: HTTP/1.1 kept alive, its length and
-        kind announced and ordinary, its key known, nothing before it on its connection unanswered,
-        and the client reading its answers. Any other goes uvicorn's ordinary way, to the same
-        application.
-Rule 2: to uvicorn, a step is one more request-response cycle (`self.cycle`): pipelined requests
-        wait for it, a shutdown lets it finish, and it ends in `on_response_complete`.
-Rule 3: a step ends with its answer or with its connection, whichever comes first; work for a client
-        that left is dropped by the engine if it has not begun.
+Rule 1: a request takes the fast path only if it is plain: a step of `/v1` or an infer of `/v2` by
+        HTTP/1.1 kept alive, with ordinary headers, a known key, no unanswered request before it on
+        its connection, and a client that reads its answers. Any other takes uvicorn's ordinary way
+        to the same application.
+Rule 2: to uvicorn, it is one more request-response cycle (`self.cycle`): pipelined requests wait
+        for it, a shutdown lets it finish, and it ends in `on_response_complete`.
+Rule 3: it ends with its answer or with its connection, whichever comes first; the engine drops
+        work for a client that left, if it has not begun.
 Rule 4: where a request ends is `connection.py`'s to say, and how a connection ends
         `connection_end.py`'s.
 """
 
 import asyncio
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,16 +22,24 @@ from starlette.responses import Response
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from service.api.auth.keys import ANYBODY
+from service.api.auth.keys import Caller
 from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.http.connection import MAX_HEAD_BYTES, HttpConnection
 from service.api.http.heads import is_host
+from service.api.methods import announced_bytes
+from service.api.operation import Operation
+from service.api.sessions.steps import StepCall
+from service.api.v2.infer_call import InferCall
 
 __all__ = ["MAX_HEAD_BYTES", "StepProtocol"]
 
 _STEPS = re.compile(rb"/v1/sessions/([A-Za-z0-9._~-]{1,128})/steps")
+_INFER = re.compile(
+    rb"/v2/models/([A-Za-z0-9._~-]{1,128})(?:/versions/([A-Za-z0-9._~-]{1,128}))?/infer"
+)
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
-_MOST_LENGTH_DIGITS = 9  # of what is no big body; thousands of digits would hold up the loop
+_TENSORS = _JSON | {b"application/octet-stream", None}
+"""Content types of an infer request: its clients send any of these, or none."""
 _UNUSUAL = frozenset(
     {
         b"content-encoding",
@@ -43,8 +52,12 @@ _UNUSUAL = frozenset(
 )
 
 
-class _Step:
-    """A step on its way, with what uvicorn's protocol asks of a cycle."""
+Begin = Callable[[bytes], Operation]
+"""The operation of a body."""
+
+
+class _Exchange:
+    """An operation and its answer, with what uvicorn's protocol needs of a cycle."""
 
     __slots__ = (
         "body",
@@ -64,7 +77,7 @@ class _Step:
 
 
 class StepProtocol(HttpConnection):
-    """Serves a `HotPath`; made by uvicorn, one for each connection."""
+    """Serves a `FastPath`; made by uvicorn, one for each connection."""
 
     def __init__(
         self,
@@ -74,24 +87,21 @@ class StepProtocol(HttpConnection):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._begin_step = self.served.begin
-        self._find_caller = self.served.context.keys.find
+        self._begin = self.served.begin
+        self._context = self.served.context
         self._nobody_waits = asyncio.Event()
-        self._session = ""
-        self._caller = ANYBODY
-        self._host: bytes | None = b""  # the last one that was valid
-        self._said: dict[bytes, bytes] = {}  # the headers of a step
-        self._receiving: _Step | None = None
+        self._operation_of: Begin | None = None
+        self._plain_headers: dict[bytes, bytes] = {}
+        self._receiving: _Exchange | None = None
         self._work: asyncio.Future[Any] | None = None
 
     def begin_request(self) -> None:
-        session = self._session_of_plain_step()
-        if session is None:
+        self._operation_of = self._plain_operation()
+        if self._operation_of is None:
             self._receiving = None
             super().begin_request()
             return
-        self._session = session
-        self._receiving = _Step(self._nobody_waits)
+        self._receiving = _Exchange(self._nobody_waits)
         self.cycle = self._receiving  # type: ignore[assignment]  # see rule 2
 
     def on_body(self, body: bytes) -> None:
@@ -107,29 +117,31 @@ class StepProtocol(HttpConnection):
             return
         self.is_in_body = self._is_silent = False
         self._num_requests += 1
-        step, self._receiving = self._receiving, None
-        answer = partial(self._answer, step)
-        self._work = self._begin_step(self._caller, self._session, step.body, self._said, answer)
+        exchange, self._receiving = self._receiving, None
+        assert self._operation_of is not None, "set with `_receiving`"
+        operation = self._operation_of(exchange.body)
+        answer = partial(self._answer, exchange)
+        self._work = self._begin(operation, self._plain_headers, answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._work is not None:
             self._work.cancel()
         super().connection_lost(exc)
 
-    def _session_of_plain_step(self) -> str | None:
-        match = _STEPS.fullmatch(self.url)
-        if match is None or self.parser.get_method() != b"POST":
+    def _plain_operation(self) -> Begin | None:
+        step = _STEPS.fullmatch(self.url)
+        infer = None if step is not None else _INFER.fullmatch(self.url)
+        if (step is None and infer is None) or self.parser.get_method() != b"POST":
             return None
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
         is_plain = (
             len(headers) == len(self.headers)  # none is there twice
-            and headers.get(b"content-type") in _JSON
+            and headers.get(b"content-type") in (_TENSORS if step is None else _JSON)
             and length.isdigit()
-            and len(length) <= _MOST_LENGTH_DIGITS
-            and int(length) <= BIG_BODY_BYTES
+            and announced_bytes(length) <= BIG_BODY_BYTES
             and _UNUSUAL.isdisjoint(headers)
-            and (headers.get(b"host") == self._host or self._is_new_host(headers.get(b"host")))
+            and is_host(headers.get(b"host"))
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
             and (self.cycle is None or self.cycle.response_complete)
@@ -137,23 +149,36 @@ class StepProtocol(HttpConnection):
         )
         if not is_plain:
             return None
-        caller = self._find_caller(headers.get(b"authorization"))
+        caller = self._context.keys.find(headers.get(b"authorization"))
         if caller is None or caller.limits:  # refused or counted on the ordinary way
             return None
-        self._caller, self._said = caller, headers
-        return match[1].decode()
+        self._plain_headers = headers
+        if step is not None:
+            return partial(StepCall, self._context, caller, step[1].decode())
+        assert infer is not None, "one of both"
+        return self._infer(infer, caller, headers)
 
-    def _is_new_host(self, host: bytes | None) -> bool:
-        """A connection sends the same one again and again."""
-        if is_host(host):
-            self._host = host
-            return True
-        return False
+    def _infer(
+        self, url: re.Match[bytes], caller: Caller, headers: dict[bytes, bytes]
+    ) -> Begin | None:
+        json_bytes = headers.get(b"inference-header-content-length")
+        if json_bytes is not None and not (json_bytes.isdigit() and len(json_bytes) < 12):
+            return None
+        name, version = url.groups()
+        return partial(
+            InferCall.plain,
+            self._context,
+            caller,
+            name.decode(),
+            None if version is None else version.decode(),
+            None if json_bytes is None else int(json_bytes),
+            headers.get(b"accept-encoding", b"").decode("latin-1"),
+        )
 
-    def _answer(self, step: _Step, response: Response) -> None:
+    def _answer(self, exchange: _Exchange, response: Response) -> None:
         self._work = None
-        step.response_started = step.response_complete = True
-        self.transport.write(self.wire(response, step.keep_alive))
-        if not step.keep_alive:
+        exchange.response_started = exchange.response_complete = True
+        self.transport.write(self.wire(response, exchange.keep_alive))
+        if not exchange.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -107,7 +107,7 @@ async def _predict(
 ) -> Response:
     model = context.engine.registry.get(name, version)
     options = ForecastOptions.of(model, body.quantiles, body.horizon)
-    asked = decode_predict(context.view_of(model).reads, body, context.settings)
+    asked = decode_predict(context.view_of(model).reads, body)
     if MEDIA_TYPE not in accept or model.manifest.generate is None:
         return await _answer(context, model, asked, options)
     heard = TokenStream()

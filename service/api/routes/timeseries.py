@@ -15,6 +15,7 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.models import Example
 
+from service.api import limits
 from service.api.auth.keys import Caller
 from service.api.big_bodies import BigBodyRoute, answers_big_bodies
 from service.api.codec.decode import decode_time
@@ -122,27 +123,27 @@ async def forecast(
     `multivariate_time_series`, of all columns. One bad input fails the whole call and is named in
     `error.param`. Sessions, which need no past to be sent again, are at `/v1/sessions`.
     """
-    return await _answer(context, _asked(body, context.settings))
+    return await _answer(context, _asked(body))
 
 
-def read_forecast(parts: list[bytes], limits: Settings) -> _Asked:
+def read_forecast(parts: list[bytes], settings: Settings) -> _Asked:
     """A big body, for the process that reads those."""
     data = b"".join(parts)
-    refuse_crowded(data, limits)
-    return _asked(parse_body(TimeSeriesRequest, data), limits)
+    refuse_crowded(data, settings)
+    return _asked(parse_body(TimeSeriesRequest, data))
 
 
-def _asked(body: TimeSeriesRequest, limits: Settings) -> _Asked:
+def _asked(body: TimeSeriesRequest) -> _Asked:
     """Numbers as arrays, of whatever model.
 
     Raises:
         CarryError: too much, names that are not unique, or series of another type than is said.
     """
     num_rows = sum(len(each.series) for each in body.inputs)
-    if len(body.inputs) > limits.max_instances or num_rows > limits.max_rows:
+    if len(body.inputs) > limits.MAX_INSTANCES or num_rows > limits.MAX_ROWS:
         raise TooLargeError(
             f"{len(body.inputs)} inputs of {num_rows} rows in all: expected at most"
-            f" {limits.max_instances} and {limits.max_rows}; send them in several calls"
+            f" {limits.MAX_INSTANCES} and {limits.MAX_ROWS}; send them in several calls"
         )
     names, series = set[str](), []
     for index, each in enumerate(body.inputs):

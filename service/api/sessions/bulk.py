@@ -15,6 +15,7 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.routing import APIRoute
 
+from service.api import limits
 from service.api.auth.keys import Caller
 from service.api.auth.middleware import InCaller, get_caller
 from service.api.body_reader.reader import BIG_BODY_BYTES
@@ -142,12 +143,12 @@ async def _decoded(
 ) -> StepRequest:
     model, where = await models.of(key), f"body.steps[{place}]"
     try:
-        return decode_step(context.view_of(model).reads, step, context.settings, where)
+        return decode_step(context.view_of(model).reads, step, where)
     except CarryError:
         fresh = await models.afresh(key)
         if fresh is model:
             raise
-        return decode_step(context.view_of(fresh).reads, step, context.settings, where)
+        return decode_step(context.view_of(fresh).reads, step, where)
 
 
 async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Response:
@@ -158,7 +159,7 @@ async def _answer_arrow(context: Context, caller: Caller, data: bytes) -> Respon
             f"{ARROW} needs pyarrow, which is not installed here: install the extra 'bulk' (pip"
             " install 'carry-serving[bulk]'), or send JSON"
         ) from None
-    rows = arrow.read_rows(data, context.settings.max_rows)
+    rows = arrow.read_rows(data, limits.MAX_ROWS)
     keys = [context.key(caller, session) for session in rows.sessions]
 
     def read(model: LoadedModel) -> tuple[np.ndarray, dict[int, InvalidInputError]]:
@@ -242,7 +243,7 @@ def _fail_rows(
 
 
 def _bound(context: Context, model: LoadedModel, num_rows: int) -> None:
-    num_bytes, most = num_rows * model.runner.outputs.step_bytes, context.settings.max_reply_bytes
+    num_bytes, most = num_rows * model.runner.outputs.step_bytes, limits.MAX_REPLY_BYTES
     if num_bytes > most * _WIDE:
         raise TooLargeError(
             f"the answer to {num_rows} rows has {num_bytes} bytes: expected at most"

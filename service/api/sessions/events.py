@@ -18,6 +18,9 @@ from service.errors import VersionGoneError
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
+POLL_S = 0.5
+"""How often steps of other replicas are read from the store."""
+
 _MAX_DIGITS = len(str(MAX_WHOLE))
 _EXAMPLE = (
     'event: open\ndata: {"session":"my-station","step":2,"replay":1}\nid: 2\n\n'
@@ -53,15 +56,14 @@ async def listen(
     back), and `end` that the session is closed or expired, or its model unloaded here. A server
     that shuts down ends the stream without `end`: connect again. With `Last-Event-ID` it goes on
     from the replies that the session keeps (`replay`); with one that is not a step, it begins as
-    without, behind a `gap` from step 0. Steps that other replicas commit show within
-    CARRY_EVENTS_POLL_S; more of them in that time than the session keeps leave a gap.
+    without, behind a `gap` from step 0. Steps that other replicas commit show within half
+    a second; more of them in that time than the session keeps leave a gap.
     """
     key = context.key(caller, session)
     record = await context.engine.read(key)
     last = None if last_event_id is None else _step_of(last_event_id)
     after = record.step if last is None else last
-    poll_s = context.settings.events_poll_s
-    watch = context.engine.watch(key, record, after, poll_s)
+    watch = context.engine.watch(key, record, after, POLL_S)
     opening = {"session": session, "step": record.step, "replay": record.header.ring_size}
     first = [event(opening, "open", after)]
     if last_event_id is not None and last is None:  # what the client has is not known

@@ -65,7 +65,7 @@ async def _answer(
 ) -> Answer:
     model = await context.engine.model_of(context.key(caller, session), is_fresh=True)
     listener = None if heard is None else heard.listener(0)
-    request = decode_generate(model, body, context.settings, listener)
+    request = decode_generate(model, body, listener)
     request = request._replace(key=digest_of_key(key) if body.step is None else None)
     reply = await context.engine.submit(context.key(caller, session), request)
     return Answer(step_response(context, reply, "last"), [split_written(model, reply.outputs)[1]])

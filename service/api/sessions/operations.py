@@ -104,7 +104,7 @@ def _upgrade_of(context: Context, reply: Reply, policy: str) -> Json:
     told: Json = {
         "from_version": before.header.version,
         "policy": policy,
-        "replayed": len(reply.record.kept.observations) if reply.outputs else 0,
+        "replayed": len(reply.record.history.observations) if reply.outputs else 0,
         "divergence": None,
     }
     if not reply.outputs:

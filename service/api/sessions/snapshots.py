@@ -5,6 +5,7 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
+from service.api import limits
 from service.api.auth.middleware import InCaller
 from service.api.codec.decode import NANOSECOND_RANGE_S
 from service.api.codec.fields import MAX_METADATA_BYTES
@@ -86,24 +87,20 @@ async def restore_snapshot(
     return opened_response(await context.quotas.open(caller, key, asked))
 
 
-def _require_allowed(sealed: Record, limits: Settings) -> None:
+def _require_allowed(sealed: Record, settings: Settings) -> None:
     """Hold a session that was opened elsewhere to what may be opened here."""
     keeps = sealed.header.keeps or HistoryPolicy()
-    for name, value, setting, most in (
-        ("ttl_s", sealed.ttl_s, "CARRY_MAX_TTL_S", limits.max_ttl_s),
-        ("replay", sealed.header.ring_size, "CARRY_MAX_REPLAY", limits.max_replay),
-        ("checkpoints", keeps.checkpoints, "CARRY_MAX_CHECKPOINTS", limits.max_checkpoints),
-        (
-            "keep_observations",
-            keeps.observations,
-            "CARRY_MAX_KEEP_OBSERVATIONS",
-            limits.max_keep_observations,
-        ),
+    for name, value, most in (
+        ("ttl_s", sealed.ttl_s, settings.max_ttl_s),
+        ("replay", sealed.header.ring_size, limits.MAX_REPLAY),
+        ("checkpoints", keeps.checkpoints, limits.MAX_CHECKPOINTS),
+        ("keep_observations", keeps.observations, limits.MAX_KEEP_OBSERVATIONS),
     ):
         if value > most:
+            fix = "raise CARRY_MAX_TTL_S, or restore it" if name == "ttl_s" else "restore it"
             raise SnapshotRefusedError(
-                f"{name} of the snapshot: expected at most {most:.15g}, found {value:.15g}; raise"
-                f" {setting}, or restore it where it was taken"
+                f"{name} of the snapshot: expected at most {most:.15g}, found {value:.15g};"
+                f" {fix} where it was taken"
             )
     if sealed.header.start_s is not None and abs(sealed.header.start_s) > NANOSECOND_RANGE_S:
         raise SnapshotRefusedError(

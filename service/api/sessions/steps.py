@@ -1,7 +1,6 @@
 """A step or a preview, from its body to the engine and back: what every door answers steps by."""
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -15,15 +14,15 @@ from service.api.codec.idempotency import digest_of_key
 from service.api.codec.schemas import Observed, StepBody
 from service.api.codec.validation import is_crowded, parse_body
 from service.api.context import Context
+from service.api.operation import OnOutcome
+from service.api.problems import carry_problem, unexpected_problem
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.session.requests import StepRequest
 from service.engine.session.rules import Reply
 from service.engine.timing import RequestTiming
 from service.errors import CarryError
-from service.stores.record.record import Key
 
 STEPS_PATH = "/v1/sessions/{session}/steps"
-"""Answered by `http/fast_path.py`, which calls `answer_step`."""
 
 
 class BigBody(NamedTuple):
@@ -43,6 +42,16 @@ async def answer_step(
     """A step or a preview, from the body to the answer."""
     replied = await reply_to_step(context, caller, session, body, idempotency_key)
     return step_response(context, *replied)
+
+
+async def answer_body(
+    context: Context, caller: Caller, session: str, parts: list[bytes], key: str | None = None
+) -> Response:
+    """A step from the parts of its body to the answer; `key` is its Idempotency-Key."""
+    data = b"".join(parts)
+    is_big = len(data) > BIG_BODY_BYTES or is_crowded(data)
+    body = BigBody(StepBody, parts) if is_big else parse_body(StepBody, data)
+    return await answer_step(context, caller, session, body, key)
 
 
 async def reply_to_step(
@@ -68,37 +77,62 @@ async def reply_to_step(
     return await context.engine.submit(key, request), request.emit
 
 
-OnReply = Callable[[Literal["last", "all"], Reply | CarryError], None]
-"""Takes what became of a step, and what of it shall be told."""
+class StepCall:
+    """One `POST` of a step whose body was received completely; an `Operation` of the fast path."""
+
+    __slots__ = ("_context", "_data", "_session", "caller")
+    route = STEPS_PATH
+
+    def __init__(self, context: Context, caller: Caller, session: str, data: bytes) -> None:
+        self._context = context
+        self.caller = caller
+        self._session = session
+        self._data = data
+
+    @property
+    def path(self) -> str:
+        return f"/v1/sessions/{self._session}/steps"
+
+    def submit(
+        self, timing: RequestTiming | None, on_outcome: OnOutcome
+    ) -> "asyncio.Future[Any] | None":
+        context, data = self._context, self._data
+        queue = context.engine.cached_queue(context.key(self.caller, self._session))
+        if queue is None or queue.worker is None or len(data) > BIG_BODY_BYTES or is_crowded(data):
+            return None
+        queue.worker.refuse_if_full()
+        try:
+            body = parse_body(StepBody, data)
+            request = decode_step(context.view_of(queue.worker.model).reads, body)
+        except CarryError:  # `respond` finds all that is wrong
+            return None
+        on_end = partial(self._on_end, request.emit, on_outcome)
+        return context.engine.submit(queue.key, request, timing, on_end, queue)
+
+    def _on_end(
+        self, emit: Literal["last", "all"], on_outcome: OnOutcome, outcome: Reply | CarryError
+    ) -> None:
+        response: Response | Exception
+        if isinstance(outcome, CarryError):
+            response = outcome
+        else:
+            try:
+                response = step_response(self._context, outcome, emit)
+            except Exception as error:  # the request's boundary
+                response = error
+        on_outcome(response)
+
+    async def respond(self) -> Response:
+        return await answer_body(self._context, self.caller, self._session, [self._data])
+
+    def problem(self, error: Exception) -> Response:
+        return problem_of_step(error, self.path)
 
 
-def submit_cached(
-    context: Context,
-    caller: Caller,
-    session: str,
-    data: bytes,
-    timing: RequestTiming | None,
-    on_reply: OnReply,
-) -> "asyncio.Future[Any] | None":
-    """Submit a step of a session whose model is known here, from a body that is as it should be.
-
-    The same as `answer_step` without asking anybody; None, with nothing done, where that is needed.
-    What it returns may be cancelled, if nobody waits for the reply any more.
-
-    Raises:
-        QueueFullError: the model has more work than it should; the body was not even read.
-    """
-    engine = context.engine
-    queue = engine.cached_queue(Key(caller.tenant, session))
-    if queue is None or queue.worker is None or len(data) > BIG_BODY_BYTES or is_crowded(data):
-        return None
-    queue.worker.refuse_if_full()
-    try:
-        body = parse_body(StepBody, data)
-        request = decode_step(context.view_of(queue.worker.model).reads, body, context.settings)
-    except CarryError:  # the slow path answers it, with all that is wrong
-        return None
-    return engine.submit(queue.key, request, timing, partial(on_reply, request.emit), queue)
+def problem_of_step(error: Exception, path: str) -> Response:
+    if isinstance(error, CarryError):
+        return carry_problem(error)
+    return unexpected_problem(error, path)
 
 
 def step_response(context: Context, reply: Reply, emit: Literal["last", "all"]) -> Response:
@@ -124,7 +158,7 @@ def replay_header(reply: Reply) -> dict[str, str]:
 async def _request_of(
     context: Context, model: LoadedModel, body: Observed | BigBody
 ) -> StepRequest:
-    reads, limits = context.view_of(model).reads, context.settings
+    reads, settings = context.view_of(model).reads, context.settings
     if isinstance(body, BigBody):
-        return await context.reader.call(read_step, reads, body.schema, body.parts, limits)
-    return decode_step(reads, body, limits)
+        return await context.reader.call(read_step, reads, body.schema, body.parts, settings)
+    return decode_step(reads, body)

@@ -7,7 +7,7 @@ Rule 2: nothing here knows the web framework: big bodies are read in a process o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -48,14 +48,21 @@ class InferRequest:
         return self.parameters.get("binary_data_output") is True
 
 
+class ParsedBody(NamedTuple):
+    """The JSON of a request, its parameters, and the bytes after the JSON."""
+
+    json: dict[str, Any]
+    parameters: dict[str, Any]
+    binary: memoryview
+
+
 def read_parameters(data: bytes, json_bytes: int | None) -> dict[str, Any]:
     """The parameters of a request: they may say which model reads its tensors.
 
     Raises:
-        MalformedError: it is no JSON, or no request.
+        MalformedError: the body is not JSON, or not a request.
     """
-    _, parameters = _read_json(data, json_bytes)
-    return parameters
+    return parse(data, json_bytes).parameters
 
 
 def read_id(data: bytes, json_bytes: int | None) -> str | None:
@@ -72,17 +79,21 @@ def read_infer(signature: Signature, data: bytes, json_bytes: int | None) -> Inf
     """A request's body.
 
     Raises:
-        CarryError: it is no JSON, or its tensors are not what it says or the model reads.
+        CarryError: it is not JSON, or its tensors are not what it says or the model reads.
     """
-    body, parameters = _read_json(data, json_bytes)
-    binary = memoryview(data)[len(data) if json_bytes is None else json_bytes :]
+    return infer_request(signature, parse(data, json_bytes))
+
+
+def infer_request(signature: Signature, parsed: ParsedBody) -> InferRequest:
+    """As `read_infer`, of a body that is parsed already."""
+    body, parameters, binary = parsed
     arrays = _read_inputs(signature, body["inputs"], binary)
-    wanted_id = body.get("id")
-    if wanted_id is not None and not isinstance(wanted_id, str):
-        raise MalformedError(f"id is {str(wanted_id)[:40]!r}: expected a string")
-    asked = InferRequest(wanted_id, parameters, arrays)
-    asked.outputs = _wanted(signature, body.get("outputs"), asked.is_binary)
-    return asked
+    request_id = body.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise MalformedError(f"id is {str(request_id)[:40]!r}: expected a string")
+    request = InferRequest(request_id, parameters, arrays)
+    request.outputs = _wanted(signature, body.get("outputs"), request.is_binary)
+    return request
 
 
 def write_infer(
@@ -119,8 +130,12 @@ def write_infer(
     return b"".join([text, *binaries]), len(text) if binaries else None
 
 
-def _read_json(data: bytes, json_bytes: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A request's JSON, and the parameters in it."""
+def parse(data: bytes, json_bytes: int | None) -> ParsedBody:
+    """Parse the JSON of a request's body.
+
+    Raises:
+        MalformedError: the body is not JSON, or not a request.
+    """
     end = len(data) if json_bytes is None else json_bytes
     if not 0 <= end <= len(data):
         raise MalformedError(f"{HEADER} is {end}, the body has {len(data)} bytes")
@@ -138,7 +153,7 @@ def _read_json(data: bytes, json_bytes: int | None) -> tuple[dict[str, Any], dic
     parameters = _parameters(body, "the request")
     if any(name.startswith("triton_") for name in parameters):
         raise MalformedError("parameters that begin with triton_ are reserved")
-    return body, parameters
+    return ParsedBody(body, parameters, memoryview(data)[end:])
 
 
 def _read_inputs(
@@ -180,7 +195,7 @@ def _json_values(tensor: Tensor, entry: dict[str, Any]) -> np.ndarray:
     flat = list(_flat(data, 16))
     if not all(isinstance(each, str) for each in flat):
         raise InvalidInputError(f"input {tensor.name!r}: expected strings")
-    return _objects([each.encode() for each in flat])
+    return np.array([each.encode() for each in flat], object)
 
 
 def _binary_values(tensor: Tensor, entry: dict[str, Any], data: memoryview) -> np.ndarray:
@@ -190,7 +205,7 @@ def _binary_values(tensor: Tensor, entry: dict[str, Any], data: memoryview) -> n
         return wide.view(np.float32)
     _require_datatype(tensor, entry)
     if tensor.dtype == "bytes":
-        return _objects(_split_bytes(tensor.name, data))
+        return np.array(_split_bytes(tensor.name, data), object)
     dtype = np.dtype(tensor.dtype)
     if len(data) % dtype.itemsize:
         raise MalformedError(f"input {tensor.name!r}: {len(data)} bytes are no {tensor.datatype}")
@@ -231,12 +246,6 @@ def _split_bytes(name: str, data: memoryview) -> list[bytes]:
         found.append(bytes(data[at + 4 : at + 4 + size]))
         at += 4 + size
     return found
-
-
-def _objects(values: list[bytes]) -> np.ndarray:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
 
 
 def _flat(data: list[Any], depth: int) -> Any:  # noqa: ANN401 -- a generator of leaves

@@ -19,7 +19,7 @@ _MOST_MEMBERS: Final = 16_384
 
 def read_counted(
     reading: Callable[[bytes, int | None], _Result],
-    limits: Settings,
+    settings: Settings,
     data: bytes,
     json_bytes: int | None,
 ) -> _Result:
@@ -28,12 +28,12 @@ def read_counted(
     Raises:
         CarryError: it is not, or `reading` raised it.
     """
-    _refuse_crowded(data[:json_bytes], limits)
+    _refuse_crowded(data[:json_bytes], settings)
     return reading(data, json_bytes)
 
 
-def _refuse_crowded(data: bytes, limits: Settings) -> None:
-    most = most_containers(limits)
+def _refuse_crowded(data: bytes, settings: Settings) -> None:
+    most = most_containers(settings)
     found = num_outside_texts(data, b"{[", most)
     if found > most:
         raise TooLargeError(

@@ -59,20 +59,26 @@ def install_open_inference_errors(app: FastAPI) -> None:
         assert isinstance(error, CarryError), "registered for CarryError"
         if not is_open_inference(request.scope["path"]):
             return carry_problem(error)
-        log_cause(error)
-        described = error_json(error, Asked.of(request.scope))
-        status = _STATUSES.get(error.status, error.status)
-        return _json(described, status, headers_of_error(error))
+        return error_response(error, request.scope["path"], Asked.of(request.scope))
 
     app.add_exception_handler(CarryError, on_carry_error)
 
 
+def error_response(error: Exception, path: str, asked: Asked) -> Response:
+    """The answer to an error of a request under `/v2`."""
+    if isinstance(error, CarryError):
+        log_cause(error)
+        status = _STATUSES.get(error.status, error.status)
+        return _json(error_json(error, asked), status, headers_of_error(error))
+    problem = unexpected_problem(error, path)
+    return _json(_described(SEQUENCES["internal"], asked), problem.status_code, {})
+
+
 def unexpected_response(error: Exception, scope: Scope) -> Response:
     """The answer to our own defect, on any path; it is logged."""
-    problem = unexpected_problem(error, scope["path"])
-    if not is_open_inference(scope["path"]):
-        return problem
-    return _json(_described(SEQUENCES["internal"], Asked.of(scope)), problem.status_code, {})
+    if is_open_inference(scope["path"]):
+        return error_response(error, scope["path"], Asked.of(scope))
+    return unexpected_problem(error, scope["path"])
 
 
 class OpenInferenceErrors:

@@ -27,7 +27,7 @@ from service.api.events.sse import event
 from service.api.v2.errors import Asked, error_json
 from service.api.v2.generate_body import GenerateRequest, read_generate
 from service.api.v2.receive import Body, expected_model, id_of, read, receive
-from service.api.v2.sequences import Sequence, model_of_sequence, step_sequence
+from service.api.v2.sequences import Sequence, model_of_sequence, request_of_sequence, run_sequence
 from service.engine.models.loaded_model import LoadedModel
 from service.errors import CarryError, ContentionError
 from service.wordings import case
@@ -162,7 +162,7 @@ async def _write(
         known.sequence = sequence.described(name)
         key = sequence.key(caller.tenant, name)
         model = await model_of_sequence(engine, name, version, key, sequence, is_fresh=True)
-    observations = asked.observations_for(model, context.settings)
+    observations = asked.observations_for(model)
     head = _head(model, asked)
     if heard is not None:
         heard.head, heard.task = head, asyncio.current_task()
@@ -171,16 +171,13 @@ async def _write(
         [packed] = await engine.predict(model, [(observations, None)], "last")
         return model, head, split_written(model, packed)[1]
     known.sequence = sequence.described(name)
-    reply = await _unless_void(
-        heard,
-        name,
-        step_sequence(
-            engine, model, version, sequence.key(caller.tenant, name), sequence, observations,
-            None, "last", context.settings.default_ttl_s,
-            open_session=partial(context.quotas.open, caller),
-            restarts=context.settings.v2_start == "restart", asked_at=asked_at,
-        ),
+    request = request_of_sequence(
+        sequence, model, version, observations, None, "last", context.settings.default_ttl_s,
+        restarts=context.settings.v2_start == "restart", asked_at=asked_at,
     )  # fmt: skip
+    key, opening = sequence.key(caller.tenant, name), partial(context.quotas.open, caller)
+    replying = run_sequence(engine, key, sequence, model.name, request, opening)
+    reply = await _unless_void(heard, name, replying)
     model = engine.registry.get_for_reply(reply.record.header)
     head = _head(model, asked) | {"parameters": sequence.told(reply.step)}
     if heard is not None:

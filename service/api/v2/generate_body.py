@@ -15,7 +15,6 @@ from service.api.codec.schemas import Written
 from service.api.codec.tensors import array_of
 from service.engine.session.requests import Observations
 from service.errors import InvalidInputError, MalformedError
-from service.settings import Settings
 from service.wordings import case
 
 if TYPE_CHECKING:  # the process that reads big bodies imports no runtime for models
@@ -46,7 +45,7 @@ class GenerateRequest:
                 f"stream is {str(self.stream).lower()}: expected it on POST …/{path}, or without"
             )
 
-    def observations_for(self, model: "LoadedModel", limits: Settings) -> Observations:
+    def observations_for(self, model: "LoadedModel") -> Observations:
         """What the model reads, and how it is to write on.
 
         Raises:
@@ -54,8 +53,8 @@ class GenerateRequest:
         """
         if model.manifest.generate is None:
             raise InvalidInputError(case("model-writes-not", model=model.name))
-        require_short(self.text, limits, "text_input")
-        sampling = sampling_of(self.written, limits, "parameters")
+        require_short(self.text, "text_input")
+        sampling = sampling_of(self.written, "parameters")
         others, rows = dict(self.others), None
         if model.reads_vectors and model.x is not None and model.x.name in others:
             rows = _vector(model.x.name, others.pop(model.x.name), model.num_values)

@@ -46,6 +46,12 @@ class Body(NamedTuple):
     data: bytes
     json_bytes: int | None
 
+    @property
+    def is_big(self) -> bool:
+        """Whether its JSON is parsed in another process."""
+        num_bytes = len(self.data) if self.json_bytes is None else self.json_bytes
+        return num_bytes > BIG_BODY_BYTES
+
 
 async def receive(request: Request, max_bytes: int) -> Body:
     """The body of a request, whole.
@@ -93,6 +99,6 @@ async def read(
     context: Context, body: Body, reading: Callable[[bytes, int | None], _Result]
 ) -> _Result:
     """What `reading` makes of a body: of a big one in the process that reads those."""
-    if (len(body.data) if body.json_bytes is None else body.json_bytes) > BIG_BODY_BYTES:
+    if body.is_big:
         return await context.reader.call(read_counted, reading, context.settings, *body)
     return reading(*body)

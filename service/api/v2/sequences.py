@@ -18,6 +18,7 @@ from service.engine.models.loaded_model import LoadedModel
 from service.engine.session.requests import CreateRequest, Observations, StartRequest, StepRequest
 from service.engine.session.rules import Reply
 from service.errors import (
+    CarryError,
     InvalidInputError,
     SessionClosedError,
     SessionExpiredError,
@@ -126,42 +127,86 @@ async def model_of_sequence(
     return model
 
 
-async def step_sequence(
-    engine: Engine,
+def request_of_sequence(
+    sequence: Sequence,
     model: LoadedModel,
     version: str | None,
-    key: Key,
-    sequence: Sequence,
     observations: Observations,
     start_s: int | None,
     emit: Literal["last", "all"],
     ttl_s: float,
     *,
-    open_session: Callable[[Key, StartRequest], Awaitable[Reply]],
     restarts: bool,
     asked_at: float,
+) -> StepRequest | StartRequest:
+    """The start of a sequence, or a step of it.
+
+    `start_s` is the time of the first observation. `asked_at` is when the request arrived. Both are
+    in seconds since the epoch. `version` is the one that the client requests.
+
+    Raises:
+        InvalidInputError: a start has another `sequence_step` than 0.
+    """
+    observations = observations._replace(final=sequence.end)
+    if not sequence.start:
+        return StepRequest(observations._replace(time_s=start_s), sequence.step, emit)
+    if sequence.step:
+        raise InvalidInputError("sequence_step of a start is 0: expected no other")
+    create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
+    if restarts and sequence.step is None:
+        return StartRequest.anew(create, asked_at, emit)
+    return StartRequest(create, asked_at, emit, replaces=restarts)
+
+
+async def run_sequence(
+    engine: Engine,
+    key: Key,
+    sequence: Sequence,
+    model: str,
+    request: StepRequest | StartRequest,
+    open_session: Callable[[Key, StartRequest], Awaitable[Reply]],
 ) -> Reply:
     """Apply one request of a sequence; `open_session` begins it, if its tenant may.
-
-    `asked_at` is when the request arrived, in seconds since the epoch.
 
     Raises:
         UnknownSequenceError: it goes on with a sequence that was not started.
         CarryError: as a step of a session.
     """
-    observations = observations._replace(final=sequence.end)
-    if not sequence.start:
-        timed = observations._replace(time_s=start_s)
-        try:
-            return await engine.submit(key, StepRequest(timed, sequence.step, emit))
-        except _ENDED:
-            raise _unknown(sequence, model.name) from None
-    if sequence.step:
-        raise InvalidInputError("sequence_step of a start is 0: expected no other")
-    create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
-    if restarts and sequence.step is None:
-        return await open_session(key, StartRequest.anew(create, asked_at, emit))
-    return await open_session(key, StartRequest(create, asked_at, emit, replaces=restarts))
+    if isinstance(request, StartRequest):
+        return await open_session(key, request)
+    try:
+        return await engine.submit(key, request)
+    except CarryError as error:
+        return reply_of_sequence(error, sequence, model)
+
+
+def reply_of_sequence(outcome: Reply | CarryError, sequence: Sequence, model: str) -> Reply:
+    """The reply to a request of a sequence.
+
+    Raises:
+        UnknownSequenceError: the sequence is over, or was not started.
+        CarryError: the outcome.
+    """
+    if isinstance(outcome, _ENDED) and not sequence.start:
+        raise _unknown(sequence, model) from None
+    if isinstance(outcome, CarryError):
+        raise outcome
+    return outcome
+
+
+def only_row(
+    rows: list[tuple[Observations, int | None]],
+) -> tuple[Observations, int | None]:
+    """The row of a request of a sequence.
+
+    Raises:
+        InvalidInputError: it has none, or several.
+    """
+    if len(rows) != 1:
+        raise InvalidInputError(
+            f"the inputs have {len(rows)} rows: expected one, as each request of a sequence has"
+        )
+    return rows[0]
 
 
 def _unknown(sequence: Sequence, model: str) -> UnknownSequenceError:

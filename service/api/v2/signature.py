@@ -6,7 +6,9 @@ that writes about vectors reads a vector, `text` behind it, or either.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,7 +25,7 @@ TEXT: Final = "text"
 _PLATFORM: Final = "onnxruntime_onnx"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tensor:
     """`axes` are those of the manifest, less what a client does not send."""
 
@@ -31,11 +33,11 @@ class Tensor:
     dtype: str
     axes: tuple[Axis, ...]
 
-    @property
+    @cached_property
     def datatype(self) -> str:
         return "BYTES" if self.dtype == "bytes" else DATATYPE_OF[self.dtype]
 
-    @property
+    @cached_property
     def shape(self) -> list[int]:
         return [axis if isinstance(axis, int) else -1 for axis in self.axes]
 
@@ -43,7 +45,7 @@ class Tensor:
         return {"name": self.name, "datatype": self.datatype, "shape": self.shape}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Signature:
     """What goes in and what comes out; small enough to be sent to the process that reads bodies."""
 
@@ -53,6 +55,14 @@ class Signature:
 
     @classmethod
     def of(cls, model: LoadedModel) -> "Signature":
+        """That of a model, which is made once."""
+        signature = _SIGNATURES.get(model)
+        if signature is None:
+            signature = _SIGNATURES[model] = cls._of(model)
+        return signature
+
+    @classmethod
+    def _of(cls, model: LoadedModel) -> "Signature":
         graph = model.manifest.graph
         if model.codec is not None:
             text = Tensor(TEXT, "bytes", ("batch", 1))
@@ -72,9 +82,12 @@ class Signature:
             tuple(_tensor(spec) for spec in graph.outputs),
         )
 
-    @property
+    @cached_property
     def all_inputs(self) -> dict[str, Tensor]:
         return {tensor.name: tensor for tensor in (*self.inputs, *self.optional)}
+
+
+_SIGNATURES: WeakKeyDictionary[LoadedModel, Signature] = WeakKeyDictionary()
 
 
 def metadata_of(model: LoadedModel, versions: list[str]) -> dict[str, Any]:
@@ -149,7 +162,8 @@ def outputs_of(model: LoadedModel, packed: list[bytes]) -> dict[str, np.ndarray]
     unpacked = [model.runner.outputs.unpack(each) for each in packed]
     arrays = {}
     for spec in model.manifest.graph.outputs:
-        values = np.stack([row[spec.name] for row in unpacked])  # [B, T, …]
+        columns = [row[spec.name] for row in unpacked]
+        values = np.stack(columns) if len(columns) > 1 else columns[0][None]  # [B, T, …]
         arrays[spec.name] = values[:, -1] if model.codec else into_graph(values, spec.shape)
     return arrays
 

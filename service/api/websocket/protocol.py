@@ -41,6 +41,8 @@ _REQUEST_ID = REQUEST_ID.decode()
 _TRACED = ("traceparent", "tracestate")
 _STREAMS = re.compile(r"/v1(?:/sessions/([A-Za-z0-9._~-]{1,128}))?/stream")
 _SLOW_READER_S = 20.0
+MAX_MESSAGE_BYTES = 256 * 1024
+IDLE_S = 3600.0
 _MAX_UNSENT_BYTES = 16 << 20
 _MAX_FRAGMENTS = 1024
 _CLOSE = 0x88  # how the frame of a close begins
@@ -316,8 +318,7 @@ class StreamProtocol(EndingProtocol):
             self.close(CloseCode.IDLE, "no message for a long time")
             return
         self.stream.is_idle = True
-        idle_s = self.context.settings.stream_idle_s
-        self._idle_timer = self.loop.call_later(idle_s, self._watch_idle)
+        self._idle_timer = self.loop.call_later(IDLE_S, self._watch_idle)
 
     def _end_without_key(self) -> None:
         """The key was revoked, has expired, or means another tenant or role now."""

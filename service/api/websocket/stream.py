@@ -5,7 +5,7 @@ Rule 1: of one session, answers leave in the order in which its messages came, e
 Rule 2: of one session, at most as many steps are in flight as it keeps replies (`replay`); the
         others wait here. So whatever was committed and not answered, because the socket broke, is
         still in the ring when the client sends it again.
-Rule 3: at most `max_stream_in_flight` messages, or `_MAX_OPEN_BYTES`, are open on a socket; while
+Rule 3: at most `_MAX_OPEN_MESSAGES`, or `_MAX_OPEN_BYTES`, are open on a socket; while
         there are more, nothing is read from it. While the client does not read, nothing is begun.
 Rule 4: there is no task for a message, unless the store must be asked which model it is for. What
         is under way ends with its answer or with the socket, whichever comes first.
@@ -35,6 +35,7 @@ from service.engine.timing import RequestTiming, on
 from service.errors import CarryError
 from service.stores.record.record import Key, Record
 
+_MAX_OPEN_MESSAGES = 128
 _MAX_OPEN_BYTES = 1 << 20
 _AS_JSON = orjson.OPT_SERIALIZE_NUMPY
 
@@ -101,7 +102,6 @@ class Stream:
         self._session = session
         self._schema: type[StepBody] = StreamStepOfAny if session is None else StreamStep
         self._channels: dict[str, _Channel] = {}
-        self._max_open = context.settings.max_stream_in_flight
         self._num_open = 0
         self._open_bytes = 0
         self._is_holding = False
@@ -212,7 +212,7 @@ class Stream:
         if model is None:
             return False
         try:
-            request = decode_step(context.view_of(model).reads, body, context.settings)
+            request = decode_step(context.view_of(model).reads, body)
         except CarryError:  # the cached model may be that of an earlier session of this name
             return False
         message.timing = timing = self._follower.begin()
@@ -292,7 +292,7 @@ class Stream:
             self._hold_or_resume()
 
     def _is_full(self) -> bool:
-        return self._num_open >= self._max_open or self._open_bytes >= _MAX_OPEN_BYTES
+        return self._num_open >= _MAX_OPEN_MESSAGES or self._open_bytes >= _MAX_OPEN_BYTES
 
     def _hold_or_resume(self) -> None:
         should_hold = self._is_blocked or self._is_full()

@@ -230,8 +230,8 @@ class Pipeline:
         raise InvalidRequestError(
             "message-too-big",
             413,
-            f"a request of {size} bytes exceeds the service's limit for a WebSocket message"
-            " (CARRY_MAX_MESSAGE_BYTES): split it, or step the session without a stream",
+            f"a request of {size} bytes is larger than the server's limit for a"
+            " WebSocket message: step the session without a stream, or in parts",
             {},
         )
 

@@ -13,6 +13,7 @@ from service.engine.session.operations import (
     decide_upgrade,
     replayed,
 )
+from service.engine.session.refusals import session_not_found
 from service.engine.session.requests import (
     CreateRequest,
     DeleteRequest,
@@ -32,7 +33,6 @@ from service.engine.session.rules import (
     decide_create,
     opened,
     seed_record,
-    session_not_found,
     stepped,
 )
 from service.engine.session.starts import decide_start, opening_seen, started

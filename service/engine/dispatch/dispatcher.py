@@ -188,11 +188,7 @@ class Dispatcher:
                 )
             )
         if base is task.queue.record:
-            task.queue.worker = worker
-            header = base.header
-            task.queue.is_plain = (
-                worker.model.codec is None and header.ring_size == 1 and header.keeps is None
-            )
+            task.queue.fits(worker)
         return worker
 
     def ran(self, tasks: list[RequestTask], rows: list[int], result: BatchResult) -> None:
@@ -285,6 +281,10 @@ class Dispatcher:
         is_new = task.replaces is None
         self._report_life(task, record, is_new=is_new)
         self.queues.remember(queue, record)
+        model = self._registry.find_for_session(record.header)
+        worker = model and self._workers.find(model)
+        if worker and record.state_bytes == worker.model.layout.row_bytes:
+            queue.fits(worker)
         reply = Reply(record, record.step, task.outputs, is_new=is_new, before=task.replaces)
         self._end(task, reply)
 

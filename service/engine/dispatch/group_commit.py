@@ -40,23 +40,24 @@ class Committer:
         self._store = store
         self._observer = observer
         self._parcels: list[tuple[list[Write], Answer]] = []
-        self._is_much = False  # one of them has more writes than a few
         self._wake = asyncio.Event()
         self._groups: set[asyncio.Task[None]] = set()
 
     def put(self, writes: list[Write], answer: Answer) -> None:
         """Queue writes for the next group; they are answered together."""
         self._parcels.append((writes, answer))
-        self._is_much = self._is_much or len(writes) > _FEW
         self._wake.set()
 
     async def run(self) -> None:
         """Commit group after group, for as long as the task lives."""
         while True:
             await self._wake.wait()
-            if self._is_much:
+            if self._is_much():
                 await asyncio.sleep(0)
             await self._run_next_group()
+
+    def _is_much(self) -> bool:
+        return any(len(writes) > _FEW for writes, _ in self._parcels)
 
     async def _run_next_group(self) -> None:
         """A call of its own, so that the last group, and its model, is not held on to by `run`."""
@@ -86,7 +87,6 @@ class Committer:
             num_writes += len(self._parcels[end][0])
             end += 1
         group, self._parcels = self._parcels[:end], self._parcels[end:]
-        self._is_much = self._is_much and bool(self._parcels)
         return group
 
     async def _commit_group(self, group: list[tuple[list[Write], Answer]]) -> None:

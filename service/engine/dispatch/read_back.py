@@ -57,7 +57,7 @@ async def _ask(
         if isinstance(there, CarryError):
             known[at] = there
         elif there is not None and there.revision == revision_of(data):
-            known[at] = Record(header, data, there.expires_at, there.place)
+            known[at] = Record(header, data, there.expires_at, there.rowid)
         elif base is None or (there is not None and there.revision == base.revision):
             again.append(at)
         else:

@@ -13,6 +13,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,7 +96,12 @@ class RowBatch(ABC):
 
     @abstractmethod
     def values(self) -> np.ndarray:
-        """The rows, `[N, F]`."""
+        """The rows, `[N, F]`, or packed tensors, bytes `[N, n]`."""
+
+    @property
+    def emits(self) -> Iterable[str]:
+        """Which answers each row wants; to one step, `last` and `all` are the same answer."""
+        return repeat("last")
 
     @abstractmethod
     def answer(self, place: int, outcome: Reply | CarryError) -> None:
@@ -111,10 +117,15 @@ class RowBatch(ABC):
 
     # The same for all.
 
-    def head(self, queue: SessionQueue, num_values: int) -> bool:
-        """Head the queue of a row; False, with nothing done, if it does not fit the model."""
+    def head(self, queue: SessionQueue, width: int, *, is_packed: bool = False) -> bool:
+        """Head the queue of a row; False, with nothing done, if it does not fit the model.
+
+        `is_packed`: it is an observation of tensors, of so many bytes.
+        """
         base, model = queue.record, self.worker.model
-        if base is None or num_values != model.num_values:
+        if base is None or width != model.row_width:
+            return False
+        if is_packed is (model.observations is None):
             return False
         if model.time is not None:
             try:
@@ -150,7 +161,7 @@ class RowBatch(ABC):
         """Commit all rows at once."""
         steps = [queue.step for queue in self.queues]
         counts = [1] * len(steps)
-        digests = digests_of_rows(self.values())
+        digests = digests_of_rows(self.values(), self.emits)
         data = stepped_alike(
             self._bases, steps, counts, digests, result.states, result.last, time.time()
         )

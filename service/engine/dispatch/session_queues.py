@@ -65,36 +65,49 @@ class SessionQueue:
         self.waiting: deque[Queued] | None = None
         self.is_used = False
 
+    def fits(self, worker: Worker) -> None:
+        """The worker is that of the record's model."""
+        if self.record is not None:
+            header = self.record.header
+            self.worker = worker
+            self.is_plain = (
+                worker.model.codec is None and header.ring_size == 1 and header.keeps is None
+            )
+
 
 class SessionQueues:
     """All queues of a process: about `max_cached` idle ones keep their record."""
 
     def __init__(self, max_cached: int) -> None:
         self._max_cached = max_cached
-        self.queues: OrderedDict[Key, SessionQueue] = OrderedDict()
+        self._queues: OrderedDict[Key, SessionQueue] = OrderedDict()
         self._began: list[SessionQueue] = []
         self._num_busy = 0
         self.state_bytes = 0
         self.watchers: dict[Key, list[Callable[[Record], None]]] = {}
 
     def __len__(self) -> int:
-        return len(self.queues)
+        return len(self._queues)
+
+    def cached_queue(self, key: Key) -> SessionQueue | None:
+        """The queue of a session that was seen here; its worker is set where its model is known."""
+        return self._queues.get(key)
 
     def cached(self, key: Key) -> Record | None:
         """The record as last seen: a guess."""
-        queue = self.queues.get(key)
+        queue = self._queues.get(key)
         return queue.record if queue else None
 
     def cached_model(self, key: Key) -> LoadedModel | None:
         """The model of the session as last seen: a guess as well."""
-        queue = self.queues.get(key)
+        queue = self._queues.get(key)
         return queue.worker.model if queue and queue.worker else None
 
     def queue_of(self, key: Key) -> SessionQueue:
         """The queue of a session, until its last task is over."""
-        queue = self.queues.get(key)
+        queue = self._queues.get(key)
         if queue is None:
-            queue = self.queues[key] = SessionQueue(key)
+            queue = self._queues[key] = SessionQueue(key)
         return queue
 
     def join(self, task: Queued) -> bool:
@@ -133,7 +146,7 @@ class SessionQueues:
         self._num_busy -= 1
         if queue.record is None:
             self._drop(queue)
-        elif len(self.queues) - self._num_busy > self._max_cached:
+        elif len(self._queues) - self._num_busy > self._max_cached:
             self._drop(self._least_used(queue))
         return None
 
@@ -163,13 +176,13 @@ class SessionQueues:
 
     def forget(self, key: Key) -> None:
         """Keep nothing of a session that is gone, unless somebody asks for it just now."""
-        queue = self.queues.get(key)
+        queue = self._queues.get(key)
         if queue is not None and queue.head is None:
             self._drop(queue)
 
     async def forget_worker(self, worker: Worker) -> None:
         """Let every queue find its worker anew; others go on between a few thousand of them."""
-        for number, queue in enumerate(list(self.queues.values()), start=1):
+        for number, queue in enumerate(list(self._queues.values()), start=1):
             if queue.worker is worker:
                 queue.worker = None
                 queue.is_plain = False
@@ -196,8 +209,8 @@ class SessionQueues:
     def _least_used(self, found: SessionQueue) -> SessionQueue:
         """Of a few of the oldest queues, one that nobody used for a round; else any idle one."""
         for _ in range(_LOOKS):
-            queue = next(iter(self.queues.values()))
-            self.queues.move_to_end(queue.key)
+            queue = next(iter(self._queues.values()))
+            self._queues.move_to_end(queue.key)
             if queue.head is None:
                 if not queue.is_used:
                     return queue
@@ -207,4 +220,4 @@ class SessionQueues:
 
     def _drop(self, queue: SessionQueue) -> None:
         self.remember(queue, None)
-        del self.queues[queue.key]
+        del self._queues[queue.key]

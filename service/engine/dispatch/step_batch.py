@@ -18,7 +18,7 @@ from service.engine.dispatch.session_queues import SessionQueue
 from service.engine.graph.runner import Batch
 from service.engine.inference.refusals import too_late
 from service.engine.inference.worker import Worker
-from service.engine.session.requests import StepRequest
+from service.engine.session.requests import Observations, StepRequest
 from service.engine.session.rules import Reply
 from service.engine.timing import RequestTiming
 from service.errors import CarryError, QueueFullError
@@ -26,21 +26,27 @@ from service.stores.record.record import Record
 
 
 def is_single(request: object, queue: SessionQueue) -> TypeGuard[StepRequest]:
-    """Whether a request is one row for a session that is idle, cached, plain, and where it says;
-    what says its time is compared with that of the session, alone."""
+    """Whether a request is one row, or one observation of tensors, for a session that is idle,
+    cached, plain, and where it says; what says its time is compared with that of the session,
+    alone."""
     return (
         queue.is_plain
         and queue.head is None
         and type(request) is StepRequest
         and (request.step == queue.step or request.step is None)
-        and request.emit == "last"
         and not request.is_preview
         and request.key is None
-        and (rows := request.observations.rows) is not None
-        and len(rows) == 1
+        and (row := row_of(request.observations)) is not None
+        and len(row) == 1
         and not request.observations.final
         and request.observations.time_s is None
+        and not request.observations.constants
     )
+
+
+def row_of(observations: Observations) -> np.ndarray | None:
+    """Rows `[T, F]`, or packed tensors, bytes `[T, n]`; None of a text."""
+    return observations.tensors if observations.rows is None else observations.rows
 
 
 class StepBatch(RowBatch):
@@ -70,8 +76,10 @@ class StepBatch(RowBatch):
         Raises:
             QueueFullError: it does not fit the queue; nothing of it was done.
         """
-        rows = request.observations.rows
-        if rows is None or not self.head(queue, rows.shape[1]):
+        observations = request.observations
+        row = row_of(observations)
+        is_packed = observations.rows is None
+        if row is None or not self.head(queue, row.shape[1], is_packed=is_packed):
             return False
         num_rows = len(self.queues)
         try:
@@ -120,9 +128,13 @@ class StepBatch(RowBatch):
 
     def values(self) -> np.ndarray:
         if self._values is None:
-            rows = [request.observations.rows for request in self._requests]
+            rows = [row_of(request.observations) for request in self._requests]
             self._values = np.concatenate(rows)  # type: ignore[arg-type]  # single steps have rows
         return self._values
+
+    @property
+    def emits(self) -> list[str]:
+        return [request.emit for request in self._requests]
 
     def fail(self, error: CarryError) -> None:
         self.is_open = False

@@ -115,7 +115,7 @@ class Watch:
             self._end(record.closed)
 
     def _tell_replies(self, record: Record) -> None:
-        for kept in record.ring:
+        for kept in record.kept_replies:
             step = kept.from_step + kept.num_observed
             if step > self._step:
                 if kept.from_step > self._step:

@@ -81,7 +81,7 @@ class Worker:
         self._in_thread: dict[Batch, tuple[list[Job], list[int]] | Group] = {}
         self._is_pump_due = False
         self._has_stopped = False
-        self._has_trails = False  # whether jobs have any
+        self._has_timings = False  # whether jobs have any
         # Expected time of a batch, by the power-of-two class of its cells (rows × steps).
         self._cost_s: dict[int, float] = {}
         self._loop: asyncio.AbstractEventLoop
@@ -177,7 +177,7 @@ class Worker:
         self._backlog.add(job.steps_left, job.counted)
         self._waiting.append(job)
         if job.timing is not None:
-            self._has_trails = True
+            self._has_timings = True
             job.timing.queued(self.model)
         self._pump_soon()
 
@@ -313,7 +313,7 @@ class Worker:
             self._learn_cost(batch)
             self._observer.batch_ran(self.model.name, self.model.version, num_rows, batch.ort_s)
         if isinstance(load, tuple):
-            if self._has_trails:
+            if self._has_timings:
                 mark_batch([job.timing for job in load[0]], self.model, batch)
             if result is None:
                 self._finish(load[0], model_failed(self.model, batch.error))

@@ -79,10 +79,14 @@ class Workers:
         Raises:
             ModelNotFoundError: the model is leaving, or gone.
         """
-        worker = self._workers.get(model)
+        worker = self.find(model)
         if worker is None:
             raise _unloaded(model)
         return worker
+
+    def find(self, model: LoadedModel) -> Worker | None:
+        """As `of`; None if the model is leaving, or gone."""
+        return self._workers.get(model)
 
     def serve(self, model: LoadedModel, grace_s: float) -> None:
         """Serve a model, new or retiring, in the place of what has its name and version."""

@@ -35,21 +35,27 @@ class LoadedModel:
     num_values: int = field(init=False)
     frequency_s: int = field(init=False)
     observations: ObservationLayout | None = field(init=False)
+    row_width: int = field(init=False)
+    """Of one observation, as the runner takes it: its values, or the bytes of packed tensors."""
     constants: tuple[InputSpec, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         graph, forecast = self.manifest.graph, self.manifest.forecast
         x = graph.input_with("x")
+        num_values = x.concrete(1)[-1] if x else 0
+        observations = ObservationLayout(graph) if graph.tensors else None
+        row_width = observations.observation.itemsize if observations else num_values
         for name, value in (
             ("name", self.manifest.name),
             ("version", self.manifest.version),
             ("fingerprint", self._fingerprint()),
             ("x", x),
-            ("num_values", x.concrete(1)[-1] if x else 0),
+            ("num_values", num_values),
             ("time", graph.input_with("time")),
             ("tokens", graph.input_with("tokens")),
             ("frequency_s", forecast.frequency_s if forecast else 0),
-            ("observations", ObservationLayout(graph) if graph.tensors else None),
+            ("observations", observations),
+            ("row_width", row_width),
             ("constants", graph.constants),
         ):
             object.__setattr__(self, name, value)

@@ -1,14 +1,14 @@
-"""Bundles, tried out in a process of their own before this one opens them.
+"""Verifies bundles in separate processes before this process opens them.
 
-Rule 1: whatever a bundle does (run for ever, take all memory, crash a library) it does to a process
-        that holds nothing else. After `limit_s` that process is ended, and the bundle is refused.
-Rule 2: one bundle is tried at a time, by one process, as long as each takes less than `_PROMPT_S`.
-        One that takes longer goes on, and the next is tried by another process meanwhile: so a slow
-        bundle costs others a second, and a hundred small ones cost one process.
-Rule 3: at most `_MAX_PROCESSES` are alive. `rest` ends those that have nothing to do.
-Rule 4: a bundle is what its manifest names by hash. What was found good is not tried again.
+Rule 1: whatever a bundle does (run forever, use all memory, crash a library), it does to a process
+        with no other task. After `limit_s` that process is killed, and the bundle is refused.
+Rule 2: one process verifies one bundle after another, if each takes less than `_PROMPT_S`. When one
+        takes longer, another process starts with the next: so a slow bundle delays others by a
+        second, and a hundred small ones need one process.
+Rule 3: at most `_MAX_PROCESSES` are alive. `rest` ends the idle ones.
+Rule 4: the hash of a bundle's manifest identifies it. A verified bundle is not verified again.
 
-Methods may be called from any thread. Whoever makes it closes it.
+Any thread can call the methods. The creator of a verifier closes it.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,39 +31,39 @@ from service.contract.errors import BundleError
 
 _PROMPT_S: Final = 1.0
 _START_S: Final = 60.0
-"""For a process to be ready, however busy the machine is."""
+"""For a process to start, even on a busy machine."""
 _MAX_PROCESSES: Final = 8
 _WAKE_S: Final = 0.1
-"""How soon a bundle that waits for its turn notices that it was cancelled."""
+"""How soon a queued bundle notices that it was cancelled."""
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
-class Cancelled(Exception):  # noqa: N818 -- nothing is wrong
-    """Nobody wants to know any more."""
+class Cancelled(Exception):  # noqa: N818 -- not an error
+    """The caller no longer needs the result."""
 
 
 class Verification:
-    """One bundle that is tried out. `cancel` may be called from any thread, at any time."""
+    """The verification of one bundle. Any thread can call `cancel` at any time."""
 
     def __init__(self, verifier: "Verifier", folder: Path) -> None:
         self.folder = folder
         self.began_s: float | None = None
-        """When a process that was ready was given it."""
+        """When a ready process received it."""
         self.is_cancelled = False
         self._verifier = verifier
         self._child: _Child | None = None
 
     def run(self) -> str:
-        """Return its `manifest_digest` when it is known to be good.
+        """Return the `manifest_digest` of the bundle after verifying it.
 
         Raises:
-            BundleError: it is not, with the reason.
+            BundleError: with the reason for refusing it.
             OSError: it cannot be read.
-            Cancelled: see there.
+            Cancelled: `cancel` was called, or the verifier was closed.
         """
         digest = hashlib.sha256(read_manifest(self.folder)).hexdigest()
-        if not self._verifier.knows(digest):
-            digest = self._verifier.tried(self)
+        if not self._verifier.has_verified(digest):
+            digest = self._verifier.verify(self)
         return digest
 
     def cancel(self) -> None:
@@ -72,51 +72,51 @@ class Verification:
         if child is not None:
             child.kill()
 
-    def given_to(self, child: "_Child | None") -> None:
-        """Which process has it now."""
+    def assign(self, child: "_Child | None") -> None:
+        """Set the process that verifies it now."""
         self._child = child
         if self.is_cancelled and child is not None:
             child.kill()
 
-    def require_wanted(self) -> None:
+    def require_not_cancelled(self) -> None:
         if self.is_cancelled:
             raise Cancelled
 
 
 class Verifier:
-    """The processes that try bundles out, and what they found good."""
+    """The processes that verify bundles, and the digests of verified ones."""
 
     def __init__(self, provider: str, num_threads: int, limit_s: float) -> None:
         self._provider = provider
         self._num_threads = num_threads
         self._limit_s = limit_s
-        self._task = threading.Semaphore(1)
+        self._turn = threading.Semaphore(1)
         self._room = threading.Semaphore(_MAX_PROCESSES)
         self._lock = threading.Lock()  # of the three below
         self._idle: list[_Child] = []
         self._children: set[_Child] = set()
         self._is_closed = False
-        self._good: set[str] = set()
+        self._verified: set[str] = set()
 
     def start(self) -> None:
-        """Start a process, which gets ready while its owner does something else."""
-        with suppress(BundleError):  # the first bundle is told
+        """Start a process, so that it is ready for the first bundle."""
+        with suppress(BundleError):  # the first verification reports it
             child = self._take()
             with self._lock:
                 self._idle.append(child)
 
-    def knows(self, digest: str) -> bool:
-        return digest in self._good
+    def has_verified(self, digest: str) -> bool:
+        return digest in self._verified
 
     def rest(self) -> None:
-        """End the processes that have nothing to do."""
+        """End the idle processes."""
         with self._lock:
             idle, self._idle = self._idle, []
         for child in idle:
             self._discard(child)
 
     def close(self) -> None:
-        """End every process; what is being tried is refused. None is started after that."""
+        """End every process and refuse the bundles in them. No process starts after that."""
         with self._lock:
             self._is_closed = True
             children = list(self._children)
@@ -124,57 +124,53 @@ class Verifier:
             child.kill()
         self.rest()
 
-    def tried(self, verification: Verification) -> str:
-        """As `Verification.run`, for one that is not known."""
-        task = _Turn(self._task)
-        _acquire(self._room, verification)
-        try:
-            task.take(verification)
-            answer = self._asked(verification, task.give)
-        finally:
-            task.give()
-            self._room.release()
+    def verify(self, verification: Verification) -> str:
+        """As `Verification.run`, for a bundle that is not verified yet."""
+        with ExitStack() as room, ExitStack() as turn:  # a slow bundle ends its turn early
+            _acquire(self._room, verification, room)
+            _acquire(self._turn, verification, turn)
+            answer = self._answer(verification, turn.close)
         if "refused" in answer:
             raise BundleError(str(answer["refused"]))
         digest = str(answer["digest"])
-        self._good.add(digest)
+        self._verified.add(digest)
         return digest
 
-    def _asked(self, verification: Verification, on_slow: Callable[[], None]) -> dict[str, Any]:
+    def _answer(self, verification: Verification, on_slow: Callable[[], None]) -> dict[str, Any]:
         while True:
             child = self._take()
             was_used = child.was_used
-            verification.given_to(child)
+            verification.assign(child)
             try:
                 child.get_ready()
                 verification.began_s = time.monotonic()
                 answer = child.ask(self._question(verification.folder), self._limit_s, on_slow)
             except _EndedError as end:
                 self._discard(child)
-                verification.require_wanted()
-                if was_used:  # it may have been what others left behind, or idle and gone
+                verification.require_not_cancelled()
+                if was_used:  # an earlier bundle may have damaged it: try once more with a new one
                     continue
                 raise BundleError(end.reason) from None
             except BaseException:
                 self._discard(child)
                 raise
             finally:
-                verification.given_to(None)
+                verification.assign(None)
             with self._lock:
                 self._idle.append(child)
             return answer
 
     def _question(self, folder: Path) -> bytes:
-        asked = {
+        question = {
             "folder": os.fspath(folder.absolute()),
             "limit_s": self._limit_s,
             "num_threads": self._num_threads,
         }
-        return json.dumps(asked).encode() + b"\n"
+        return json.dumps(question).encode() + b"\n"
 
     def _take(self) -> "_Child":
         """An idle process, or a new one."""
-        with self._lock:  # held as it starts, so that `close` finds it
+        with self._lock:  # held while it starts, so that `close` finds it
             if self._is_closed:
                 raise Cancelled
             if self._idle:
@@ -189,26 +185,13 @@ class Verifier:
             self._children.discard(child)
 
 
-class _Turn:
-    """Held by who is tried, until it is through or takes long."""
-
-    def __init__(self, task: threading.Semaphore) -> None:
-        self._task = task
-        self._has_it = False
-
-    def take(self, verification: Verification) -> None:
-        _acquire(self._task, verification)
-        self._has_it = True
-
-    def give(self) -> None:
-        if self._has_it:
-            self._has_it = False
-            self._task.release()
-
-
-def _acquire(semaphore: threading.Semaphore, verification: Verification) -> None:
+def _acquire(
+    semaphore: threading.Semaphore, verification: Verification, release: ExitStack
+) -> None:
+    """Acquire a semaphore, which `release` releases, unless the verification is cancelled."""
     while not semaphore.acquire(timeout=_WAKE_S):
-        verification.require_wanted()
+        verification.require_not_cancelled()
+    release.callback(semaphore.release)
 
 
 class _EndedError(Exception):
@@ -218,14 +201,14 @@ class _EndedError(Exception):
 
 
 class _Child:
-    """One process. It is asked by one thread at a time; any may `kill` it, one ends it."""
+    """One process. One thread at a time uses it, any thread can `kill` it, one thread ends it."""
 
     def __init__(self, provider: str) -> None:
         self.was_used = False
         self._is_ready = False
         self._received = b""
         try:
-            self._process = subprocess.Popen(  # noqa: S603 -- a module of ours
+            self._process = subprocess.Popen(  # noqa: S603 -- a module of this package
                 [sys.executable, "-m", "service.engine.models.verifier_process", provider],
                 cwd=Path(service.__file__).parents[1],  # first on the path of `-m`: the same code
                 env=os.environ | {"RUST_BACKTRACE": "0"},
@@ -235,21 +218,21 @@ class _Child:
             )
         except OSError as error:
             raise BundleError(
-                f"no process could be started to try it ({error.strerror}): load it again"
+                f"failed to start a process to verify it ({error.strerror}): load it again"
             ) from None
 
     def get_ready(self) -> None:
-        """Raises _EndedError where it does not start."""
+        """Raise _EndedError if the process does not start."""
         if not self._is_ready:
-            late = f"the process that tries bundles did not start in {_START_S:g} s: load it again"
+            late = f"the process to verify it did not start in {_START_S:g} s: load it again"
             self._line(_START_S, late)
             self._is_ready = True
 
     def ask(self, question: bytes, limit_s: float, on_slow: Callable[[], None]) -> dict[str, Any]:
-        """The answer; `on_slow` is called once it does not come promptly.
+        """The answer. `on_slow` is called if it takes longer than `_PROMPT_S`.
 
         Raises:
-            _EndedError: the process ended, or was ended because its time was up.
+            _EndedError: the process ended, or was killed after the time limit.
         """
         assert self._process.stdin is not None, "a pipe"
         self.was_used = True
@@ -258,8 +241,8 @@ class _Child:
         except OSError:
             raise self._ended() from None
         late = (
-            f"it was not tried out in {limit_s:g} s: expected a graph that ends; export it again,"
-            " or raise CARRY_LOAD_TIMEOUT_S where it is only slow"
+            f"it was not verified in {limit_s:g} s: expected a graph that ends; export it again, or"
+            " raise CARRY_LOAD_TIMEOUT_S if it is only slow"
         )
         with suppress(TimeoutError):
             return dict(json.loads(self._read(min(_PROMPT_S, limit_s))))
@@ -297,15 +280,14 @@ class _Child:
             with suppress(ValueError):
                 how = signal.Signals(-code).name
         return _EndedError(
-            f"the process that tried it out ended ({how}): expected a graph that runs; export it"
-            " again"
+            f"the verifying process ended ({how}): expected a graph that runs; export it again"
         )
 
     def kill(self) -> None:
         self._process.kill()
 
     def end(self) -> None:
-        """As `kill`; return when it is gone and its pipes are closed."""
+        """As `kill`; return when it has ended and its pipes are closed."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

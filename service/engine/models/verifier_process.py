@@ -1,12 +1,11 @@
-"""The process behind `verifier.py`: tries bundles out, so that no other process meets what is wrong
-in one of them before it is refused.
+"""The process of `verifier.py`: verifies bundles, so that a faulty one harms no other process.
 
-A line of JSON for each bundle comes in, a line of JSON goes out.
+It reads a line of JSON for each bundle and writes a line of JSON with the result.
 
-Rule 1: it ends with its input, and with the process that started it, even while a graph runs for
-        ever. The system ends it after more processor time than one bundle may take.
-Rule 2: it may take some memory, and where memory is short it is the first process to go.
-Rule 3: nothing that a bundle prints reaches the logs or the answers.
+Rule 1: it ends when its input ends, and when its parent ends, even while a graph runs forever. The
+        system kills it after more processor time than one bundle may use.
+Rule 2: its memory is limited, and if memory is short the system kills it first.
+Rule 3: nothing that a bundle prints reaches the logs or the results.
 """
 
 import contextlib
@@ -26,41 +25,41 @@ from service.engine.models.loader import load_model, reason_of
 from service.process_bounds import bound_cpu, bound_memory
 
 _ROOM_BYTES: Final = 2**30
-"""Of memory, beside what grows with the bundle."""
+"""Memory besides the part that grows with the bundle."""
 _BYTES_PER_BYTE: Final = 6
-"""Of memory for each byte of a bundle: it is read, parsed, laid out anew and run."""
+"""Memory for each byte of a bundle: it is read, parsed, optimised and run."""
 _PARENT_EVERY_S: Final = 0.5
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # sent by the terminal to all processes: the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     provider = resolve_provider(sys.argv[1])
-    _say(answers, {"ready": True})
+    _write(answers, {"ready": True})
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
     for line in sys.stdin.buffer:
-        asked = json.loads(line)
-        bound_cpu(asked["limit_s"] * (asked["num_threads"] + 1))
-        _say(answers, _verified(Path(asked["folder"]), provider, asked["num_threads"]))
+        question = json.loads(line)
+        bound_cpu(question["limit_s"] * (question["num_threads"] + 1))
+        _write(answers, _verified(Path(question["folder"]), provider, question["num_threads"]))
 
 
 def _verified(folder: Path, provider: str, num_threads: int) -> dict[str, str]:
-    """The digest of a bundle that can be served, or why it cannot."""
+    """The digest of a valid bundle, or the reason for refusing it."""
     try:
-        if provider == "cpu":  # others map more than they use
+        if provider == "cpu":  # CUDA maps far more than it uses
             bound_memory(_ROOM_BYTES + _BYTES_PER_BYTE * _bytes_of(folder))
         bundle = read_bundle(folder)
         load_model(bundle, provider, num_threads)
     except MemoryError:
-        return _refusal(BundleError("it takes more memory than a bundle of its size should"))
-    except BaseException as error:  # the boundary: a panic of a library is no Exception
+        return _refusal(
+            BundleError("it needs more memory than expected for its size: export a smaller graph")
+        )
+    except BaseException as error:  # the boundary: a panic of a library is not an Exception
         return _refusal(error)
     return {"digest": bundle.manifest_digest}
 
@@ -81,9 +80,9 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _say(answers: Any, said: dict[str, Any]) -> None:  # noqa: ANN401 -- a text file
-    # As ASCII: a name in a bundle may be half of a surrogate pair.
-    answers.write(json.dumps(said) + "\n")
+def _write(answers: Any, answer: dict[str, Any]) -> None:  # noqa: ANN401 -- a text file
+    # ASCII, because a name in a bundle can contain an unpaired surrogate.
+    answers.write(json.dumps(answer) + "\n")
     answers.flush()
 
 

@@ -1,4 +1,4 @@
-"""How far the prediction of one version is from that of another for the same observations."""
+"""The difference between the predictions of two versions for the same observations."""
 
 import math
 
@@ -11,14 +11,14 @@ from service.stores.record.record import PackedOutputs, Record
 def divergence(
     before: LoadedModel | None, last: PackedOutputs, after: LoadedModel, outputs: PackedOutputs
 ) -> dict[str, float] | None:
-    """The largest difference in each output, by its name, of the last step of each.
+    """The largest difference of each output at the last step, by the name of the output.
 
-    None where the earlier prediction is not kept, or cannot be read by a version that is loaded, or
-    has outputs of other names or shapes, or is too far away for a float64.
+    None if the earlier prediction is not kept, no loaded version can read it, its outputs have
+    other names or shapes, or a difference is beyond float64.
     """
     if before is None or not last or not outputs:
         return None
-    if before.manifest.generate is not None:  # what it wrote may stand behind
+    if before.manifest.generate is not None:  # generated text may follow
         last = last[: before.runner.outputs.step_bytes]
     one, other = before.runner.outputs.unpack(last), after.runner.outputs.unpack(outputs)
     if {n: v.shape[1:] for n, v in one.items()} != {n: v.shape[1:] for n, v in other.items()}:
@@ -32,8 +32,8 @@ def divergence(
 
 
 def last_prediction(record: Record) -> PackedOutputs:
-    """What was answered last, if that is the prediction after the record's very step."""
-    ring = record.ring
+    """The last reply, if it is the prediction after the record's current step."""
+    ring = record.kept_replies
     if ring:
         return ring[-1].outputs
     header = record.header

@@ -1,7 +1,7 @@
-"""From observations to the inputs of a graph, given where the session stands.
+"""From observations to the inputs of a graph, for a session at a given step.
 
-This is the one place that knows what the roles of inputs mean for the past of a session: the time
-of its next row, and the text whose tokens are not certain yet.
+Only this module knows what the roles of inputs mean for the past of a session: the time of its next
+row, and the text whose tokens are not certain yet.
 """
 
 from typing import Literal
@@ -33,19 +33,19 @@ def feed(
     observations: Observations,
     emit: Literal["last", "all"],
 ) -> TextCursor:
-    """Give `job` what `observations` are for the graph; how far the text has then been read.
+    """Give `job` the graph's inputs for `observations`; return how far the text has been read.
 
-    The session has seen `step` observations, the first of them at `start_s`.
+    The session is at `step`; its first observation was at `start_s`.
 
     Raises:
         InvalidInputError: rows for a model of text or the reverse, invalid text, or no
-            vector for a model that writes about one.
+            vector for a model that generates text about one.
         ModelFailedError: the model's tokenizer fails on the text.
     """
-    begun: list[Segment] = []
+    vector: list[Segment] = []
     if model.reads_vectors:
         if observations.rows is not None:
-            begun = [_vector_segment(model, observations.rows)]
+            vector = [_vector_segment(model, observations.rows)]
             cursor, state = UNREAD, _start(model)
         elif state == _start(model):
             raise InvalidInputError(
@@ -57,12 +57,12 @@ def feed(
                 )
             )
     if observations.sampling is not None:
-        writer, read, cursor = _writing(model, step, cursor, observations, observations.sampling)
-        job.feed([*begun, read], state, writer)
+        sampler, read, cursor = _sampling(model, step, cursor, observations, observations.sampling)
+        job.feed([*vector, read], state, sampler)
         return cursor
     if model.codec is not None:
         segments, cursor = _text_segments(model, cursor, observations)
-        job.feed([*begun, *segments], state)
+        job.feed([*vector, *segments], state)
         return cursor
     rows = observations.rows
     if rows is None or model.observations is not None:
@@ -112,15 +112,15 @@ def _feed_tensors(
 
 
 def row_time_s(model: LoadedModel, start_s: int, step: int) -> int:
-    """The time of row `step` (from 0) of a series that begins at `start_s`."""
+    """The time of row `step` (from 0) of a series that starts at `start_s`."""
     return start_s + step * model.frequency_s
 
 
 def first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: int) -> int:
-    """The time of the next row of a session, of which `num_steps` follow.
+    """The time of the next row of a session, the first of `num_steps` rows.
 
     Raises:
-        InvalidInputError: the session has no start, or the rows lie past every calendar.
+        InvalidInputError: the session has no start, or the rows are past the last calendar year.
     """
     if start_s is None:
         raise InvalidInputError(case("start-expected", model=model.name, input=_time_name(model)))
@@ -131,17 +131,17 @@ def first_time_s(model: LoadedModel, start_s: int | None, step: int, num_steps: 
 
 
 def _input_name(model: LoadedModel) -> str:
-    """What the graph calls its rows."""
+    """The name of the graph's input for rows."""
     return "x" if model.x is None else model.x.name
 
 
 def _time_name(model: LoadedModel) -> str:
-    """What the graph calls the time of each row."""
+    """The name of the graph's input for the time of each row."""
     return "time" if model.time is None else model.time.name
 
 
 def _start(model: LoadedModel) -> bytes:
-    """A state that is still this has read nothing; a vector starts from it, whatever was before."""
+    """The state of a session that has read nothing. A vector always starts from it."""
     return model.layout.initial_row
 
 
@@ -160,21 +160,21 @@ def _vector_segment(model: LoadedModel, rows: np.ndarray) -> Segment:
     return Segment(step_of_vector(rows[0]), 1, "none")
 
 
-def _writing(
+def _sampling(
     model: LoadedModel,
     step: int,
     cursor: TextCursor,
     observations: Observations,
     sampling: Sampling,
 ) -> tuple[Sampler, Segment, TextCursor]:
-    """Who writes on, and what is read before."""
+    """The sampler, and the segment to read before it starts."""
     if not isinstance(model.codec, CharacterCodec):
         raise InvalidInputError(
             f"model {model.name!r} does not write: expected a model with the task 'generate'"
         )
     fed = _read_text(model, model.codec, cursor, observations.text or "")
     layout, name = model.runner.outputs, model.manifest.graph.outputs[0].name
-    writer = Sampler(
+    sampler = Sampler(
         model.codec,
         sampling,
         step,
@@ -182,9 +182,9 @@ def _writing(
         lambda outputs: layout.unpack(outputs)[name][0],
         model.steps_of,
     )
-    # All of it is kept: something will be written behind it.
+    # Its state is kept: generated characters follow.
     read = _tokens_segment(model, fed.certain + fed.tail, "last", keeps_state=True)
-    return writer, read, fed.cursor
+    return sampler, read, fed.cursor
 
 
 def _read_text(model: LoadedModel, codec: Codec, cursor: TextCursor, text: str) -> FedText:
@@ -194,8 +194,8 @@ def _read_text(model: LoadedModel, codec: Codec, cursor: TextCursor, text: str) 
         raise InvalidInputError(str(error)) from None
     except TokenizerError as error:
         raise ModelFailedError(
-            f"model {model.name!r} version {model.version} failed on this text; nothing was"
-            " applied: send other text, or load another version"
+            f"model {model.name!r} version {model.version} failed on this text, and nothing"
+            " was applied: send other text, or load another version"
         ) from error
 
 
@@ -208,7 +208,7 @@ def _text_segments(
     if observations.final:
         certain = fed.certain + fed.tail
         return [_tokens_segment(model, certain, "last", keeps_state=True)], fed.cursor
-    if not fed.cursor.num_tokens:  # what stands for a text where none was read is not kept
+    if not fed.cursor.num_tokens:  # a placeholder for an empty text changes no state
         read = _tokens_segment(model, fed.certain + fed.tail, "last", keeps_state=False)
         return [read], fed.cursor
     segments = [_tokens_segment(model, fed.certain, "none", keeps_state=True)]

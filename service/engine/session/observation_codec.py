@@ -1,7 +1,7 @@
-"""Observations as bytes, one by one: how a session keeps its last ones for a replay.
+"""Observations as bytes, one by one: how a session stores its last ones for a replay.
 
-The first byte says what an observation is, so that others can be added. A vector with the text
-behind it is one observation: the bytes of the vector are counted in front of it.
+The first byte is the kind of the observation, so that kinds can be added. A vector and the text
+after it are one observation: the size of the vector in bytes, the vector, the text.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _COUNT_BYTES = 4
 
 
 def pack_observations(observations: Observations) -> list[bytes]:
-    """The bytes of each row, float32, or of the one chunk of text, or of the vector before it."""
+    """The bytes of each float32 row, of one chunk of text, or of a vector with its text."""
     text = (observations.text or "").encode()
     if observations.rows is None:
         return [_TEXT + text]
@@ -27,9 +27,7 @@ def pack_observations(observations: Observations) -> list[bytes]:
 
 
 def unpack_observations(packed: Sequence[bytes]) -> Observations:
-    """What observations in a row are together: rows `[T, F]`, or a text, or the last vector and the
-    text behind it.
-    """
+    """Consecutive observations as one: rows `[T, F]`, a text, or the last vector and its text."""
     kinds = [each[:1] for each in packed]
     if set(kinds) == {_ROW}:
         data = b"".join(each[1:] for each in packed)
@@ -50,8 +48,8 @@ def require_sound_observations(packed: Sequence[bytes]) -> None:
     """Raise ValueError unless they can be unpacked together."""
     kinds = {each[:1] for each in packed}
     if not (kinds <= {_ROW} or kinds <= {_TEXT, _VECTOR}):
-        raise ValueError("its observations are of kinds that do not belong together")
+        raise ValueError("its observations have kinds that cannot be mixed")
     if len({len(each) for each in packed if each[:1] == _ROW}) > 1:
-        raise ValueError("its rows are not of one size")
+        raise ValueError("its rows have different sizes")
     if packed:
         unpack_observations(packed)

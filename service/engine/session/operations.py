@@ -1,10 +1,10 @@
-"""What can become of a session besides a step: forked, rewound, restored, upgraded.
+"""The operations on a session besides steps: fork, rewind, restore, upgrade.
 
-Rule 1: as in `session`: nothing here awaits or reads a clock, and everything is decided again after
-        a lost compare-and-swap, from what the store holds.
-Rule 2: what is decided is the whole record to write: `Apply.base`, under a revision of its own.
-        Only a replay is run by a graph first.
-Rule 3: each of them clears the reply ring: its replies belong to another past.
+Rule 1: as in `rules`: nothing here awaits or reads a clock, and after a lost compare-and-swap
+        everything is decided again from the stored record.
+Rule 2: a decision is the whole record to write: `Apply.base`, under a new revision. Only a replay
+        runs a graph first.
+Rule 3: each of them clears the kept replies, which belong to another past.
 """
 
 from dataclasses import replace
@@ -12,6 +12,7 @@ from dataclasses import replace
 from service.contract.text import UNREAD, TextCursor
 from service.engine.models.loaded_model import LoadedModel
 from service.engine.session.observation_codec import unpack_observations
+from service.engine.session.refusals import require_found, require_live, session_not_found
 from service.engine.session.requests import (
     ForkRequest,
     RestoreRequest,
@@ -26,8 +27,6 @@ from service.engine.session.rules import (
     first_answer,
     if_expired,
     is_open,
-    require_live,
-    session_not_found,
 )
 from service.errors import (
     CheckpointGoneError,
@@ -49,13 +48,13 @@ def decide_fork(
     model: LoadedModel | None,
     now: float,
 ) -> Apply | Answer:
-    """What a fork of `source` means where `found` lies under the new name.
+    """What a fork of `source` means if `found` is stored under the new name.
 
-    `model` is what is served here under the name and version of the source's.
+    `model` is served here under the name and version of the source's model.
 
     Raises:
-        CarryError: the source cannot be stepped, nothing begins with its model any more, or the
-            name is taken by another request.
+        CarryError: the source cannot be stepped, its model accepts no new sessions, or another
+            request took the name.
     """
     if is_open(found, now):
         return first_answer(found, request.digest)
@@ -66,8 +65,8 @@ def decide_fork(
     if model is None or model.fingerprint != fingerprint:
         raise ModelNotFoundError(
             f"session {request.source.name!r} is of model {fingerprint.model!r} version"
-            f" {fingerprint.version}, which starts nothing new: it was unloaded, or its weights or"
-            " state layout have changed; GET /v1/models lists what is loaded"
+            f" {fingerprint.version}, which accepts no new sessions: it was unloaded, or its"
+            " weights or state layout changed; GET /v1/models lists the loaded models"
         )
     header = replace(
         source.header,
@@ -85,28 +84,28 @@ def decide_fork(
 def decide_rewind(
     request: RewindRequest, key: Key, found: Record | None, now: float
 ) -> Apply | Answer:
-    """What going back to an earlier step means for the record that was `found`.
+    """What a rewind means for the record that was `found`.
 
     Raises:
-        CarryError: it cannot be stepped, or no state of that step is kept.
+        CarryError: the session cannot be stepped, or has no checkpoint of that step.
     """
-    live = _require_found(found, key, now)
+    live = require_found(found, key, now)
     if request.step == live.step:
         return Answer(Reply(live, live.step, b""))
-    kept = live.kept.checkpoints
+    kept = live.history.checkpoints
     for each in kept:
         if each.step == request.step:
             data = pack_data(
                 each.step, each.state, each.cursor, b"", 0, live.ttl_s, now,
-                kept=pack_history(kept_at(live, each.step)),
+                history=pack_history(kept_at(live, each.step)),
             )  # fmt: skip
             return Apply(Record(live.header, data), live)
     steps = [each.step for each in kept]
     keeps = live.header.keeps
-    chosen = f"it keeps {keeps.checkpoints if keeps else 0} past states"
+    chosen = f"it keeps {keeps.checkpoints if keeps else 0} checkpoints"
     raise CheckpointGoneError(
-        f"session {key.name!r} is at step {live.step} and has no state of step {request.step}:"
-        f" expected one of {steps} ({chosen}, as chosen by checkpoints when it was opened)",
+        f"session {key.name!r} is at step {live.step} and has no checkpoint of step"
+        f" {request.step}: expected one of {steps} ({chosen}, as chosen when it was opened)",
         expected_step=live.step,
         kept_steps=steps,
     )
@@ -115,18 +114,18 @@ def decide_rewind(
 def decide_restore(
     request: RestoreRequest, key: Key, found: Record | None, model: LoadedModel | None, now: float
 ) -> Apply | Answer:
-    """What restoring a snapshot means where `found` lies under the name.
+    """What restoring a snapshot means if `found` is stored under the name.
 
-    `model` is what is loaded here under the name and version of the snapshot's.
+    `model` is loaded here under the name and version of the snapshot's model.
 
     Raises:
-        CarryError: it is of another tenant or graph, or the name is taken.
+        CarryError: the snapshot is of another tenant or graph, or the name is taken.
     """
     sealed = request.sealed
     fingerprint = sealed.header.fingerprint
     if sealed.header.tenant != key.tenant:
         raise SnapshotForeignError(
-            "the snapshot belongs to another tenant: restore it with its key"
+            "the snapshot belongs to another tenant: restore it with an API key of that tenant"
         )
     if model is None or model.fingerprint != fingerprint:
         raise SnapshotRefusedError(
@@ -168,14 +167,14 @@ def decide_upgrade(
     model: LoadedModel,
     now: float,
 ) -> Apply | Answer:
-    """What going on with `model`, another version of the session's, means for what was found.
+    """What an upgrade to `model`, another version of the session's model, means for `found`.
 
-    `old` is what is loaded under the name and version that it has.
+    `old` is loaded here under the name and version of the session's model.
 
     Raises:
-        CarryError: the session cannot be stepped, or not be handed to that version.
+        CarryError: the session cannot be stepped, or that version cannot continue it.
     """
-    live = _require_found(found, key, now)
+    live = require_found(found, key, now)
     if live.header.fingerprint == model.fingerprint:
         return Answer(Reply(live, live.step, b""))
     _require_same_inputs(live, old, model)
@@ -185,37 +184,37 @@ def decide_upgrade(
         if not (request.force or _means_the_same(live, old, model)):
             raise _other_weights(live, model)
         return Apply(_as_it_is(live, header, live.ttl_s, now), live)
-    observations = live.kept.observations
+    observations = live.history.observations
     if not observations:
         raise UpgradeRefusedError(
-            f"session {key.name!r} has kept no observations to replay: expected it to have been"
-            ' opened with keep_observations; "carry" may do where the layouts of the states agree'
+            f"session {key.name!r} has no kept observations to replay: expected a session that"
+            ' was opened with keep_observations; use "carry" if both versions have one state layout'
         )
     kept = pack_history(History(observations=observations))
     step = live.step - len(observations)
     initial = model.layout.initial_row
-    data = pack_data(step, initial, UNREAD, b"", 0, live.ttl_s, now, kept=kept)
+    data = pack_data(step, initial, UNREAD, b"", 0, live.ttl_s, now, history=kept)
     return Apply(Record(header, data), live, fed=unpack_observations(observations))
 
 
 def replayed(base: Record, state: bytes, cursor: TextCursor, now: float) -> bytes:
-    """The data of a session whose kept observations were run by another version from its start."""
-    kept = base.kept
+    """The data of a session after another version ran its kept observations."""
+    kept = base.history
     step = base.step + len(kept.observations)
-    return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, kept=pack_history(kept))
+    return pack_data(step, state, cursor, b"", 0, base.ttl_s, now, history=pack_history(kept))
 
 
 def _require_same_layout(live: Record, model: LoadedModel) -> None:
     if live.header.fingerprint.state_schema != model.fingerprint.state_schema:
         raise UpgradeRefusedError(
             f"version {live.header.version} and version {model.version} of model {model.name!r}"
-            " lay their states out differently (state_schema), so it cannot be handed over:"
-            ' expected "policy": "replay", for sessions that keep_observations'
+            " have different state layouts (state_schema): expected"
+            ' "policy": "replay", for a session that was opened with keep_observations'
         )
 
 
 def _means_the_same(live: Record, old: LoadedModel | None, model: LoadedModel) -> bool:
-    """Whether the same weights made the state, or either manifest says that it means the same."""
+    """Whether the same weights made the state, or a manifest declares it compatible."""
     made_by, fingerprint = live.header.fingerprint.graph_sha256, model.fingerprint
     if made_by == fingerprint.graph_sha256 or made_by in model.manifest.compatible_states:
         return True
@@ -225,14 +224,13 @@ def _means_the_same(live: Record, old: LoadedModel | None, model: LoadedModel) -
 
 
 def _other_weights(live: Record, model: LoadedModel) -> UpgradeRefusedError:
-    kept = len(live.kept.observations)
+    kept = len(live.history.observations)
     return UpgradeRefusedError(
-        f"session {live.header.name!r} has a state of version {live.header.version}, which means"
-        f" something else to the weights of version {model.version} of model {model.name!r}:"
-        f' expected "policy": "replay", which makes a state of the kept observations (it keeps'
-        f" {kept}; keep_observations is said when a session is opened), a version whose manifest"
-        " names the other's graph in compatible_states, or"
-        ' "force": true to carry it on all the same'
+        f"session {live.header.name!r} has a state of version {live.header.version}, made by"
+        f" other weights than those of version {model.version} of model {model.name!r}: expected"
+        f' "policy": "replay", which computes a state from the kept observations (it has {kept}; a'
+        " session keeps them if it is opened with keep_observations), a version whose manifest"
+        ' names the other graph in compatible_states, or "force": true to carry the state over'
     )
 
 
@@ -252,7 +250,7 @@ def _require_same_inputs(live: Record, old: LoadedModel | None, model: LoadedMod
 
 
 def _inputs(model: LoadedModel) -> str:
-    """What an observation of it is made of, and what for."""
+    """The parts of its observations, and its task."""
     manifest = model.manifest
     tensors = [
         f"{each.name} {each.dtype} {list(each.row_shape)}" for each in manifest.graph.tensors
@@ -261,14 +259,7 @@ def _inputs(model: LoadedModel) -> str:
 
 
 def _as_it_is(record: Record, header: SessionHeader, ttl_s: float, now: float) -> Record:
-    """A record at the same step under another opening, with all that it keeps but replies."""
-    kept = pack_history(record.kept._replace(keys=()))
-    data = pack_data(record.step, record.state, record.cursor, b"", 0, ttl_s, now, kept=kept)
+    """The record at the same step under another header, with its history but no replies."""
+    kept = pack_history(record.history._replace(keys=()))
+    data = pack_data(record.step, record.state, record.cursor, b"", 0, ttl_s, now, history=kept)
     return Record(header, data)
-
-
-def _require_found(found: Record | None, key: Key, now: float) -> Record:
-    if found is None:
-        raise session_not_found(key)
-    require_live(found, now)
-    return found

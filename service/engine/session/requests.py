@@ -1,12 +1,14 @@
-"""What a client may ask of a session, decoded: no transport, no JSON.
+"""The requests of a session, decoded: no transport, no JSON.
 
-The digest is taken over the decoded request, so that a retry may come by another transport. Whoever
-decoded a big one where there was time takes it there too, and hands it on as `known_digest`.
+The digest is of the decoded request, so that a client can retry over another transport. The process
+that decodes a big request also computes its digest and passes it as `known_digest`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import repeat
 from secrets import token_bytes
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -20,12 +22,12 @@ from service.stores.record.record import Key, Record
 
 class Observations(NamedTuple):
     """Rows `[T, F]` (NaN = missing), tensors, or one chunk of text; the others are None. A model
-    that writes about vectors reads one row and the text behind it, which may be empty.
+    that generates text about vectors reads one row and the text after it, which can be empty.
 
-    `tensors` are packed observations, bytes `[T, n]`; `constants` are what else the graph is fed
-    with, packed, empty for those of the manifest. `final` ends the session after these; of a text,
-    what was uncertain becomes certain. With `sampling` the text, which may be empty, is written on.
-    `time_s` is when the client says that the first row is; it must be the time that follows.
+    `tensors` are packed observations, bytes `[T, n]`; `constants` are the packed constant inputs,
+    empty for those of the manifest. `final` ends the session after these observations, which makes
+    the pending text certain. With `sampling` the model continues the text, which can be empty.
+    `time_s` is the client's time of the first row; it must equal the session's next time.
     """
 
     rows: np.ndarray | None = None
@@ -37,23 +39,22 @@ class Observations(NamedTuple):
     time_s: int | None = None
 
     def with_listener(self, listener: Listener) -> "Observations":
-        """The same; `listener` hears what is written."""
+        """The same, with a listener for generated characters."""
         sampling = self.sampling and self.sampling._replace(listener=listener)
         return self._replace(sampling=sampling)
 
     @property
     def num_observed(self) -> int:
-        """How many observations these are: rows, sets of tensors, or one chunk."""
+        """The number of rows or sets of tensors; one for a chunk of text."""
         if self.rows is None:
             return 1 if self.tensors is None else len(self.tensors)
         return len(self.rows)
 
     def described(self) -> tuple[str, bytes]:
-        """What they are, in a word, and their content: two different ones differ in either."""
+        """A description and the content; different observations differ in one of them."""
         if self.tensors is not None:
-            num_steps, num_bytes = self.tensors.shape
-            sizes = f"{num_steps}x{num_bytes} constants={len(self.constants)} final={self.final}"
-            return f"tensors {sizes}", self.tensors.tobytes() + self.constants
+            head = _tensors_head(*self.tensors.shape, len(self.constants), self.final)
+            return head, self.tensors.tobytes() + self.constants
         if self.rows is None:
             content = (self.text or "").encode("utf-8", "surrogatepass")
             how = f" written {self.sampling.described()}" if self.sampling else ""
@@ -68,7 +69,7 @@ class Observations(NamedTuple):
 class StepRequest(NamedTuple):
     """Feed observations to a session. `step` is the count that the client believes is current.
 
-    `key`, the digest of an Idempotency-Key, stands for the step where the client names none.
+    `key`, the digest of an Idempotency-Key, identifies a step without a number.
     """
 
     observations: Observations
@@ -90,14 +91,14 @@ class StepRequest(NamedTuple):
         return blake2b(_step_head(self.emit, what) + content, digest_size=16).digest()
 
     def as_written(self, text: str) -> "StepRequest":
-        """The same request, with what was written behind the text as if it had been read."""
+        """The same request, with the generated text as if the client had sent it."""
         read = self.observations._replace(text=(self.observations.text or "") + text, sampling=None)
         return self._replace(observations=read, known_digest=self.digest)
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """Open a session on `model`, warmed up on `history` where there is one."""
+    """Open a session on `model`, after running its `history` if there is one."""
 
     model: str
     version: str | None
@@ -124,7 +125,7 @@ class CreateRequest:
             return self.known_digest
         asked: list[Any] = [self.model, self.version, self.ttl_s, self.ring_size, self.start_s]
         asked.append(self.metadata)
-        if self.keeps:  # without, the digest is that of before there was any
+        if self.keeps:  # else the digest stays as earlier versions made it
             asked.append(list(self.keeps))
         asked_json = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode()
         what, content = self.history.described() if self.history else ("nothing", b"")
@@ -134,12 +135,12 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """Begin a session anew: one write puts it in the place of whatever is there.
+    """Restart a session: one write replaces whatever is stored under its name.
 
-    `opening` says what to open; its history is what it begins with, and closes it where that is
-    final. Repeated, it is answered as it was, unless its digest is its own (`anew`).
-    `replaces` is False where a session that is open is not to be replaced. `asked_at`, seconds
-    since the epoch, is when the request arrived: of two starts at once the later one stays.
+    `header` is the session to open, with its first observations as history; final observations
+    close it. A repeated start gets the same reply, unless its digest is random (`anew`).
+    Without `replaces` an open session is not replaced. `asked_at`, seconds since the epoch, is when
+    the request arrived: of two concurrent starts the later one wins.
     """
 
     header: CreateRequest
@@ -154,7 +155,7 @@ class StartRequest:
     def anew(
         cls, header: CreateRequest, asked_at: float, emit: Literal["last", "all"] = "last"
     ) -> "StartRequest":
-        """A start that repeats no other."""
+        """A start that never counts as a repetition."""
         return cls(replace(header, known_digest=token_bytes(16)), asked_at, emit)
 
     @property
@@ -164,7 +165,7 @@ class StartRequest:
 
     @property
     def answers_all(self) -> bool:
-        """Whether more than one step is answered."""
+        """Whether the reply has more than one step."""
         return self.emit == "all" and self.observations.num_observed > 1
 
     @property
@@ -175,7 +176,7 @@ class StartRequest:
 
 
 class _Unfed:
-    """A request that feeds nothing to the session."""
+    """A request without observations."""
 
     __slots__ = ()
     operation: ClassVar[str | None] = None
@@ -192,7 +193,7 @@ class DeleteRequest(_Unfed):
 
 @dataclass(frozen=True, slots=True)
 class ForkRequest(_Unfed):
-    """Open a session that goes on from where `source` stands; None: as the source has it."""
+    """Open a session at the state of `source`; None: the value of the source."""
 
     operation: ClassVar[str | None] = "fork"
     source: Key
@@ -209,7 +210,7 @@ class ForkRequest(_Unfed):
 
 @dataclass(frozen=True, slots=True)
 class RewindRequest(_Unfed):
-    """Go back to an earlier step, of which the state was kept."""
+    """Go back to the checkpoint of an earlier step."""
 
     operation: ClassVar[str | None] = "rewind"
     step: int
@@ -217,7 +218,7 @@ class RewindRequest(_Unfed):
 
 @dataclass(frozen=True, slots=True)
 class RestoreRequest(_Unfed):
-    """Go on with a session that was proven to be as it was sealed. `digest` is of its snapshot."""
+    """Continue the session of a verified snapshot. `digest` is of the snapshot."""
 
     operation: ClassVar[str | None] = "restore"
     sealed: Record
@@ -232,9 +233,9 @@ class RestoreRequest(_Unfed):
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRequest(_Unfed):
-    """Go on with another version: with the state as it is, or with one made of the last rows.
+    """Continue with another version: with the same state, or after a replay of kept observations.
 
-    `force`: carry it on although it was made by weights to which it means something else.
+    `force`: carry the state over although other weights made it.
     """
 
     operation: ClassVar[str | None] = "upgrade"
@@ -255,21 +256,36 @@ SessionRequest = (
 )
 
 
-def digests_of_rows(rows: np.ndarray) -> list[bytes]:
-    """`StepRequest.digest` of each row of `[N, F]`, as a request of that row alone."""
-    head = _step_head("last", _rows_head(1, rows.shape[1]))
+def digests_of_rows(rows: np.ndarray, emits: Iterable[str] = repeat("last")) -> list[bytes]:
+    """`StepRequest.digest` of each row, as a request of that row alone.
+
+    `rows` are `[N, F]`, or packed tensors, bytes `[N, n]`.
+    """
+    num_rows, width = rows.shape
+    what = _tensors_head(1, width) if rows.dtype == np.uint8 else _rows_head(1, width)
+    heads = {emit: _step_head(emit, what) for emit in ("last", "all")}
     data, size = rows.tobytes(), rows.strides[0]
-    places = range(0, len(data), size)
-    return [blake2b(head + data[at : at + size], digest_size=16).digest() for at in places]
+    starts = range(0, num_rows * size, size)
+    return [
+        blake2b(heads[emit] + data[at : at + size], digest_size=16).digest()
+        for at, emit in zip(starts, emits, strict=False)
+    ]
 
 
-# A digest is taken over a head, which names the sizes of all that varies, and the content: so no
-# two requests are the same bytes. Heads are few, and made for every step.
+# A digest covers a head, with the sizes of all variable parts, and the content, so that different
+# requests are different bytes. Heads are few and needed by every step, hence the caches.
 
 
 @lru_cache
 def _step_head(emit: str, what: str) -> bytes:
     return f"step emit={emit} {what};".encode()
+
+
+@lru_cache
+def _tensors_head(
+    num_steps: int, num_bytes: int, num_constant_bytes: int = 0, final: bool = False
+) -> str:
+    return f"tensors {num_steps}x{num_bytes} constants={num_constant_bytes} final={final}"
 
 
 @lru_cache

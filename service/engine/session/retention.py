@@ -1,8 +1,8 @@
-"""What a session keeps of its past beside its replies, as its steps go by: pure, like `session`.
+"""The history that a session keeps beside its replies: pure, like `rules`.
 
-Rule 1: each kind is bounded by the count that was chosen when the session was opened, and by bytes:
-        the oldest go first.
-Rule 2: a checkpoint is the state before a request, so a session can go back to where one began.
+Rule 1: each kind is bounded by a count, chosen when the session was opened, and by bytes. The
+        oldest are dropped first.
+Rule 2: a checkpoint is the state before a request, so a session can go back to before it.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from service.stores.record.record import Record
 T = TypeVar("T")
 
 MAX_CHECKPOINT_BYTES = 1_048_576
-"""Of the past states that one session keeps."""
+"""The most bytes of the checkpoints of one session."""
 
 MAX_OBSERVATION_BYTES = 1_048_576
-"""Of the past observations that one session keeps."""
+"""The most bytes of the kept observations of one session."""
 
 _NOT_KEPT = HistoryPolicy()
 
 
 def kept_after_step(base: Record, request: StepRequest, num_replies: int) -> History:
-    """What is kept after a step, which leaves `num_replies` replies, its own the last."""
-    kept, keeps = base.kept, base.header.keeps or _NOT_KEPT
+    """The history after a step that leaves `num_replies` kept replies, its own the last."""
+    kept, keeps = base.history, base.header.keeps or _NOT_KEPT
     before = kept.keys or (b"",) * base.num_replies
     keys = (*before, request.key or b"")[-num_replies:]
     checkpoints = kept.checkpoints
@@ -41,7 +41,7 @@ def kept_after_step(base: Record, request: StepRequest, num_replies: int) -> His
 def with_observations(
     kept: History, keeps: HistoryPolicy, observed: Observations
 ) -> tuple[bytes, ...]:
-    """The last observations, these included."""
+    """The kept observations, after adding `observed`."""
     if not keeps.observations:
         return ()
     last = [*kept.observations, *pack_observations(observed)][-keeps.observations :]
@@ -49,8 +49,8 @@ def with_observations(
 
 
 def kept_at(record: Record, step: int) -> History:
-    """What is kept of a session that goes back to an earlier step: no reply, nothing after it."""
-    kept = record.kept
+    """The history of a session after a rewind to `step`: no replies, nothing after the step."""
+    kept = record.history
     num_left = max(0, len(kept.observations) - (record.step - step))
     earlier = tuple([each for each in kept.checkpoints if each.step < step])
     return History((), earlier, kept.observations[:num_left])
@@ -65,7 +65,7 @@ def _last_checkpoints(
 
 
 def _last_within(items: list[T], sizes: list[int], max_bytes: int) -> list[T]:
-    """As many of the last as fit."""
+    """The longest end of `items` within `max_bytes`."""
     from_the_end = accumulate(reversed(sizes))
     num_fit = sum(1 for total in from_the_end if total <= max_bytes)
     return items[len(items) - num_fit :]

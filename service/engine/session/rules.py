@@ -1,10 +1,10 @@
 """Session lifecycle: absent → open → stepping → open → closed (or expired).
 
-Rule 1: every transition of a record happens in this file, those beside steps in `operations`.
+Rule 1: every transition of a record is in this file, in `starts` or in `operations`.
 Rule 2: nothing here awaits, reads a clock or knows a transport.
-Rule 3: `decide` is asked again, in full, after every lost compare-and-swap.
+Rule 3: `decide` is called again after every lost compare-and-swap.
 Rule 4: a decision taken from a cached record counts only if it is `Apply`, because the commit
-        proves it; any other is taken again from the store (the caller's duty).
+        proves it. The caller repeats any other decision with the stored record.
 """
 
 from dataclasses import replace
@@ -14,6 +14,7 @@ import numpy as np
 
 from service.contract.text import NO_TEXT, UNREAD, TextCursor
 from service.engine.models.loaded_model import LoadedModel
+from service.engine.session.refusals import require_live, session_not_found, wrong_step
 from service.engine.session.requests import (
     CreateRequest,
     DeleteRequest,
@@ -22,16 +23,8 @@ from service.engine.session.requests import (
     StepRequest,
 )
 from service.engine.session.retention import kept_after_step, with_observations
-from service.errors import (
-    DigestMismatchError,
-    ReplayExpiredError,
-    SessionClosedError,
-    SessionExistsError,
-    SessionExpiredError,
-    SessionNotFoundError,
-    StepConflictError,
-)
-from service.stores.record.batch_pack import pack_alike
+from service.errors import DigestMismatchError, SessionExistsError
+from service.stores.record.batch_pack import pack_batch
 from service.stores.record.history import NO_HISTORY, History, pack_history, unpack_history
 from service.stores.record.record import (
     Key,
@@ -44,20 +37,20 @@ from service.stores.record.replies import KeptReply, PackedReplies, first_reply_
 from service.wordings import case
 
 Taken = Literal["session-exists", "session-exists-resume", "session-exists-replace"]
-"""Why a name cannot be had: the case of a SessionExistsError."""
+"""Why a name is not free: the case of a SessionExistsError."""
 
 _FEW = 8
-"""As many records are packed faster one by one than by columns."""
+"""Up to this many records, packing one by one is faster than packing columns."""
 MAX_RING_BYTES = 1_048_576
-"""Of the replies that one session keeps."""
+"""The most bytes of the kept replies of one session."""
 
 
 class Apply(NamedTuple):
     """Run the request on `base` and write the outcome if `replaces` is still what is stored.
 
-    `replaces` is None for a new session, whose base is its seed. `expired` is the record in whose
-    place it will be, where nobody has said yet that it expired. `fed` is run in the place of the
-    request's own observations.
+    `replaces` is None for a new session, whose base is its seed. `expired` is an expired record
+    under the same name whose expiry is not reported yet. `fed` replaces the observations of the
+    request.
     """
 
     base: Record
@@ -67,7 +60,7 @@ class Apply(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Nothing is to be run: this is the reply."""
+    """Nothing has to run: this is the reply."""
 
     reply: "Reply"
 
@@ -75,8 +68,8 @@ class Answer(NamedTuple):
 class Reply(NamedTuple):
     """The outcome of a request. `record` is the session after it; `outputs` is empty without one.
 
-    `before` is the record that it replaced, where it was more than a step. `model` is the one that
-    ran it, where a batch did; else the registry knows it by the record's header.
+    `before` is the replaced record, unless the request was a step. `model` ran the request in a
+    batch; else it is None, and the registry finds the model by the record's header.
     """
 
     record: Record
@@ -94,7 +87,7 @@ def decide(
     """What a step, preview or delete means for the record that was `found`.
 
     Raises:
-        CarryError: not found, expired, closed, or a step number that does not fit.
+        CarryError: not found, expired, closed, or a wrong step number.
     """
     if found is None:
         raise session_not_found(key)
@@ -115,7 +108,7 @@ def decide(
 def decide_create(
     request: CreateRequest, found: Record | None, seed: Record, now: float
 ) -> Apply | Answer:
-    """What opening a session means where `found` lies under its name.
+    """What opening a session means if `found` is stored under its name.
 
     Raises:
         SessionExistsError: it is open, from another request.
@@ -130,17 +123,17 @@ def decide_create(
 
 
 def is_open(found: Record | None, now: float) -> TypeGuard[Record]:
-    """Whether a name is taken by what was found under it."""
+    """Whether the record found under a name is a session that can be stepped."""
     return found is not None and not found.closed and found.expires_at > now
 
 
 def if_expired(found: Record | None) -> Record | None:
-    """The record in whose place another is opened, where nobody has said that it expired."""
+    """The record, if its expiry is not reported yet: `Apply.expired` of its successor."""
     return found if found is not None and not found.closed else None
 
 
 def first_answer(found: Record, digest: bytes, refusal: Taken = "session-exists") -> Answer:
-    """The stored reply to the request that opened a session, if it comes again.
+    """The stored reply to the request that opened a session, for a repetition of it.
 
     Raises:
         SessionExistsError: the session is open, from another request.
@@ -155,7 +148,7 @@ def first_answer(found: Record, digest: bytes, refusal: Taken = "session-exists"
 
 
 def seed_record(key: Key, model: LoadedModel, request: CreateRequest, now: float) -> Record:
-    """The record of a session that has not seen anything yet."""
+    """The record of a session without any observation."""
     header = SessionHeader(
         tenant=key.tenant,
         name=key.name,
@@ -180,7 +173,7 @@ def opened(
     outputs: PackedOutputs,
     now: float,
 ) -> tuple[SessionHeader, bytes]:
-    """The opening and the data of a session, after its history."""
+    """The header and the data of a session, after its history."""
     header, count, kept = seed.header, 0, NO_HISTORY
     if history is not None:
         count = history.num_observed
@@ -188,7 +181,7 @@ def opened(
         if header.keeps is not None:
             kept = History(observations=with_observations(kept, header.keeps, history))
     packed = pack_history(kept)
-    return header, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, kept=packed)
+    return header, pack_data(count, state, cursor, b"", 0, seed.ttl_s, now, history=packed)
 
 
 def stepped(
@@ -199,7 +192,7 @@ def stepped(
     outputs: PackedOutputs,
     now: float,
 ) -> bytes:
-    """The data after a step; a final one is a tombstone that keeps its reply."""
+    """The data after a step; after a final step, a tombstone that keeps its reply."""
     observations = request.observations
     count, step = observations.num_observed, base.step
     replies, num_replies = _with_reply(base, pack_reply(step, count, request.digest, outputs))
@@ -208,7 +201,9 @@ def stepped(
         kept = pack_history(kept_after_step(base, request, num_replies))
     if observations.final:
         return _tombstone(step + count, replies, num_replies, kept, now, "final")
-    return pack_data(step + count, state, cursor, replies, num_replies, base.ttl_s, now, kept=kept)
+    return pack_data(
+        step + count, state, cursor, replies, num_replies, base.ttl_s, now, history=kept
+    )
 
 
 def stepped_alike(
@@ -220,13 +215,13 @@ def stepped_alike(
     outputs: np.ndarray,
     now: float,
 ) -> list[bytes]:
-    """`stepped` of many sessions that keep one reply, at once.
+    """`stepped` for many sessions that each keep one reply.
 
-    `counts` and `digests` are those of the requests; states and outputs bytes `[B, …]`.
+    `counts` and `digests` belong to the requests; `states` and `outputs` are bytes `[B, …]`.
     """
     ttl_s = [base.ttl_s for base in bases]
     if len(bases) > _FEW:
-        return pack_alike(np.array(steps), counts, ttl_s, states, digests, outputs, now)
+        return pack_batch(np.array(steps), counts, ttl_s, states, digests, outputs, now)
     rows = zip(steps, counts, ttl_s, states, digests, outputs, strict=True)
     return [
         pack_data(
@@ -239,24 +234,20 @@ def stepped_alike(
 
 def closed(base: Record, reason: str, now: float) -> bytes:
     """A tombstone: no state and no pending text, only the last replies; see `TOMBSTONE_S`."""
-    kept = pack_history(base.kept)
+    kept = pack_history(base.history)
     return _tombstone(base.step, base.replies, base.num_replies, kept, now, reason)
 
 
-def session_not_found(key: Key) -> SessionNotFoundError:
-    return SessionNotFoundError(case("session-not-found", session=key.name))
-
-
 def may_apply(request: SessionRequest, record: Record, step: int) -> bool:
-    """Whether a session believed to be this record, at `step`, lets the request be run.
+    """Whether the request can run on a session whose cached record is `record`, at `step`.
 
-    Its commit proves that. Every other answer must come from what the store holds.
+    The commit proves the cached record. Every other answer must come from the stored one.
     """
     return (
         isinstance(request, StepRequest)
         and not request.is_preview
         and request.step in (None, step)
-        and (request.key is None or request.key not in record.kept.keys)
+        and (request.key is None or request.key not in record.history.keys)
     )
 
 
@@ -268,7 +259,7 @@ def _tombstone(
 
 
 def _with_reply(base: Record, reply: PackedReplies) -> tuple[PackedReplies, int]:
-    """The last replies, bounded by count and by bytes, and their number; the newest is kept."""
+    """The last replies, bounded by count and bytes, and their number; always the newest."""
     before, num_before = base.replies, base.num_replies
     most_before = base.header.ring_size - 1
     start = 0
@@ -289,11 +280,9 @@ def _decide_delete(found: Record, now: float) -> Apply | Answer:
 
 def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
     """The stored reply that this request repeats, if any."""
-    for reply in found.ring:
-        is_it = reply.from_step == request.step
-        if request.step is None:
-            is_it = reply.key == request.key
-        if is_it:
+    for reply in found.kept_replies:
+        by_key, by_step = reply.key == request.key, reply.from_step == request.step
+        if by_key if request.step is None else by_step:
             if reply.digest == request.digest:
                 return reply
             raise DigestMismatchError(
@@ -306,40 +295,3 @@ def _kept_reply(found: Record, request: StepRequest) -> KeptReply | None:
                 expected_step=found.step,
             )
     return None
-
-
-def require_live(found: Record, now: float) -> None:
-    """Raise SessionClosedError or SessionExpiredError unless the record can be stepped."""
-    if found.closed:
-        raise SessionClosedError(
-            case("session-closed", session=found.header.name, reason=found.closed, step=found.step),
-            expected_step=found.step,
-        )
-    if found.expires_at <= now:
-        raise SessionExpiredError(
-            case("session-expired", session=found.header.name, ttl_s=found.ttl_s)
-        )
-
-
-def wrong_step(
-    found: Record, step: int, *, is_preview: bool = False
-) -> StepConflictError | ReplayExpiredError:
-    """Why a request that names `step` is neither applied nor answered again."""
-    name = found.header.name
-    ring = found.ring
-    oldest_kept = ring[0].from_step if ring else found.step
-    if step < oldest_kept and not is_preview:
-        return ReplayExpiredError(
-            case(
-                "replay-expired",
-                session=name,
-                num_kept=found.header.ring_size,
-                step=step,
-                expected_step=found.step,
-            ),
-            expected_step=found.step,
-        )
-    return StepConflictError(
-        case("step-conflict", session=name, step=step, expected_step=found.step),
-        expected_step=found.step,
-    )

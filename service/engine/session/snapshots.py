@@ -1,16 +1,16 @@
-"""Snapshots: a session as signed bytes, which any server with the key can go on with.
+"""Snapshots: a session as signed bytes, which any server with the key can restore.
 
     magic      8 bytes, and 1 of the format
     key id     8 bytes: which key signs
-    size       4 bytes, little-endian: of the opening
-    opening    as durable stores seal it: tenant, name, model, version, hashes of graph and layout
+    size       4 bytes, little-endian: of the header
+    header     as durable stores write it: tenant, name, model, version, hashes of graph and layout
     data       as in a record, without its replies
     signature  32 bytes: HMAC-SHA256 over all before it
 
-Rule 1: nothing of a snapshot is looked at, but the id of its key, before its signature is proven.
-Rule 2: it belongs to its tenant and to the very graph that made its state; elsewhere it is refused.
-Rule 3: a signature proves who sealed it, not that it makes sense: every value is checked before it
-        becomes a session, which all that reads sessions must be able to show.
+Rule 1: nothing but the key id is read before the signature is verified.
+Rule 2: a snapshot is restored only for its tenant, and with the graph that made its state.
+Rule 3: a signature proves who made it, not that its values are valid: every value is checked before
+        it becomes a session.
 """
 
 import hmac
@@ -34,17 +34,17 @@ _MIN_KEY_CHARS = 32
 
 
 class SnapshotKeys:
-    """The keys that snapshots are signed with: the first signs, each of them proves."""
+    """The keys of snapshots: the first one signs, each of them verifies."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = {_id_of(key): key for key in keys}
 
     @classmethod
     def read(cls, path: Path | None) -> "SnapshotKeys":
-        """From a file of a key a line; empty lines and lines with # are left out.
+        """Read a file with a key on each line; empty lines and lines with # are ignored.
 
         Raises:
-            StartUpError: the file cannot be read, or holds no key or a short one.
+            StartUpError: the file cannot be read, or has no key or a short one.
         """
         if path is None:
             return cls([])
@@ -56,8 +56,8 @@ class SnapshotKeys:
         keys = [line.encode() for line in lines if line and not line.startswith("#")]
         if not keys or min(map(len, keys)) < _MIN_KEY_CHARS:
             raise StartUpError(
-                f"{where}: expected a key of at least {_MIN_KEY_CHARS} characters on each line, the"
-                " one that signs first; `openssl rand -hex 32` makes one"
+                f"{where}: expected a key of at least {_MIN_KEY_CHARS} characters on each line,"
+                " the signing key first; `openssl rand -hex 32` makes one"
             )
         return cls(keys)
 
@@ -72,25 +72,25 @@ class SnapshotKeys:
         header = encode_header(replace(record.header, outputs=b""))
         data = pack_data(
             record.step, record.state, record.cursor, b"", 0, record.ttl_s, record.updated_at,
-            kept=pack_history(record.kept._replace(keys=())),
+            history=pack_history(record.history._replace(keys=())),
         )  # fmt: skip
         head = _HEAD.pack(_MAGIC, SNAPSHOT_FORMAT, key_id, len(header))
         signed = b"".join((head, header, data))
         return signed + _sign(key, signed)
 
     def open(self, snapshot: bytes) -> Record:
-        """The session that a snapshot holds, proven to be as it was sealed.
+        """The session of a snapshot, after verifying it.
 
         Raises:
             SnapshotsOffError: there is no key.
-            SnapshotRefusedError: it is none, was altered, or is of a key or format not known here.
+            SnapshotRefusedError: not a snapshot, altered, or of an unknown key or format.
         """
         self.require_any()
         if len(snapshot) < _HEAD.size + _SIGNATURE_BYTES or not snapshot.startswith(_MAGIC):
             raise SnapshotRefusedError(
                 "the body is not a snapshot: expected the bytes that GET …/snapshot returned"
             )
-        _, version, key_id, opening_bytes = _HEAD.unpack_from(snapshot)
+        _, version, key_id, header_bytes = _HEAD.unpack_from(snapshot)
         signed, signature = snapshot[:-_SIGNATURE_BYTES], snapshot[-_SIGNATURE_BYTES:]
         key = self._keys.get(key_id)
         if key is None:
@@ -99,10 +99,10 @@ class SnapshotKeys:
                 " add that key to its CARRY_SNAPSHOT_KEY_FILE"
             )
         if not hmac.compare_digest(_sign(key, signed), signature):
-            raise SnapshotRefusedError("the snapshot was altered: its signature does not fit")
+            raise SnapshotRefusedError("the snapshot was altered: its signature is wrong")
         _require_known(version)
-        header = signed[_HEAD.size : _HEAD.size + opening_bytes]
-        data = signed[_HEAD.size + opening_bytes :]
+        header = signed[_HEAD.size : _HEAD.size + header_bytes]
+        data = signed[_HEAD.size + header_bytes :]
         try:
             record = decode_record(header, checksum(header), data, checksum(data))
             require_sound(record)
@@ -110,7 +110,7 @@ class SnapshotKeys:
             raise SnapshotRefusedError(f"the snapshot cannot be read: {error.detail}") from None
         except ValueError as error:
             raise SnapshotRefusedError(
-                f"the snapshot holds no session: {error}; take another one"
+                f"the snapshot is not of a valid session: {error}; take another one"
             ) from None
         return record
 
@@ -129,7 +129,7 @@ def _require_known(version: int) -> None:
     remedy = (
         "it was made by a later service: upgrade this one"
         if version > SNAPSHOT_FORMAT
-        else "no service makes that: take another one"
+        else "no version of the service makes that: take another one"
     )
     raise SnapshotRefusedError(
         f"expected a snapshot of format {SNAPSHOT_FORMAT}, found format {version}; {remedy}"

@@ -1,7 +1,7 @@
-"""Whether a record that came from elsewhere is a session that this service could have written.
+"""Whether a record from a snapshot is a session that this service could have written.
 
-The checksums of a record prove that its bytes are complete. A snapshot's are made by a holder of
-the key, so its values are checked one by one, before anything lists, steps or replays them.
+The checksums of a record only prove that its bytes are complete, and anyone with the key can sign a
+snapshot. So its values are checked one by one before the service lists, steps or replays them.
 """
 
 import math
@@ -20,9 +20,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
 def require_sound(record: Record) -> None:
-    """Raise ValueError, with what is wrong, unless the record is an open session.
+    """Raise ValueError with the reason unless the record is a valid open session.
 
-    What the settings of a server bound (`ttl_s`, `replay`, what is kept) is bounded elsewhere.
+    Bounds that are settings or limits of the API (`ttl_s`, `replay`, history) are checked there.
     """
     header = record.header
     if record.closed:
@@ -32,7 +32,7 @@ def require_sound(record: Record) -> None:
         raise ValueError(f"ttl_s is {record.ttl_s:.15g}: expected a number above 0")
     _require_header(header)
     _require_whole("the number of tokens", record.cursor.num_tokens, 0)  # decodes the text, too
-    _require_kept(record.kept, header.keeps or HistoryPolicy(), record.step, record.state_bytes)
+    _require_kept(record.history, header.keeps or HistoryPolicy(), record.step, record.state_bytes)
 
 
 def _require_header(header: SessionHeader) -> None:
@@ -42,7 +42,7 @@ def _require_header(header: SessionHeader) -> None:
         if not isinstance(text, str):
             raise ValueError(f"{name} is {text!r}: expected text")  # noqa: TRY004 -- as all others
     if not _NAME.fullmatch(header.name):
-        raise ValueError("its name is not the name of a session")
+        raise ValueError("its name is not a valid session name")
     if header.start_s is not None:
         _require_whole("start_s", header.start_s, -_MOST_STEPS)
     _require_whole("replay", header.ring_size, 1)
@@ -67,7 +67,9 @@ def _require_kept(kept: History, keeps: HistoryPolicy, step: int, state_bytes: i
         ("observations", observations, keeps.observations),
     ):
         if len(items) > most:
-            raise ValueError(f"it keeps {len(items)} {what}, and was opened to keep {most}")
+            raise ValueError(
+                f"it has {len(items)} {what}: expected at most {most}, as chosen when it was opened"
+            )
     for what, num_bytes, most in (
         ("checkpoints", sum(len(each.state) for each in checkpoints), MAX_CHECKPOINT_BYTES),
         ("observations", sum(map(len, observations)), MAX_OBSERVATION_BYTES),
@@ -78,7 +80,7 @@ def _require_kept(kept: History, keeps: HistoryPolicy, step: int, state_bytes: i
     if any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError("its checkpoints are not in order")
     if steps and not 0 <= steps[0] <= steps[-1] <= step:
-        raise ValueError("a checkpoint is of a step that it has not reached")
+        raise ValueError("a checkpoint is of a later step than the session")
     if any(len(each.state) != state_bytes for each in checkpoints):
         raise ValueError("a checkpoint has a state of another size")
     require_sound_observations(observations)

@@ -1,19 +1,19 @@
-"""A start: a session that begins anew, in the place of whatever is there.
+"""A start: a session that restarts, whatever is stored under its name.
 
-Rule 1: as in `session`: nothing here awaits or reads a clock, and everything is decided again after
-        a lost compare-and-swap, from what the store holds.
-Rule 2: a start is one write. It replaces the record that it was decided on, or creates one; so a
-        session holds what one start has fed, and the steps behind it, never parts of two.
+Rule 1: as in `rules`: nothing here awaits or reads a clock, and after a lost compare-and-swap
+        everything is decided again from the stored record.
+Rule 2: a start is one write, which replaces the record that it was decided on, or creates one. So a
+        session holds the observations of one start and of its later steps, never parts of two.
 Rule 3: a start whose write lost to another start is answered as if it had been written right
         before that one, unless it arrived later: then it is decided again, and replaces it. So the
-        latest of several stays, and a start that its client gave up does not undo the next one.
-Rule 4: a start that also ends its session leaves nothing open. Where nothing was, nothing is
-        written.
+        latest of several wins, and an abandoned start does not undo the next one.
+Rule 4: a start that also ends its session writes nothing if no session is open.
 """
 
 from dataclasses import replace
 
 from service.contract.text import UNREAD, TextCursor
+from service.engine.session.refusals import wrong_step
 from service.engine.session.requests import StartRequest
 from service.engine.session.rules import (
     Answer,
@@ -23,7 +23,6 @@ from service.engine.session.rules import (
     if_expired,
     is_open,
     opened,
-    wrong_step,
 )
 from service.stores.record.record import PackedOutputs, Record, SessionHeader, pack_data
 from service.stores.record.replies import pack_reply
@@ -32,14 +31,14 @@ from service.stores.record.replies import pack_reply
 def decide_start(
     request: StartRequest, found: Record | None, seed: Record, seen: bytes | None, now: float
 ) -> Apply | Answer | None:
-    """What a start means where `found` lies under its name; None: it was superseded (rule 3).
+    """What a start means if `found` is stored under its name; None: it was superseded (rule 3).
 
-    `seen` is the digest of the opening that it was first decided on; empty where none was open,
-    None where this is the first time.
+    `seen` is the digest of the header of its first decision: empty if no session was open, None
+    for the first decision itself.
 
     Raises:
-        SessionExistsError: a session is open, and is not to be replaced.
-        ReplayExpiredError: it is the start of the open session, which has gone on since.
+        SessionExistsError: a session is open, and the request must not replace it.
+        ReplayExpiredError: it is the start of the open session, which has advanced since.
     """
     if not is_open(found, now):
         return Apply(seed, None, expired=if_expired(found))
@@ -55,7 +54,7 @@ def decide_start(
 
 
 def opening_seen(found: Record | None, now: float) -> bytes:
-    """What `decide_start` is told when it is asked again."""
+    """The `seen` of a second call of `decide_start`."""
     return found.header.digest if is_open(found, now) else b""
 
 
@@ -67,10 +66,10 @@ def started(
     outputs: PackedOutputs,
     now: float,
 ) -> tuple[SessionHeader, bytes]:
-    """The opening and the data of a session that began anew.
+    """The header and the data of a session that was restarted.
 
-    Where several steps are answered the answer lies with the replies, which the next step replaces:
-    an opening stays as long as its session.
+    The outputs of several steps go to the kept replies, which the next step replaces: a header
+    stays as long as its session.
     """
     observations = request.observations
     count = observations.num_observed
@@ -85,14 +84,14 @@ def started(
 
 
 def leaves_nothing(request: StartRequest, replaces: Record | None) -> bool:
-    """Whether nothing is to be written (rule 4)."""
+    """Whether the start writes nothing (rule 4)."""
     return request.observations.final and replaces is None
 
 
 def _first_answer(request: StartRequest, found: Record) -> Answer:
     if not request.answers_all:
         return first_answer(found, request.digest)
-    for reply in found.ring:
+    for reply in found.kept_replies:
         if reply.from_step == 0:
             return Answer(
                 Reply(found, reply.num_observed, reply.outputs, is_replay=True, is_new=True)

@@ -1,4 +1,4 @@
-"""Many plain records packed at once: rows of sessions that keep nothing but their last reply."""
+"""Packs the plain records of a batch at once: sessions that keep only their last reply."""
 
 import secrets
 from functools import lru_cache
@@ -10,7 +10,7 @@ from service.stores.record.record import MAGIC, PLAIN_FORMAT
 from service.stores.record.revision import REVISION_BYTES
 
 
-def pack_alike(
+def pack_batch(
     steps: "np.ndarray[Any, np.dtype[np.int64]]",
     counts: list[int],
     ttl_s: list[float],
@@ -19,13 +19,13 @@ def pack_alike(
     outputs: np.ndarray,
     updated_at: float,
 ) -> list[bytes]:
-    """`pack_data` of many records that have no pending text and keep just their last reply.
+    """`pack_data` of many records without pending text and with one kept reply each.
 
-    `steps` are those before, states and outputs bytes `[B, …]`. A batch of steps is packed by a few
-    copies of columns: the same bytes as one by one, in a fifth of the time.
+    `steps` are the counts before the batch; states and outputs are bytes `[B, …]`. The result is
+    the same as that of `pack_data`, in a fifth of the time, because it copies whole columns.
     """
     num_rows, state_bytes = states.shape
-    dtype = _alike_dtype(state_bytes, outputs.shape[1])
+    dtype = _batch_dtype(state_bytes, outputs.shape[1])
     rows = np.empty(num_rows, dtype)
     rows["head"] = np.frombuffer(MAGIC + bytes([PLAIN_FORMAT, 0]), "V4")
     rows["revision"] = np.frombuffer(secrets.token_bytes(REVISION_BYTES * num_rows), "V16")
@@ -47,7 +47,7 @@ def pack_alike(
 
 
 @lru_cache
-def _alike_dtype(state_bytes: int, output_bytes: int) -> np.dtype[np.void]:
+def _batch_dtype(state_bytes: int, output_bytes: int) -> np.dtype[np.void]:
     """`_HEAD`, a state, `_REPLY` and outputs, as columns."""
     head = [
         ("head", "V4"), ("revision", "V16"), ("step", "<i8"), ("updated_at", "<f8"),

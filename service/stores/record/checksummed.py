@@ -1,7 +1,7 @@
-"""Records as durable stores write them: each part with a checksum, the opening as JSON.
+"""Records as durable stores write them: each part with a checksum, the header as JSON.
 
-Rule 1: what does not fit its checksum is refused; no part is guessed.
-Rule 2: an opening names its format, as `data` does.
+Rule 1: a part that does not match its checksum is refused.
+Rule 2: the header names its format, as `data` does.
 """
 
 import zlib
@@ -18,14 +18,14 @@ from service.stores.record.record import (
     check_data,
 )
 
-OPENING_FORMAT = 2
-"""The latest that is read; 1 is written where nothing is kept but replies."""
+HEADER_FORMAT = 2
+"""The latest that is read; 1 is written for sessions without a history."""
 
 checksum = zlib.crc32
 
 
 def encode_header(header: SessionHeader) -> bytes:
-    """The opening as a line of JSON with its format."""
+    """The header as a line of JSON with its format."""
     later = {} if header.keeps is None else {"format": 2, "keeps": list(header.keeps)}
     return orjson.dumps(
         {
@@ -47,35 +47,35 @@ def encode_header(header: SessionHeader) -> bytes:
 
 def decode_record(
     header: bytes,
-    opening_checksum: int,
+    header_checksum: int,
     data: bytes,
     data_checksum: int,
     expires_at: float = 0.0,
-    place: int = 0,
+    rowid: int = 0,
 ) -> Record:
-    """What a store kept → a record.
+    """Decode a stored record.
 
     Raises:
-        RecordFormatError: damaged, cut short, or written by a later service.
+        RecordFormatError: damaged, truncated, or written by a later service.
     """
-    for part, expected in ((header, opening_checksum), (data, data_checksum)):
+    for part, expected in ((header, header_checksum), (data, data_checksum)):
         if checksum(part) != expected:
             raise RecordFormatError(
-                f"session record is damaged: expected checksum {expected:08x}, its bytes give"
-                f" {checksum(part):08x}; restore a backup, or go on under another name"
+                f"session record is damaged: expected checksum {expected:08x}, found"
+                f" {checksum(part):08x}; restore a backup, or open a session of another name"
             )
     check_data(data)
-    return Record(_decode_header(header), data, expires_at, place)
+    return Record(_decode_header(header), data, expires_at, rowid)
 
 
-def _decode_header(sealed: bytes) -> SessionHeader:
+def _decode_header(encoded: bytes) -> SessionHeader:
     try:
-        fields: dict[str, Any] = orjson.loads(sealed)
+        fields: dict[str, Any] = orjson.loads(encoded)
         version = fields.pop("format")
-        if version > OPENING_FORMAT:
+        if version > HEADER_FORMAT:
             raise RecordFormatError(
-                f"session record has opening format {version}, this service reads up to"
-                f" {OPENING_FORMAT}: it was written by a later service; upgrade this one"
+                f"session record has header format {version}, this service reads up to"
+                f" {HEADER_FORMAT}: it was written by a later service; upgrade this one"
             )
         fields["fingerprint"] = ModelFingerprint(*fields.pop("origin"))
         fields["digest"] = bytes.fromhex(fields["digest"])

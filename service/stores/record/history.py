@@ -1,14 +1,14 @@
-"""What a session keeps beside its last replies: their keys, past states, past observations.
+"""The history of a session: keys of its kept replies, past states, past observations.
 
-It stands at the end of a record's `data`, little-endian, and makes it one of format 2:
+It is the end of a record's `data`, little-endian. A record with a history has format 2:
 
     counts         of keys, checkpoints and observations: 12 bytes
-    keys           16 bytes for each kept reply, zeros where its request had none
-    checkpoints    oldest first: 24 bytes, see `_CHECKPOINT`, the state and the pending text, each
-    observations   oldest first: 4 bytes of length and the bytes, each
+    keys           16 bytes for each kept reply, zeros if its request had none
+    checkpoints    oldest first; each 24 bytes (see `_CHECKPOINT`), the state, the pending text
+    observations   oldest first; each 4 bytes of length, and the bytes
 
-Rule 1: to keep nothing takes no bytes at all, so that such a record stays one of format 1.
-Rule 2: an observation is opaque here: `engine/session/observation_codec.py` knows what it is.
+Rule 1: an empty history takes no bytes, so that such a record has format 1.
+Rule 2: an observation is opaque here; `engine/session/observation_codec.py` decodes it.
 """
 
 import struct
@@ -37,7 +37,7 @@ class HistoryPolicy(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What is needed to go on from an earlier step."""
+    """What is needed to continue from an earlier step."""
 
     step: int
     state: bytes
@@ -45,7 +45,7 @@ class Checkpoint(NamedTuple):
 
 
 class History(NamedTuple):
-    """`keys` belong to the kept replies, one each, b"" where there was none."""
+    """`keys` holds one key for each kept reply, b"" if its request had none."""
 
     keys: tuple[bytes, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -55,27 +55,27 @@ class History(NamedTuple):
 NO_HISTORY = History()
 
 
-def pack_history(kept: History) -> bytes:
-    """As it stands in `data`; b"" where nothing is kept."""
-    keys = kept.keys if any(kept.keys) else ()
-    if not (keys or kept.checkpoints or kept.observations):
+def pack_history(history: History) -> bytes:
+    """As it is stored in `data`; b"" if it is empty."""
+    keys = history.keys if any(history.keys) else ()
+    if not (keys or history.checkpoints or history.observations):
         return b""
-    parts = [_COUNTS.pack(len(keys), len(kept.checkpoints), len(kept.observations))]
+    parts = [_COUNTS.pack(len(keys), len(history.checkpoints), len(history.observations))]
     parts += [key or _NO_KEY for key in keys]
-    for each in kept.checkpoints:
+    for each in history.checkpoints:
         pending = each.cursor.pending.encode()
         sizes = len(each.state), len(pending)
         parts += [_CHECKPOINT.pack(each.step, each.cursor.num_tokens, *sizes), each.state, pending]
-    for observation in kept.observations:
+    for observation in history.observations:
         parts += [_SIZE.pack(len(observation)), observation]
     return b"".join(parts)
 
 
 def unpack_history(packed: bytes) -> History:
-    """The reverse of `pack_kept`.
+    """The inverse of `pack_history`.
 
     Raises:
-        ValueError: it is cut short, too long, or not text where it must be.
+        ValueError: it is truncated, too long, or its text is not valid UTF-8.
     """
     if not packed:
         return NO_HISTORY
@@ -85,7 +85,7 @@ def unpack_history(packed: bytes) -> History:
     checkpoints = tuple([_take_checkpoint(reader) for _ in range(num_checkpoints)])
     observations = tuple([_take_observation(reader) for _ in range(num_observations)])
     if reader.position != len(packed):
-        raise ValueError("there is more than it says")
+        raise ValueError("there are bytes after its history")
     return History(keys, checkpoints, observations)
 
 
@@ -97,12 +97,12 @@ class _Reader:
     def take_bytes(self, size: int) -> bytes:
         end = self.position + size
         if end > len(self._data):
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
         taken, self.position = self._data[self.position : end], end
         return taken
 
-    def take(self, what: struct.Struct) -> tuple[int, ...]:
-        return what.unpack(self.take_bytes(what.size))
+    def take(self, layout: struct.Struct) -> tuple[int, ...]:
+        return layout.unpack(self.take_bytes(layout.size))
 
 
 def _key(stored: bytes) -> bytes:

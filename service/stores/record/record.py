@@ -1,20 +1,20 @@
-"""The record of one session: all that a replica needs to take it over, and its byte format.
+"""The record of one session: all that a replica needs to continue it, and its byte format.
 
-A record has two parts: its `Opening`, fixed when the session is opened, and `data`, which every
-step writes anew. `data` is one run of bytes, little-endian, and is what stores keep as it is:
+A record has two parts: its `SessionHeader`, fixed when the session is opened, and `data`, which
+every step replaces. `data` is one byte string, little-endian, and stores write it unchanged:
 
     head      64 bytes, see `_HEAD`
     state     the packed state of the model
-    pending   text that is not certain yet, UTF-8
-    replies   oldest first: 32 bytes, see `stores/record/replies.py`, and the packed outputs, each
-    kept      format 2 only, see `stores/record/history.py`
+    pending   text that may still change, UTF-8
+    replies   oldest first; each 32 bytes (see `stores/record/replies.py`) and the packed outputs
+    history   format 2 only, see `stores/record/history.py`
 
 Rule 1: a record is immutable; every write carries a new one with a fresh random `revision`.
 Rule 2: both parts name their format; a service reads every format up to its own and refuses a
-        later one (`RecordFormatError`) instead of guessing.
-Rule 3: what is written has the oldest format that can hold it, so that services of both formats
-        share a store while one takes the other's place.
-Rule 4: replies are kept as packed outputs, not as JSON: a retry may come by another transport.
+        later one (`RecordFormatError`).
+Rule 3: a record is written in the oldest format that can hold it, so that services of both formats
+        can share a store during an upgrade.
+Rule 4: replies are kept as packed outputs, not as JSON: a retry may use another transport.
 """
 
 import struct
@@ -30,41 +30,41 @@ from service.stores.record.revision import REVISION_BYTES, new_revision
 RECORD_FORMAT = 2
 """The latest that this service reads."""
 PLAIN_FORMAT = 1
-"""Of records that keep nothing but replies without a key."""
+"""Of records without a history."""
 
 MAGIC = b"CS"
 # magic, format, why it is closed, revision, step, updated_at, ttl_s, bytes of the state, bytes of
 # the pending text, number of replies, tokens read so far
 _HEAD = struct.Struct("<2sBB16sqddIIIq")
 _CLOSED = ("", "deleted", "final")
-# Read at every step, so by themselves.
+# Read at every step, therefore without the rest of the head.
 _STEP, _STEP_AT = struct.Struct("<q"), 20
 _TTL_S, _TTL_S_AT = struct.Struct("<d"), 36
 _STATE_BYTES, _STATE_BYTES_AT = struct.Struct("<I"), 44
 _FORMAT_AT, _CLOSED_AT, _REVISION_AT = 2, 3, 4
 
 STATE_AT = _HEAD.size
-"""Where the state begins in `data`."""
+"""The offset of the state in `data`."""
 
 PackedOutputs = bytes
-"""Answered steps, packed by the model's `OutputLayout`; empty where nothing was answered."""
+"""The outputs of steps, packed by the model's `OutputLayout`; empty if there are none."""
 
 
 class RecordFormatError(RecordUnreadableError):
-    """Bytes in the store that this service does not understand."""
+    """Bytes in the store that this service cannot read."""
 
 
 class Key(NamedTuple):
-    """Sessions are keyed by tenant and name, so that tenants never meet."""
+    """A session's name is unique within its tenant."""
 
     tenant: str
     name: str
 
 
 class ModelFingerprint(NamedTuple):
-    """What made a state. It means something only to the graph of these very bytes.
+    """The model that computed a state. Only the graph with this hash can continue it.
 
-    `state_schema` says which other graphs may be given it on purpose.
+    `state_schema` identifies the other graphs to which an upgrade may move it.
     """
 
     model: str
@@ -75,11 +75,12 @@ class ModelFingerprint(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionHeader:
-    """What is fixed when a session is opened, restored or upgraded, with the reply to the opening.
+    """Fixed when a session is opened, restored or upgraded; includes the reply to that request.
 
-    `start_s` is the time of row 0 where the model uses time, in seconds since the epoch. `history`
-    is how many observations it began with; `digest` and `outputs` belong to the opening request.
-    `keeps` is None where it keeps nothing of its past but replies.
+    `start_s` is the time of row 0 if the model uses time, in seconds since the epoch. `history`
+    is the number of observations of the opening request; `digest` and `outputs` belong to that
+    request. `ring_size` is the number of kept replies; `keeps` is None if the session has no
+    history.
     """
 
     tenant: str
@@ -104,16 +105,16 @@ class SessionHeader:
 
 
 class Record(NamedTuple):
-    """A session as the store keeps it. Times are seconds since the epoch, UTC.
+    """A session as it is stored. Times are seconds since the epoch, UTC.
 
-    `expires_at` and `place` (where it lies) are the store's to set. A closed record is a tombstone:
-    no state, only the last replies.
+    The store sets `expires_at` and `rowid` (SQLite only). A closed record is a tombstone: no state,
+    only the last replies.
     """
 
     header: SessionHeader
     data: bytes
     expires_at: float = 0.0
-    place: int = 0
+    rowid: int = 0
 
     @property
     def key(self) -> Key:
@@ -129,7 +130,7 @@ class Record(NamedTuple):
 
     @property
     def closed(self) -> str:
-        """Why the session ended; "" while it goes on."""
+        """Why the session ended; "" while it is open."""
         return _CLOSED[self.data[_CLOSED_AT]]
 
     @property
@@ -152,7 +153,7 @@ class Record(NamedTuple):
 
     @property
     def cursor(self) -> TextCursor:
-        """How far a text has been read, and what of it is not certain yet."""
+        """How much of a text has been read, and which part of it may still change."""
         head = self._head
         start = STATE_AT + head.state_bytes
         pending = self.data[start : start + head.pending_bytes].decode()
@@ -167,17 +168,17 @@ class Record(NamedTuple):
         return replies[: size_of_replies(replies, head.num_replies)]
 
     @property
-    def ring(self) -> tuple[KeptReply, ...]:
-        """Replies kept for retries, oldest first."""
+    def kept_replies(self) -> tuple[KeptReply, ...]:
+        """The last replies, for retries, oldest first."""
         replies = tuple(unpack_replies(self.replies))
-        keys = self.kept.keys
+        keys = self.history.keys
         if not keys:
             return replies
         return tuple([reply._replace(key=key) for reply, key in zip(replies, keys, strict=True)])
 
     @property
-    def kept(self) -> History:
-        """What it keeps beside its replies."""
+    def history(self) -> History:
+        """Keys of the replies, past states and past observations."""
         if self.is_plain:
             return NO_HISTORY
         head = self._head
@@ -186,7 +187,7 @@ class Record(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """It keeps nothing but replies without a key."""
+        """It has no history, and its replies have no keys."""
         return self.data[_FORMAT_AT] == PLAIN_FORMAT
 
     @property
@@ -199,7 +200,7 @@ class Record(NamedTuple):
 
 
 def revision_of(data: bytes) -> bytes:
-    """The revision of a record that is not kept yet."""
+    """The revision of a record that is not stored yet."""
     return data[_REVISION_AT : _REVISION_AT + REVISION_BYTES]
 
 
@@ -208,7 +209,7 @@ def is_closed(data: bytes) -> bool:
 
 
 def ttl_s_of(data: bytes) -> float:
-    """The time to live of a record that is not kept yet."""
+    """The time to live of a record that is not stored yet."""
     return float(_TTL_S.unpack_from(data, _TTL_S_AT)[0])
 
 
@@ -235,21 +236,21 @@ def pack_data(
     ttl_s: float,
     updated_at: float,
     closed: str = "",
-    kept: bytes = b"",
+    history: bytes = b"",
 ) -> bytes:
-    """The `data` of a new record, under a fresh revision. `kept` is packed by `pack_kept`."""
+    """The `data` of a new record, with a fresh revision. `pack_history` packs `history`."""
     pending = cursor.pending.encode() if cursor.pending else b""
     head = _HEAD.pack(
-        MAGIC, RECORD_FORMAT if kept else PLAIN_FORMAT, _CLOSED.index(closed), new_revision(), step,
-        updated_at, ttl_s, len(state), len(pending), num_replies, cursor.num_tokens,
+        MAGIC, RECORD_FORMAT if history else PLAIN_FORMAT, _CLOSED.index(closed), new_revision(),
+        step, updated_at, ttl_s, len(state), len(pending), num_replies, cursor.num_tokens,
     )  # fmt: skip
-    return b"".join((head, state, pending, replies, kept))
+    return b"".join((head, state, pending, replies, history))
 
 
 def check_data(data: bytes) -> None:
     """Raise RecordFormatError unless `data` is a whole record of a known format."""
     if len(data) < _HEAD.size or data[:2] != MAGIC:
-        raise RecordFormatError("not a session record: the store holds something else")
+        raise RecordFormatError("not a session record: expected one that starts with CS")
     head = _Head(*_HEAD.unpack_from(data))
     if not 1 <= head.format <= RECORD_FORMAT:
         raise RecordFormatError(
@@ -258,7 +259,7 @@ def check_data(data: bytes) -> None:
         )
     position = _HEAD.size + head.state_bytes + head.pending_bytes
     if position > len(data) or head.closed >= len(_CLOSED):
-        raise RecordFormatError("session record is damaged: it is cut short")
+        raise RecordFormatError("session record is damaged: it is truncated")
     try:
         _check_tail(head, data[position:])
     except ValueError as error:
@@ -270,9 +271,9 @@ def _check_tail(head: _Head, tail: bytes) -> None:
         if sum(1 for _ in unpack_replies(tail)) != head.num_replies:
             raise ValueError("a kept reply is missing")
         return
-    kept = tail[size_of_replies(tail, head.num_replies) :]
-    if not kept:
-        raise ValueError("it says that it keeps something, and keeps nothing")
-    keys = unpack_history(kept).keys
+    history = tail[size_of_replies(tail, head.num_replies) :]
+    if not history:
+        raise ValueError("its history is missing")
+    keys = unpack_history(history).keys
     if keys and len(keys) != head.num_replies:
-        raise ValueError("it has keys of other replies")
+        raise ValueError(f"expected {head.num_replies} keys of replies, found {len(keys)}")

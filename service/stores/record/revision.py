@@ -1,4 +1,4 @@
-"""Revisions: fresh random tokens. Two records with the same one are the same record."""
+"""Revisions: fresh random tokens. Two records with the same revision are the same record."""
 
 import os
 import secrets
@@ -11,20 +11,20 @@ _revisions: Iterator[bytes] = iter(())
 def new_revision() -> bytes:
     """A fresh random token.
 
-    The system is asked for many at once: asking costs more than anything else in a step.
+    Random bytes are requested for 256 tokens at once, because the system call is expensive.
     """
     global _revisions
     revision = next(_revisions, None)
     if revision is None:
         data = secrets.token_bytes(256 * REVISION_BYTES)
-        places = range(0, len(data), REVISION_BYTES)
-        _revisions = iter([data[place : place + REVISION_BYTES] for place in places])
+        starts = range(0, len(data), REVISION_BYTES)
+        _revisions = iter([data[start : start + REVISION_BYTES] for start in starts])
         revision = next(_revisions)
     return revision
 
 
 def _forget_revisions() -> None:
-    """A forked process must not hand out the tokens of its parent."""
+    """A forked process must not use the tokens of its parent."""
     global _revisions
     _revisions = iter(())
 

@@ -1,7 +1,7 @@
-"""The names of everything that lies in a Redis store, all under one prefix.
+"""The keys of a Redis store, all under one prefix.
 
-`carry:1:` is the layout; one that cannot be read by this service would get another number. None of
-these keys expires by the server: sessions end by the sweeper, which counts them; values never do.
+The number in `carry:1:` is the version of the layout. The server expires none of these keys: the
+sweeper removes sessions and counts them; values stay.
 """
 
 from typing import Final
@@ -11,11 +11,11 @@ from service.stores.record.record import Key
 
 _PREFIX: Final = b"carry:1:"
 NUM_SHARDS: Final = 16
-"""Of the indexes: so that they do not all lie on one server of a cluster."""
+"""Of the indexes, so that a cluster distributes them."""
 
 
 def member_of(key: Key) -> bytes:
-    """A session in an index: sorted by tenant, then by name. A tenant holds no zero byte."""
+    """A session in an index: sorted by tenant, then by name. A tenant contains no zero byte."""
     return f"{key.tenant}\0{key.name}".encode()
 
 
@@ -33,8 +33,8 @@ def shard_of(member: bytes) -> int:
 
 
 def index_keys(shard: int) -> list[bytes]:
-    """`names` and `due` of a shard, in one slot."""
-    # In braces: what servers of a cluster choose the slot by.
+    """`names` and `due` of a shard, in the same slot."""
+    # The part in braces determines the slot in a cluster.
     head = _PREFIX + b"{index-%d}:" % shard
     return [head + b"names", head + b"due"]
 
@@ -44,5 +44,5 @@ def value_key(name: str) -> bytes:
 
 
 def check_key(shard: int) -> bytes:
-    """A key of no content, to see whether a server can be written."""
+    """An empty key, to check whether a server accepts writes."""
     return _PREFIX + b"{index-%d}:check" % shard

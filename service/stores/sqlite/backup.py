@@ -1,8 +1,8 @@
-"""A copy of the session store's file, taken while it is served.
+"""A backup of the session store's file while the service runs.
 
-Rule 1: the copy is one moment of the file: all of it is read in one transaction, for which no
-        writer waits. What was acknowledged before the backup began is in it.
-Rule 2: the target appears whole, synced and checked, or not at all; nothing is ever overwritten.
+Rule 1: the copy is a snapshot: one transaction reads the whole file, without delaying writers.
+        It contains every write that was acknowledged before the backup started.
+Rule 2: the target appears complete, synced and checked, or not at all. Nothing is overwritten.
 """
 
 import os
@@ -12,65 +12,64 @@ from pathlib import Path
 import apsw
 
 from service.errors import StartUpError
-from service.stores.sqlite.check import Checked, check_file
+from service.stores.sqlite.check import CheckResult, check_file
 from service.stores.sqlite.connection import connected
 from service.stores.sqlite.errors import UNUSABLE
-from service.stores.sqlite.file import refuse_strange_file
+from service.stores.sqlite.file import refuse_foreign_file
 
-# A copy that fails has no words of its own.
-_WITHOUT_WORDS: dict[type[Exception], str] = {
+# apsw raises these from a backup without a message.
+_MESSAGES: dict[type[Exception], str] = {
     apsw.FullError: "the disk is full",
     apsw.IOError: "the disk failed",
 }
 
 
-def back_up(source: Path, target: Path) -> Checked:
-    """Copy `source` to `target`, and read the copy.
+def back_up(source: Path, target: Path) -> CheckResult:
+    """Copy `source` to `target`, and check the copy.
 
     Raises:
-        StartUpError: the target is there already, a file cannot be used, or the copy is damaged.
+        StartUpError: the target exists, a file cannot be used, or the copy is damaged.
     """
     _refuse_existing(target)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         _copy(source, part)
-        checked = check_file(part)
-        if checked.problems:
+        result = check_file(part)
+        if result.problems:
             raise StartUpError(
-                f"the copy of {source} is damaged, as the file itself may be"
-                f" ({checked.problems[0]}): nothing was kept; python -m service check-store"
-                " says what is wrong with the file"
+                f"the copy of {source} is damaged ({result.problems[0]}) and was removed; to check"
+                " the file itself, run python -m service check-store"
             )
         _sync(part)
-        os.link(part, target)  # a rename would replace what somebody else put there meanwhile
+        os.link(part, target)  # a rename would overwrite a file that was created meanwhile
     except FileExistsError:
         _refuse_existing(target)
         raise
     except UNUSABLE as error:
-        what = _WITHOUT_WORDS.get(type(error), error)
-        raise StartUpError(f"cannot back {source} up to {target}: {what}") from None
+        reason = _MESSAGES.get(type(error), error)
+        raise StartUpError(f"cannot back {source} up to {target}: {reason}") from None
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
             part.with_name(part.name + suffix).unlink(missing_ok=True)
     _sync(target.parent)
-    return checked
+    return result
 
 
 def _copy(source: Path, part: Path) -> None:
-    # Opened as the service does: a file that was not closed well is recovered by that.
+    # Opened for writing, because SQLite then recovers a file that was not closed.
     with closing(connected(source, apsw.SQLITE_OPEN_READWRITE)) as db:
-        refuse_strange_file(db, source)
+        refuse_foreign_file(db, source)
         with (
             closing(connected(part)) as copy,
             copy.backup("main", db, "main") as backup,
         ):
-            backup.step()  # all of it
+            backup.step()  # all pages
 
 
 def _refuse_existing(target: Path) -> None:
     if target.exists():
         raise StartUpError(
-            f"{target} is there already, and a backup overwrites nothing: name another file"
+            f"{target} exists, and a backup does not overwrite files: choose another path"
         )
 
 

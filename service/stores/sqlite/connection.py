@@ -1,7 +1,7 @@
-"""A connection to an SQLite file: how it is opened, asked, and written in transactions.
+"""A connection to an SQLite file: opening, queries, transactions.
 
-Rule 1: in this process a file is opened by this SQLite alone (`apsw`'s, not Python's): of two,
-        whichever closed it would let go of the other's locks.
+Rule 1: a process opens the file with one SQLite only (`apsw`'s, not Python's): if two had it open,
+        closing it in one would release the locks of the other.
 """
 
 import time
@@ -11,67 +11,67 @@ from typing import Any, Final
 
 import apsw
 
-_OPENING_TIMEOUT_S: Final = 5.0
-_OPENING_PAUSE_S: Final = 0.01
-_TO_WRITE: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+_OPEN_TIMEOUT_S: Final = 5.0
+_OPEN_PAUSE_S: Final = 0.01
+_READ_WRITE: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
 
-def connected(path: Path | str, flags: int = _TO_WRITE) -> apsw.Connection:
-    """A connection that waits some seconds for a lock, as is well for a file that is opened."""
+def connected(path: Path | str, flags: int = _READ_WRITE) -> apsw.Connection:
+    """Open a connection that waits up to 5 s for a lock."""
     db = apsw.Connection(str(path), flags)
-    wait_at_most(db, _OPENING_TIMEOUT_S)
+    wait_at_most(db, _OPEN_TIMEOUT_S)
     return db
 
 
 def wait_at_most(db: apsw.Connection, seconds: float) -> None:
-    """From now on, for a lock that another connection holds."""
+    """Set how long to wait for a lock that another connection holds."""
     db.set_busy_timeout(int(1000 * seconds))
 
 
 def write_ahead(db: apsw.Connection) -> None:
-    """Have a log in front of the file, if it has none yet.
+    """Switch the file to a write-ahead log.
 
-    SQLite does not wait here where another process writes the file, as it does when both make it.
+    SQLite does not wait for locks here, so this retries while another process creates the file.
     """
-    deadline = time.monotonic() + _OPENING_TIMEOUT_S
+    deadline = time.monotonic() + _OPEN_TIMEOUT_S
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")
         except apsw.BusyError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_OPENING_PAUSE_S)
+            time.sleep(_OPEN_PAUSE_S)
         else:
             return
 
 
 def rows_of(db: apsw.Connection, statement: str, values: Sequence[object] = ()) -> list[Any]:
-    """All rows: a statement that is read by half would hold on to the log."""
+    """All rows: a statement that is not read to its end would hold a read lock on the log."""
     return list(db.execute(statement, values))
 
 
 def num_bytes_of(db: apsw.Connection) -> int:
-    """Of the database; its file may be shorter while the end of it is in the log."""
+    """The size of the database; its file may be shorter while its end is in the log."""
     query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
     [(num_bytes,)] = rows_of(db, query)
     return int(num_bytes)
 
 
 def num_log_frames_of(db: apsw.Connection) -> int:
-    """As SQLite counts on them, whatever has become of the file; no lock is taken."""
+    """The number of frames that SQLite expects in the log, without reading the file or locking."""
     [(_, num_frames, _)] = rows_of(db, "PRAGMA wal_checkpoint(NOOP)")
     return int(num_frames)
 
 
-def close(db: apsw.Connection, *, may_move: bool) -> None:
-    """Close; the last connection moves the log into the file and removes it, if it may."""
-    if not may_move:
+def close(db: apsw.Connection, *, may_checkpoint: bool) -> None:
+    """Close. The last connection moves the log into the file and removes it, if allowed."""
+    if not may_checkpoint:
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     db.close()
 
 
 class Transaction:
-    """Takes the write lock at once; commits at the end, or rolls back on any error."""
+    """Takes the write lock at the start; commits at the end, or rolls back on an error."""
 
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
@@ -81,7 +81,7 @@ class Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and not self._db.in_transaction:
-            return  # rolled back by SQLite, as on a full disk; to do it again would be an error
+            return  # SQLite has rolled back, as on a full disk; a second ROLLBACK would fail
         try:
             self._db.execute("ROLLBACK" if kind else "COMMIT")
         except apsw.Error:

@@ -1,9 +1,8 @@
-"""The SQLite file of the session store: its tables, and what is asked of them, by one connection.
+"""One connection to the SQLite file of the session store: its tables and queries.
 
-Rule 1: what a step changes lies in `states`, found by number, and in nothing else: no index is
-        touched by a step.
-Rule 2: `sessions.due_at` says only that a session cannot expire earlier. A step does not write it;
-        the sweeper looks at `states.expires_at` and puts `due_at` off.
+Rule 1: a step writes one row of `states`, found by its rowid, and no index.
+Rule 2: `sessions.due_at` is a lower bound of the expiry. A step does not write it; the sweeper
+        compares `states.expires_at` and reschedules `due_at`.
 Rule 3: used from one thread at a time.
 """
 
@@ -29,11 +28,11 @@ from service.stores.sqlite.connection import (
     write_ahead,
 )
 from service.stores.sqlite.errors import UNUSABLE
-from service.stores.sqlite.log_size import KEPT_BYTES
+from service.stores.sqlite.log_size import TRUNCATED_BYTES
 
 _APPLICATION_ID: Final = 0x43525259  # "CRRY"
 _SCHEMA_VERSION: Final = 1
-# Of 4, 8 and 16 kB, 8 was the fastest for groups of neighbours without being slow for strangers.
+# Of 4, 8 and 16 kB: the fastest for groups of neighbouring rows, and not slow for scattered ones.
 PAGE_BYTES: Final = 8192
 
 _SCHEMA: Final = (
@@ -75,16 +74,16 @@ WHERE NOT EXISTS
 RETURNING id
 """
 
-_OPEN_ANEW: Final = """
+_UPDATE_HEADER: Final = """
 UPDATE sessions SET model = ?, version = ?, due_at = ?, checksum = ?, opening = ? WHERE id = ?
 """
 
-_FOUND: Final = """
+_SELECT_RECORD: Final = """
 SELECT opening, sessions.checksum, data, states.checksum, expires_at, sessions.id
 FROM sessions JOIN states USING (id)
 """
 
-_LIST: Final = f"""{_FOUND}
+_LIST: Final = f"""{_SELECT_RECORD}
 WHERE tenant = ? AND name > ? AND closed = '' AND expires_at > ? AND (? IS NULL OR model = ?)
 ORDER BY name LIMIT ?
 """
@@ -113,21 +112,21 @@ class SqliteFile:
         """Open or create the file.
 
         Raises:
-            StartUpError: it cannot be used as a session store of this service.
+            StartUpError: it cannot be used as a session store.
         """
         try:
-            # One folder, such as var/: a path mistyped higher up is an error, not a new tree.
+            # One folder only, such as var/, so that a mistyped path is an error, not a new tree.
             self._path.parent.mkdir(exist_ok=True)
             self._db = connected(self._path)
-            refuse_strange_file(self._db, self._path)
+            refuse_foreign_file(self._db, self._path)
             self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # applies to a new file only
             write_ahead(self._db)
-            # The store syncs the log itself and starts checkpoints: see WriteAheadLog.
+            # WriteAheadLog syncs the log and starts checkpoints.
             self._db.execute("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0")
-            self._db.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
-            # Looked at again under the lock: another process may be making the same file.
+            self._db.execute(f"PRAGMA journal_size_limit = {TRUNCATED_BYTES}")
+            # Checked again under the lock, because another process may be creating the file.
             with Transaction(self._db):
-                refuse_strange_file(self._db, self._path)
+                refuse_foreign_file(self._db, self._path)
                 for statement in _SCHEMA:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -136,16 +135,16 @@ class SqliteFile:
         except UNUSABLE as error:
             raise StartUpError(
                 f"CARRY_STORE: cannot use {self._path} as the session store ({error});"
-                " expected a writable folder and an SQLite file of this service: if the file is"
-                " damaged, python -m service check-store says where; put a backup in its place"
+                " expected a writable folder and an SQLite file of this service; to find damage,"
+                " run python -m service check-store, and restore a backup"
             ) from None
 
     def call_on_commit(self, call: Callable[[apsw.Connection, str, int], int]) -> None:
-        """Call it behind each commit of this connection, on its thread, with the log's frames."""
+        """Call it after each commit of this connection, on its thread, with the log's frames."""
         self._db.set_wal_hook(call)
 
-    def close(self, *, may_move: bool = True) -> None:
-        close(self._db, may_move=may_move)
+    def close(self, *, may_checkpoint: bool = True) -> None:
+        close(self._db, may_checkpoint=may_checkpoint)
 
     def count_bytes(self) -> int:
         return num_bytes_of(self._db)
@@ -154,11 +153,11 @@ class SqliteFile:
         return num_log_frames_of(self._db)
 
     def load(self, key: Key) -> Record | None:
-        rows = rows_of(self._db, f"{_FOUND} WHERE tenant = ? AND name = ?", key)
+        rows = rows_of(self._db, f"{_SELECT_RECORD} WHERE tenant = ? AND name = ?", key)
         return decode_record(*rows[0]) if rows else None
 
     def commit(self, writes: Sequence[Write]) -> list[Record | None]:
-        """One transaction, whether the log is synced or not."""
+        """Write a group in one transaction, without a sync."""
         with Transaction(self._db):
             now = self._clock()
             steps = [(header, data, base) for header, data, base in writes if base is not None]
@@ -171,7 +170,7 @@ class SqliteFile:
     def list_live(
         self, tenant: str, model: str | None, after: str, limit: int
     ) -> list[Callable[[], Record]]:
-        """Live records by name, each to be decoded by a call, which may fail by itself."""
+        """Live records by name, as calls that decode one each, so that each may fail alone."""
         rows = rows_of(self._db, _LIST, (tenant, after, self._clock(), model, model, limit))
         return [partial(decode_record, *row) for row in rows]
 
@@ -180,22 +179,22 @@ class SqliteFile:
         return Usage(*row)
 
     def sweep(self, limit: int) -> list[Expired]:
-        """Look at everything that may be over; remove at most `limit`."""
+        """Check all sessions that are due; remove at most `limit`."""
         before = self._clock() - TOMBSTONE_S
-        swept: list[Expired] = []
-        while len(swept) < limit:
+        expired: list[Expired] = []
+        while len(expired) < limit:
             with Transaction(self._db):
-                wanted = limit - len(swept)
-                due = rows_of(self._db, _DUE, (before, wanted))
+                num_rows = limit - len(expired)
+                due = rows_of(self._db, _DUE, (before, num_rows))
                 over = [row for row in due if row[-1] <= before]
                 self._reschedule([(row[-1], row[0]) for row in due if row[-1] > before])
-                places = [(row[0],) for row in over]
-                self._db.executemany("DELETE FROM states WHERE id = ?", places)
-                self._db.executemany("DELETE FROM sessions WHERE id = ?", places)
-            swept += [Expired(Key(*row[1:3]), *row[3:6]) for row in over]
-            if len(due) < wanted:
+                ids = [(row[0],) for row in over]
+                self._db.executemany("DELETE FROM states WHERE id = ?", ids)
+                self._db.executemany("DELETE FROM sessions WHERE id = ?", ids)
+            expired += [Expired(Key(*row[1:3]), *row[3:6]) for row in over]
+            if len(due) < num_rows:
                 break
-        return swept
+        return expired
 
     def read_value(self, name: str) -> bytes:
         rows = rows_of(self._db, "SELECT value FROM named_values WHERE name = ?", (name,))
@@ -209,7 +208,7 @@ class SqliteFile:
         return True
 
     def check(self) -> None:
-        """Write a page as it is, which a full disk refuses, too."""
+        """Write a page without a change, which fails on a full disk."""
         with Transaction(self._db):
             self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
 
@@ -218,75 +217,67 @@ class SqliteFile:
     ) -> list[Record | None]:
         if not steps:
             return []
-        kept = [
-            Record(header, data, now + ttl_s_of(data), base.place) for header, data, base in steps
+        records = [
+            Record(header, data, now + ttl_s_of(data), base.rowid) for header, data, base in steps
         ]
         rows = [
             (
-                revision_of(data),
-                record.expires_at,
-                record.closed,
-                checksum(data),
-                data,
-                base.place,
-                revision_of(base.data),
-                now,
+                revision_of(data), record.expires_at, record.closed, checksum(data), data,
+                base.rowid, revision_of(base.data), now,
             )
-            for record, (_, data, base) in zip(kept, steps, strict=True)
-        ]
+            for record, (_, data, base) in zip(records, steps, strict=True)
+        ]  # fmt: skip
         before = self._db.total_changes()
         self._db.executemany(_STEP, rows)
         num_written = self._db.total_changes() - before
-        written: list[Record | None] = list(kept)
-        if num_written != len(kept):
-            written = [record if self._lies_there(record) else None for record in kept]
+        written: list[Record | None] = list(records)
+        if num_written != len(records):
+            written = [record if self._is_stored(record) else None for record in records]
         self._reschedule(
-            [(each.expires_at, each.place) for each in written if each and each.closed]
+            [(each.expires_at, each.rowid) for each in written if each and each.closed]
         )
         for record, (header, _, base) in zip(written, steps, strict=True):
             if header is not base.header and record is not None:
-                self._open_anew(record)
+                self._update_header(record)
         return written
 
-    def _open_anew(self, record: Record) -> None:
-        """Write another opening in the place of a session's."""
+    def _update_header(self, record: Record) -> None:
+        """Replace the header of a session."""
         header = record.header
-        sealed = encode_header(header)
-        values = header.model, header.version, record.expires_at, checksum(sealed), sealed
-        self._db.execute(_OPEN_ANEW, (*values, record.place))
+        encoded = encode_header(header)
+        values = header.model, header.version, record.expires_at, checksum(encoded), encoded
+        self._db.execute(_UPDATE_HEADER, (*values, record.rowid))
 
     def _reschedule(self, due: list[tuple[float, int]]) -> None:
-        """Set when to look at sessions again: (time, place) each."""
+        """Set when sessions are due: (time, id) each."""
         if due:
             self._db.executemany("UPDATE sessions SET due_at = ? WHERE id = ?", due)
 
-    def _lies_there(self, record: Record) -> bool:
+    def _is_stored(self, record: Record) -> bool:
         query = "SELECT 1 FROM states WHERE id = ? AND revision = ?"
-        return bool(rows_of(self._db, query, (record.place, record.revision)))
+        return bool(rows_of(self._db, query, (record.rowid, record.revision)))
 
     def _create(self, header: SessionHeader, data: bytes, now: float) -> Record | None:
         expires_at = now + ttl_s_of(data)
-        sealed = encode_header(header)
+        encoded = encode_header(header)
         row = (
             header.tenant, header.name, header.model, header.version, expires_at,
-            checksum(sealed), sealed, now,
+            checksum(encoded), encoded, now,
         )  # fmt: skip
         created = rows_of(self._db, _CREATE, row)
         if not created:
             return None
-        kept = Record(header, data, expires_at, created[0][0])
+        record = Record(header, data, expires_at, created[0][0])
         self._db.execute(
             "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)",
-            (kept.place, kept.revision, expires_at, "", checksum(kept.data), kept.data),
+            (record.rowid, record.revision, expires_at, "", checksum(data), data),
         )
-        return kept
+        return record
 
 
-def refuse_strange_file(db: apsw.Connection, path: Path) -> None:
-    """Raise StartUpError if it is of another program, or of a later service.
-
-    One statement, so that no other process can change the file between its parts.
-    """
+def refuse_foreign_file(db: apsw.Connection, path: Path) -> None:
+    """Raise StartUpError if the file belongs to another program or a later service."""
+    # One statement, so that another process cannot change the file between its parts.
     [(application_id, version, num_tables)] = rows_of(
         db,
         "SELECT (SELECT application_id FROM pragma_application_id),"
@@ -294,10 +285,10 @@ def refuse_strange_file(db: apsw.Connection, path: Path) -> None:
     )
     if num_tables and application_id != _APPLICATION_ID:
         raise StartUpError(
-            f"CARRY_STORE: {path} is a database of another program; name another file"
+            f"CARRY_STORE: {path} is a database of another program; choose another file"
         )
     if version > _SCHEMA_VERSION:
         raise StartUpError(
-            f"CARRY_STORE: {path} has schema {version}, this service knows up to"
-            f" {_SCHEMA_VERSION}: it was written by a later service; upgrade this one"
+            f"CARRY_STORE: {path} has schema {version}, this service supports up to"
+            f" {_SCHEMA_VERSION}: a later service wrote it; upgrade this one"
         )

@@ -1,22 +1,22 @@
-"""The write-ahead log beside an SQLite file: when it is synced, and when it is taken up.
+"""The write-ahead log of an SQLite file: when it is synced, and when it is checkpointed.
 
-Rule 1: SQLite hands a commit to the system without syncing (synchronous=NORMAL); `sync` returns
-        when everything that was written before it was called is on the disk. The two together are
-        what synchronous=FULL does in one, but the next group can be written during the sync.
-Rule 2: taking up the log (a checkpoint) moves most of it while commits go on, and the rest, which
-        is little, while the store waits. So the log does not grow, and only its end is waited for.
-        `sqlite_log_size` says when.
-Rule 3: a sync and a checkpoint never wait for each other: each has its own thread.
-Rule 4: one sync is under way at a time, and all who ask during it share the next: after a slow one
-        nobody waits for more than one other.
-Rule 5: the system may forget what it could not sync and call the next sync a success, with a hole
-        in the log before what that one wrote. So behind a failed sync everything is moved out of
-        the log first, into the synced file, and nothing is acknowledged before.
-Rule 6: a checkpoint never begins on a log that is moved already: SQLite before 3.51.3 may damage
-        the file if another process begins the log anew at that moment. So one process moves it at
-        a time (a lock on the log's file), and each writes a page to it first.
-Rule 7: when nobody has written for some seconds, the log is moved and its file cut to nothing.
-Rule 8: nothing is moved into a file that is not the one that was opened, or that was cut.
+Rule 1: SQLite passes a commit to the operating system without a sync (synchronous=NORMAL). `sync`
+        returns when everything written before the call is on disk. Together they are equivalent to
+        synchronous=FULL, but the next group can be written during the sync.
+Rule 2: a checkpoint runs in two parts. A passive one moves most of the log into the database file
+        while commits continue; then the store waits for the short rest, and the log restarts.
+        `log_size` decides when.
+Rule 3: syncs and checkpoints have a thread each, so that neither waits for the other.
+Rule 4: one sync runs at a time, and all requests that arrive during it share the next one, so that
+        a request waits for at most two.
+Rule 5: after a failed sync the operating system may have dropped the pages, and the next sync may
+        succeed with a hole in the log. So the whole log is first moved into the database file,
+        which SQLite syncs, and no write is acknowledged before that.
+Rule 6: a checkpoint must never start on a log that is already moved: SQLite before 3.51.3 can
+        damage the file if another process restarts the log at that moment. So one process
+        checkpoints at a time (a lock on the log file), and each writes a page first.
+Rule 7: a log without writes for some seconds is moved and its file truncated.
+Rule 8: nothing is moved into a database file that was replaced or truncated.
 """
 
 import asyncio
@@ -42,34 +42,34 @@ from service.stores.sqlite.connection import (
 )
 from service.stores.sqlite.file import PAGE_BYTES, SqliteFile
 from service.stores.sqlite.identity import FileIdentity
-from service.stores.sqlite.log_size import FRAME_HEAD_BYTES, LogSize
+from service.stores.sqlite.log_size import FRAME_HEADER_BYTES, LogSize
 from service.work_thread import WorkThread
 
 log = structlog.get_logger()
 
-# A long log of the same few sessions is cheap to move, for each of their pages is written once; for
-# strangers the pages are bounded as well, because commits wait for the disk that these go to.
+# A long log of a few sessions is cheap to move, because each of their pages is written once. The
+# number of distinct pages is bounded as well, because commits wait for the disk that they go to.
 _CHECKPOINT_PAGES = 512
 
-# To finish a checkpoint takes that nobody reads the log. Somebody may do so for long, as a backup
-# does, and commits wait meanwhile: so it is left to a later one.
-_PATIENCE_S = 0.1
+# The second part of a checkpoint waits for readers of the log, and commits wait for it. A reader
+# such as a backup may take long, so it is given up after this time and retried later.
+_BUSY_TIMEOUT_S = 0.1
 
-# Probes of readiness write a frame each: that is still quiet. A short file is left as it is, since
-# to make it longer again costs more than to write into it.
-_QUIET_AFTER_S = 5.0
-_QUIET_FRAMES = 32
+# Readiness probes write one frame each, and a log with no more than that is idle. A short file is
+# not truncated, because extending it again costs more than overwriting it.
+_IDLE_AFTER_S = 5.0
+_IDLE_FRAMES = 32
 _SHORT_BYTES = 2**20
 
-# Elsewhere than on Linux the one that exists does more than is needed.
+# Linux only; elsewhere fsync, which also writes the metadata of the file.
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
-class _Sync:
-    """One call for the disk, on behalf of all who asked before it."""
+class _SharedSync:
+    """One sync for all requests that arrived before it started."""
 
-    def __init__(self, call: Callable[[], None], asked: "list[asyncio.Future[None]]") -> None:
-        self.asked = asked
+    def __init__(self, call: Callable[[], None], waiters: "list[asyncio.Future[None]]") -> None:
+        self.waiters = waiters
         self.error: Exception | None = None
         self._call = call
 
@@ -81,7 +81,7 @@ class _Sync:
 
 
 class WriteAheadLog:
-    """Owned by the store, which opens it behind its first transaction and closes it first."""
+    """Owned by the store, which opens it after its first transaction and closes it first."""
 
     def __init__(self, path: Path, identity: FileIdentity) -> None:
         self._path = path
@@ -89,14 +89,14 @@ class WriteAheadLog:
         self._pages: set[int] = set()
         self._sync_thread = WorkThread("sqlite-sync", self._on_synced)
         self._checkpoint_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
-        self._under_way: asyncio.Future[None] | None = None
-        self._is_finish_wanted = self._is_finishing = False
-        self._quiet_timer: asyncio.TimerHandle | None = None
-        self._frames_at_last_look = -1
+        self._running: asyncio.Future[None] | None = None
+        self._needs_restart = self._is_restarting = False
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._frames_at_last_check = -1
         self._is_closing = False
         self._is_syncing = False
-        self._asked: list[asyncio.Future[None]] = []
-        self._may_have_a_hole = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self._may_have_hole = False
         self._file: int
         self._db: apsw.Connection
         self._application_id: int
@@ -106,182 +106,188 @@ class WriteAheadLog:
         """`writers`: the connections by which the store commits."""
         self._file = os.open(f"{self._path}-wal", os.O_RDWR)
         self._db = connected(self._path)
-        wait_at_most(self._db, _PATIENCE_S)
+        wait_at_most(self._db, _BUSY_TIMEOUT_S)
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
         self._db.execute("PRAGMA synchronous = NORMAL")
         [(self._application_id,)] = rows_of(self._db, "PRAGMA application_id")
         [(page_bytes,)] = rows_of(self._db, "PRAGMA page_size")
-        frame_bytes = FRAME_HEAD_BYTES + page_bytes
+        frame_bytes = FRAME_HEADER_BYTES + page_bytes
         try:
             self._identity.open(self._file, frame_bytes, num_log_frames_of(self._db))
         except BaseException:
-            close(self._db, may_move=False)
+            close(self._db, may_checkpoint=False)
             os.close(self._file)
             raise
-        # What a process that was killed has left.
+        # A killed process may have left a long log.
         if os.fstat(self._file).st_size > sqlite_log_size.CHECKPOINT_BYTES:
-            self._move("TRUNCATE")
+            self._try_checkpoint("TRUNCATE")
         self._size = LogSize(frame_bytes, num_log_frames_of(self._db))
         for writer in writers:
             writer.call_on_commit(self._on_commit)
 
     async def sync(self) -> None:
-        """Return when all that was written before is on the disk."""
-        asked = asyncio.get_running_loop().create_future()
-        self._asked.append(asked)
+        """Return when everything written before the call is on disk."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         if not self._is_syncing:
-            self._begin_sync()
-        await asked
+            self._start_sync()
+        await waiter
 
-    async def make_room(self) -> None:
-        """To be awaited before a commit: wait for a checkpoint, where one must be waited for."""
-        if self._under_way is not None and self._size.is_full:
-            await asyncio.wait({self._under_way})
-        if self._is_finish_wanted:
-            await self._finish_checkpoint()
+    async def before_write(self) -> None:
+        """Wait for a checkpoint if the log is full or has to be restarted."""
+        if self._running is not None and self._size.is_full:
+            await asyncio.wait({self._running})
+        if self._needs_restart:
+            await self._restart_log()
 
-    def wrote(self, records: Sequence[Record] = ()) -> None:
-        """To be called behind whatever was written; begins a checkpoint when the log is long."""
+    def after_write(self, records: Sequence[Record] = ()) -> None:
+        """Start a checkpoint if the log is long."""
         for record in records:
             # Neighbours share a page.
-            self._pages.add(record.place * len(record.data) // PAGE_BYTES)
+            self._pages.add(record.rowid * len(record.data) // PAGE_BYTES)
         is_due = self._size.is_due or len(self._pages) >= _CHECKPOINT_PAGES
-        if is_due and not (self._under_way or self._is_finish_wanted or self._is_finishing):
+        if is_due and not (self._running or self._needs_restart or self._is_restarting):
             self._pages.clear()
-            self._under_way = self._checkpoint()
-            self._under_way.add_done_callback(self._on_most_moved)
-        if self._quiet_timer is None:
-            self._wait_for_quiet()
+            self._running = self._checkpoint()
+            self._running.add_done_callback(self._on_passive_done)
+        if self._idle_timer is None:
+            self._start_idle_timer()
 
-    def save(self) -> None:
-        """Move all into the file, now that the log's path leads to it no longer."""
-        if self._under_way is None:
-            self._under_way = self._checkpoint("RESTART")
-            self._under_way.add_done_callback(self._on_ended)
+    def checkpoint_all(self) -> None:
+        """Move the whole log into the database file, because the log's path was removed."""
+        if self._running is not None:  # what it moves may not be all
+            self._running.add_done_callback(lambda _: self.checkpoint_all())
+            return
+        self._running = self._checkpoint("RESTART")
+        self._running.add_done_callback(self._on_done)
 
     async def close(self) -> None:
         self._is_closing = True
-        if self._quiet_timer is not None:
-            self._quiet_timer.cancel()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         while self._is_syncing:
-            with suppress(Exception):  # those who asked are told; here only its end matters
+            with suppress(Exception):  # its waiters receive the error
                 await self.sync()
-        if self._under_way is not None:
-            await self._under_way
+        while self._running is not None:
+            await self._running
+            await asyncio.sleep(0)  # until its callbacks have run
         self._sync_thread.close()
         self._checkpoint_thread.shutdown()
-        close(self._db, may_move=self._identity.may_be_moved_into)
+        close(self._db, may_checkpoint=self._identity.allows_checkpoint)
         os.close(self._file)
 
-    def _begin_sync(self) -> None:
-        asked, self._asked = self._asked, []
+    def _start_sync(self) -> None:
+        waiters, self._waiters = self._waiters, []
         self._is_syncing = True
-        if self._may_have_a_hole:
-            moving = _Sync(self._move_and_sync, asked)
+        if self._may_have_hole:
+            sync = _SharedSync(self._checkpoint_and_sync, waiters)
             loop = asyncio.get_running_loop()
-            moved = loop.run_in_executor(self._checkpoint_thread, moving.run)
-            moved.add_done_callback(lambda _: self._on_synced(moving))
+            done = loop.run_in_executor(self._checkpoint_thread, sync.run)
+            done.add_done_callback(lambda _: self._on_synced(sync))
         else:
-            self._sync_thread.put(_Sync(partial(_sync, self._file), asked))
+            self._sync_thread.put(_SharedSync(partial(_sync, self._file), waiters))
 
-    def _on_synced(self, sync: "_Sync") -> None:
-        self._may_have_a_hole = sync.error is not None
-        for each in sync.asked:
-            if each.done():  # nobody waits any more
+    def _on_synced(self, sync: "_SharedSync") -> None:
+        self._may_have_hole = sync.error is not None
+        for waiter in sync.waiters:
+            if waiter.done():  # cancelled
                 continue
             if sync.error is None:
-                each.set_result(None)
+                waiter.set_result(None)
             else:
-                each.set_exception(sync.error)
+                waiter.set_exception(sync.error)
         self._is_syncing = False
-        if self._asked:
-            self._begin_sync()
+        if self._waiters:
+            self._start_sync()
 
-    def _move_and_sync(self) -> None:
-        """Move all of the log into the file, as the system still holds it in memory."""
+    def _checkpoint_and_sync(self) -> None:
+        """Move the whole log into the database file from the system's memory, and sync: rule 5."""
         try:
-            is_busy, num_pages, num_moved = self._run_checkpoint("RESTART")
+            is_busy, num_pages, num_moved = self._checkpoint_locked("RESTART")
         except apsw.Error as error:
-            raise OSError(f"an earlier sync failed, and the log cannot be moved: {error}") from None
+            raise OSError(f"an earlier sync failed, and the checkpoint too: {error}") from None
         if is_busy or num_moved != num_pages:
-            raise OSError("an earlier sync failed, and the log could not be moved yet")
+            raise OSError("an earlier sync failed, and the checkpoint is not complete yet")
         _sync(self._file)
 
-    def _checkpoint(self, how: str = "PASSIVE") -> "asyncio.Future[None]":
-        return asyncio.get_running_loop().run_in_executor(self._checkpoint_thread, self._move, how)
+    def _checkpoint(self, mode: str = "PASSIVE") -> "asyncio.Future[None]":
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._checkpoint_thread, self._try_checkpoint, mode)
 
-    def suspect(self) -> None:
-        """SQLite has failed: the end of the log may be gone."""
+    def mark_suspect(self) -> None:
+        """SQLite has failed: the end of the log may be missing."""
         self._identity.log_grew(self._size.num_frames, self._size.num_frames + 1)
 
     def _on_commit(self, _: apsw.Connection, __: str, num_frames: int) -> int:
-        """On the thread that committed."""
+        """Called on the thread that committed."""
         self._identity.log_grew(self._size.num_frames, num_frames)
         self._size.grew_to(num_frames)
         return apsw.SQLITE_OK
 
-    def _on_most_moved(self, _: "asyncio.Future[None]") -> None:
-        self._under_way = None
-        self._is_finish_wanted = True
+    def _on_passive_done(self, _: "asyncio.Future[None]") -> None:
+        self._running = None
+        self._needs_restart = True
 
-    def _on_ended(self, _: "asyncio.Future[None]") -> None:
-        self._under_way = None
+    def _on_done(self, _: "asyncio.Future[None]") -> None:
+        self._running = None
 
-    async def _finish_checkpoint(self) -> None:
-        """Move what was written during the checkpoint; the next commit begins the log anew."""
-        self._is_finish_wanted, self._is_finishing = False, True
+    async def _restart_log(self) -> None:
+        """Move what was written during the passive checkpoint; the next commit restarts the log."""
+        self._needs_restart, self._is_restarting = False, True
         num_frames = self._size.num_frames
         try:
             await self._checkpoint("RESTART")
         finally:
-            self._is_finishing = False
-            self._size.was_tried(num_frames)
+            self._is_restarting = False
+            self._size.checkpoint_ended(num_frames)
 
-    def _wait_for_quiet(self) -> None:
+    def _start_idle_timer(self) -> None:
         loop = asyncio.get_running_loop()
-        self._quiet_timer = loop.call_later(_QUIET_AFTER_S, self._look_for_quiet)
+        self._idle_timer = loop.call_later(_IDLE_AFTER_S, self._check_idle)
 
-    def _look_for_quiet(self) -> None:
-        if self._under_way is not None or self._is_finishing:
-            self._wait_for_quiet()
+    def _check_idle(self) -> None:
+        if self._running is not None or self._is_restarting:
+            self._start_idle_timer()
             return
         loop = asyncio.get_running_loop()
-        looking = loop.run_in_executor(self._checkpoint_thread, self._cut_if_quiet)
-        self._under_way = looking
-        looking.add_done_callback(self._on_looked)
+        self._running = loop.run_in_executor(self._checkpoint_thread, self._truncate_if_idle)
+        self._running.add_done_callback(self._on_idle_checked)
 
-    def _on_looked(self, _: "asyncio.Future[None]") -> None:
-        self._under_way = self._quiet_timer = None
+    def _on_idle_checked(self, _: "asyncio.Future[None]") -> None:
+        self._running = self._idle_timer = None
+        # A write during the check has not started a timer.
         if not self._is_closing and os.fstat(self._file).st_size > _SHORT_BYTES:
-            self._wait_for_quiet()
+            self._start_idle_timer()
 
-    def _cut_if_quiet(self) -> None:
-        """Of all processes on the file: the first that finds it quiet cuts it."""
+    def _truncate_if_idle(self) -> None:
+        """The first process that finds the log idle truncates it for all."""
         if os.fstat(self._file).st_size <= _SHORT_BYTES:
             return
         with suppress(apsw.Error):
-            before, self._frames_at_last_look = (
-                self._frames_at_last_look,
-                num_log_frames_of(self._db),
-            )
-            if 0 <= before <= self._frames_at_last_look < before + _QUIET_FRAMES:
-                self._move("TRUNCATE")
+            num_frames = num_log_frames_of(self._db)
+            before, self._frames_at_last_check = self._frames_at_last_check, num_frames
+            if 0 <= before <= num_frames < before + _IDLE_FRAMES:
+                self._try_checkpoint("TRUNCATE")
 
-    def _move(self, how: str) -> None:
+    def _try_checkpoint(self, mode: str) -> None:
         try:
-            self._run_checkpoint(how)
-        except (apsw.Error, OSError) as error:  # commits go on without; it is tried again with more
-            log.warning("checkpoint failed, will try again", reason=str(error))
+            self._checkpoint_locked(mode)
+        except (apsw.Error, OSError) as error:  # commits continue
+            log.warning("checkpoint failed, will retry", reason=str(error))
 
-    def _run_checkpoint(self, how: str) -> tuple[int, int, int]:
-        """Whether it was kept from finishing, pages of the log, and those moved: see rule 6."""
+    def _checkpoint_locked(self, mode: str) -> tuple[int, int, int]:
+        """Run a checkpoint as rule 6 says.
+
+        Returns:
+            Whether another connection kept it from finishing, the log's pages, and those moved.
+        """
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            if not self._identity.may_be_moved_into:
-                raise OSError("the files of the session store are not as they were opened")
+            if not self._identity.allows_checkpoint:
+                raise OSError("the files of the session store were replaced, removed or truncated")
             self._db.execute(f"PRAGMA application_id = {self._application_id}")
-            [told] = rows_of(self._db, f"PRAGMA wal_checkpoint({how})")
+            [row] = rows_of(self._db, f"PRAGMA wal_checkpoint({mode})")
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        result: tuple[int, int, int] = told
+        result: tuple[int, int, int] = row
         return result

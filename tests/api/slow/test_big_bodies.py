@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from service.api import limits
 from service.api.body_reader import reader as body_reader
 from service.api.body_reader.reader import BIG_BODY_BYTES
 from service.api.codec.validation import refuse_crowded
@@ -190,15 +191,17 @@ async def test_a_crowd_of_nothing_is_counted_before_anything_is_made_of_it(
     assert "the body has 50" in answer.json()["detail"]
 
 
-def test_objects_and_lists_are_counted_outside_of_texts():
-    limits = Settings(max_rows=10, max_instances=1, max_body_bytes=1024)  # 27 in all
+def test_objects_and_lists_are_counted_outside_of_texts(monkeypatch):
+    monkeypatch.setattr(limits, "MAX_ROWS", 10)
+    monkeypatch.setattr(limits, "MAX_INSTANCES", 1)
+    settings = Settings(max_body_bytes=1024)  # 27 in all
     for text in (b"{" * 50, rb"[\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\", rb"\\\"" + b"{" * 40):
-        refuse_crowded(b'{"text": "' + text + b'"}', limits)
-    refuse_crowded(b"[" * 27, limits)
+        refuse_crowded(b'{"text": "' + text + b'"}', settings)
+    refuse_crowded(b"[" * 27, settings)
     with pytest.raises(TooLargeError, match="28 objects and lists: expected at most 27"):
-        refuse_crowded(b"[" * 28, limits)
+        refuse_crowded(b"[" * 28, settings)
     with pytest.raises(TooLargeError):
-        refuse_crowded(b'{"a\\\\": [%s]}' % (b"{}," * 30), limits)
+        refuse_crowded(b'{"a\\\\": [%s]}' % (b"{}," * 30), settings)
 
 
 async def test_a_small_body_that_is_a_crowd_does_not_hold_up_the_loop(client):

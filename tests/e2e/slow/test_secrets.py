@@ -153,7 +153,7 @@ def test_the_log_tells_of_all_that_happened(world):
     lines = [json.loads(line) for line in written.splitlines()]
     events = {line["event"] for line in lines}
     assert events >= {"unexpected error", "request failed", "slow or failed request",
-                      "slow step of a stream", "session store is away"}  # fmt: skip
+                      "slow step of a stream", "session store is unreachable"}  # fmt: skip
     told = [line["exception"] for line in lines if "exception" in line]
     assert any(text.endswith("ValueError") for text in told)
     assert any("RuntimeError" in text and "ModelFailedError: model 'load'" in text for text in told)

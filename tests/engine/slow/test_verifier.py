@@ -58,10 +58,10 @@ def states(served):
 def test_an_endless_graph_is_refused_when_its_time_is_up(folder):
     path = write_looping_classifier(folder, ENDLESS)
     with closing(Verifier("cpu", 1, limit_s=1.0)) as hasty:
-        with pytest.raises(BundleError, match=r"not tried out in 1 s: .*CARRY_LOAD_TIMEOUT_S"):
+        with pytest.raises(BundleError, match=r"not verified in 1 s: .*CARRY_LOAD_TIMEOUT_S"):
             Verification(hasty, path).run()
         assert not hasty._children
-        # The next is tried by another process.
+        # Another process verifies the next.
         with closing(Verifier("cpu", 1, limit_s=LONG_S)) as patient:
             assert Verification(patient, folder / "load" / "1").run()
 
@@ -122,18 +122,18 @@ async def test_an_endless_bundle_is_refused_in_the_background(folder):
     write_looping_classifier(folder, ENDLESS)
     with closing(Verifier("cpu", 1, limit_s=3.0)) as hasty:
         async with replica(folder, hasty) as served:
-            with pytest.raises(InvalidInputError, match="not tried out in 3 s"):
+            with pytest.raises(InvalidInputError, match="not verified in 3 s"):
                 await served.load("mood")
             assert states(served) == {"load/1": "READY", "mood/1": "UNAVAILABLE"}
 
 
 def test_a_bundle_that_waits_behind_others_can_be_cancelled(folder, verifier):
-    verifier._task.acquire()
+    verifier._turn.acquire()
     waiting = Verification(verifier, folder / "load" / "1")
     threading.Timer(0.1, waiting.cancel).start()
     with pytest.raises(Cancelled):
         waiting.run()
-    verifier._task.release()
+    verifier._turn.release()
     assert Verification(verifier, folder / "load" / "1").run()
 
 

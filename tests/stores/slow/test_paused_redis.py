@@ -1,4 +1,4 @@
-"""Servers that hang: whatever is asked of the store ends within its time, however it is reached."""
+"""With hanging servers, each call of the store ends in time, in every topology."""
 
 import asyncio
 import signal
@@ -16,11 +16,11 @@ from tests.stores.valkey import running_cluster, running_valkey, wait_until
 
 TIMEOUT_S = 3.0
 SLACK_S = 2.0
-"""Less than the time itself: two of them would be too long."""
+"""Less than the timeout, so that two timeouts in a row fail the test."""
 
 
 def sentinel_of(primary):
-    # It calls the primary gone much later than this test lasts.
+    # It reports the primary as down only after the end of this test.
     return (
         f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
         "sentinel down-after-milliseconds main 600000\n"
@@ -29,7 +29,7 @@ def sentinel_of(primary):
 
 @pytest.fixture(params=["single", "sentinel", "all behind sentinel", "cluster"])
 def servers(request):
-    """The URL of a store, and the servers of it that hang."""
+    """The URL of a store, and its servers that hang."""
     with ExitStack() as stack:
         if request.param == "cluster":
             nodes = stack.enter_context(running_cluster())
@@ -62,7 +62,7 @@ async def back(store):
 async def test_every_call_ends_within_the_time(servers):
     url, hanging = servers
     store = RedisStore(read_redis_url(url), TIMEOUT_S)
-    bases = await opened(store, *(f"s{place}" for place in range(40)))
+    bases = await opened(store, *(f"s{index}" for index in range(40)))
     calls = {
         "commit": lambda: commit(store, after(bases[0]), bases[0]),
         "open": lambda: commit(store, record_named("new")),

@@ -11,7 +11,7 @@ from training.foreign.state_names import is_next
 PAIRS = [
     ("initial_h", "Y_h"), ("hx", "hy"), ("cx", "cy"), ("h0", "hn"), ("h_0", "h_n"), ("h", "h_out"),
     ("prev_h", "next_h"), ("h_prev", "h_next"), ("prev", "next"), ("past", "present"),
-    ("past_key", "encode_key"), ("past.0.k", "present.0.k"), ("in_h", "out_h"), ("h_in", "h_out"),
+    ("past_key", "present_key"), ("past.0.k", "present.0.k"), ("in_h", "out_h"), ("h_in", "h_out"),
     ("old_state", "new_state"), ("old", "new"), ("state", "stateN"), ("state", "next_state"),
     ("states", "new_states"), ("initial_state", "final_state"), ("init_h", "last_h"),
     ("inputState", "outputState"), ("h_tm1", "h_t"), ("x", "x_next"), ("h_prev", "h"),

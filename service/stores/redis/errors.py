@@ -1,4 +1,4 @@
-"""What a server said in the place of an answer → the error that a client gets."""
+"""Failed replies of a server → the errors that a client receives."""
 
 from typing import Any
 
@@ -12,31 +12,30 @@ _REFUSALS = (
     "OOM", "READONLY", "LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "BUSY",
     "TRYAGAIN", "NOAUTH", "NOPERM", "MOVED", "ASK", "NOSCRIPT",
 )  # fmt: skip
-"""Answers before anything of a command was carried out, by their first word."""
+"""Error codes of commands that the server did not carry out."""
+
+
+def nothing_stored(problem: str, reply: object) -> StoreUnavailableError:
+    """The error for a request that changed nothing in the store."""
+    return StoreUnavailableError(
+        f"{problem} ({reply}); nothing of this request was stored: retry", retry_after_s=1
+    )
 
 
 def failure_of(reply: object) -> StoreUnavailableError | None:
-    """The error for a reply that is none; None for an answer."""
+    """The error for a failed reply to a write; None if it succeeded."""
     if isinstance(reply, StoreUnavailableError):
         return reply
     if not isinstance(reply, Exception):
         return None
     error: StoreUnavailableError
     if isinstance(reply, NotSentError):
-        error = StoreUnavailableError(
-            f"the session store cannot be reached ({reply}); nothing of this request was kept:"
-            " try again",
-            retry_after_s=1,
-        )
+        error = nothing_stored("the session store cannot be reached", reply)
     elif isinstance(reply, (ResponseError, BusyLoadingError)) and _is_refusal(reply):
-        error = StoreUnavailableError(
-            f"the session store refused to work ({reply}); nothing of this request was kept: try"
-            " again",
-            retry_after_s=1,
-        )
+        error = nothing_stored("the session store refused the write", reply)
     else:
         error = OutcomeUnknownError(
-            case("outcome-unknown", what=f"the session store's answer was lost ({reply})"),
+            case("outcome-unknown", what=f"the session store's reply was lost ({reply})"),
             retry_after_s=1,
         )
     error.is_silent = has_timed_out(reply)
@@ -45,23 +44,19 @@ def failure_of(reply: object) -> StoreUnavailableError | None:
 
 
 def unavailable_if_failed(replies: list[Any]) -> list[Any]:
-    """The replies to something that is read.
+    """The replies to reads.
 
     Raises:
         StoreUnavailableError: one of them is an error.
     """
     for reply in replies:
         if isinstance(reply, (NotSentError, LostError, RedisError)):
-            error = StoreUnavailableError(
-                f"the session store could not be read ({reply}); nothing of this request was kept:"
-                " try again",
-                retry_after_s=1,
-            )
+            error = nothing_stored("the session store could not be read", reply)
             error.is_silent = has_timed_out(reply)
             raise error from reply
     return replies
 
 
 def _is_refusal(reply: Exception) -> bool:
-    # redis-py makes kinds of errors of some first words, and takes those words away.
+    # redis-py has exception classes for some codes, and removes the code from their message.
     return type(reply) is not ResponseError or str(reply).partition(" ")[0] in _REFUSALS
