@@ -71,8 +71,8 @@ class CharacterCodec:
         except KeyError as error:
             index = text.index(error.args[0])
             raise TextError(
-                f"expected the {len(self._tokens)} characters {self._shown()} that this model"
-                f" knows, found {error.args[0]!r} (character {index})"
+                f"expected characters that this model knows ({self._shown()}), found"
+                f" {error.args[0]!r} (character {index})"
             ) from None
 
     def decode(self, token: int) -> str:

@@ -41,5 +41,5 @@ def test_the_start_is_used_until_text_is_read():
 
 
 def test_a_character_outside_the_alphabet_is_refused_with_its_index():
-    with pytest.raises(TextError, match=r"expected the 6 characters .* found 'x' \(character 2\)"):
+    with pytest.raises(TextError, match=r"expected characters .* found 'x' \(character 2\)"):
         CODEC.feed(UNREAD, "abx")

@@ -190,7 +190,7 @@ async def test_a_model_that_does_not_write_is_not_made_to():
         await engine.submit(A, CreateRequest("mood", None, ttl_s=60))
         with pytest.raises(InvalidInputError, match="does not write"):
             await engine.submit(A, write(MANY, 0))
-        with pytest.raises(InvalidInputError, match="none of the 6 characters"):
+        with pytest.raises(InvalidInputError, match="characters that this model knows"):
             await engine.predict(VERSE, [(Observations(text="x"), None)])
 
 
