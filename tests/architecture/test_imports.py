@@ -16,8 +16,6 @@ LONGER = {
     "service/api/v2/infer_call.py": "one request, from its body to its answer",
     "service/api/websocket/protocol.py": "one state machine",
     "service/api/websocket/stream.py": "one state machine",
-    "service/client/asynchronous.py": "the client and its session",
-    "service/contract/manifest.py": "one schema",
     "service/engine/dispatch/dispatcher.py": "the life of a request, in its order",
     "service/engine/engine.py": "what transports call",
     "service/engine/inference/worker.py": "one state machine",
