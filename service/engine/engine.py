@@ -341,10 +341,14 @@ class Engine:
         """Answer requests that wait past their deadline, for a store that hangs as well."""
         while True:
             await asyncio.sleep(min(_DEADLINES_EVERY_S, self.limits.request_timeout_s))
-            now = time.monotonic()
-            for task in list(self._queues.tasks()):
-                if task.deadline < now:
-                    task.end(_too_late())
+            self._end_late_tasks()
+
+    def _end_late_tasks(self) -> None:
+        """A call of its own, so that the last task, and its model, is not held between two."""
+        now = time.monotonic()
+        for task in self._queues.tasks():
+            if task.deadline < now:
+                task.end(_too_late())
 
     def _on_task_ended(self, ended: asyncio.Task[None]) -> None:
         """An endless task ends only by our own defect."""

@@ -92,7 +92,7 @@ async def test_an_error_before_the_first_character_keeps_its_status(client):
     assert answer.json()["expected_step"] == 0
     answer = await client.post("/v1/sessions/v/generate", json={"text": "x"})
     assert answer.status_code == 422
-    assert "none of the 6 characters" in answer.json()["detail"]
+    assert "characters that this model knows" in answer.json()["detail"]
 
 
 async def test_an_error_behind_the_first_character_is_the_last_event():

@@ -97,7 +97,7 @@ async def test_a_model_about_vectors_takes_one_by_the_name_of_its_input(tmp_path
     [
         ("mood", {"text_input": "good"}, 400, "does not write"),
         ("nothing", {"text_input": "good"}, 404, "no model"),
-        ("verse", {"text_input": "xyz"}, 400, "none of the 6 characters"),
+        ("verse", {"text_input": "xyz"}, 400, "characters that this model knows"),
         ("verse", {"text_input": 3}, 400, "text_input is '3': expected a string"),
         ("verse", {"max_tokens": 0}, 400, "parameter max_tokens is '0'"),
         ("verse", {"parameters": {"temperature": "hot"}}, 400, "parameter temperature is 'hot'"),

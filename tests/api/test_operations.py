@@ -41,7 +41,7 @@ async def test_a_refused_bundle_is_named_with_its_reason(tmp_path):
     (folder / "mood" / "1" / "tokenizer.json").write_text("{}")
     async with serving(models=folder) as client:
         answer = (await client.get("/v1/models")).json()
-        assert "tokenizer.json: SHA-256" in answer["refused"]["mood/1"]
+        assert "tokenizer.json: expected SHA-256" in answer["refused"]["mood/1"]
         assert [model["name"] for model in answer["models"]] == ["load", "phase", "verse"]
         assert (await client.get("/readyz")).status_code == 200
         assert "carry_bundles_refused 1.0" in (await client.get("/metrics")).text

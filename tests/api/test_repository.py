@@ -116,7 +116,7 @@ async def test_a_bundle_that_is_refused_is_told_with_its_reason(models):
         graph.write_bytes(whole[:-1])
         told = await client.post("/v2/repository/models/load/load")
         assert told.status_code == 400
-        assert "failed to load 'load': load/1/model.onnx: SHA-256" in told.json()["error"]
+        assert "failed to load 'load': load/1/model.onnx: expected SHA-256" in told.json()["error"]
         assert str(models) not in told.text
         assert list((await client.get("/v1/models")).json()["refused"]) == ["load/1"]
         graph.write_bytes(whole)

@@ -122,7 +122,7 @@ async def test_sessions_are_listed_by_pages_and_by_model(client):
         ({"observations": [[1, 2]], "step": -1}, 422, "step"),
         ({"observations": [[1, 2]], "step": "0"}, 422, "step"),
         ({"observations": [[1, 2]], "step": 2**53}, 422, "step"),
-        ({"observations": [[1, 2]], "step": 7}, 409, "at step 0"),
+        ({"observations": [[1, 2]], "step": 7}, 409, "expected step 0"),
         ({"observations": [[1, 2]], "emit": "some"}, 422, "emit"),
         ({"observations": [[1, 2]] * 11}, 413, "11 rows"),
     ],

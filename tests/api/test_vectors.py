@@ -177,7 +177,7 @@ async def test_a_replay_without_the_vector_is_refused(client):
         ({"observations": [{"red": 1, "green": 1, "yellow": 1}]}, "names ['yellow']"),
         ({"observations": []}, "has 0 rows"),
         ({"observations": [RED, RED]}, "has 2 rows"),
-        ({"observations": [RED], "text": "x"}, "none of the 6 characters"),
+        ({"observations": [RED], "text": "x"}, "characters that this model knows"),
     ],
 )
 async def test_what_is_no_vector_is_refused_and_leaves_the_session_as_it_was(client, asked, told):

@@ -314,7 +314,7 @@ def test_a_bundle_that_was_found_good_is_not_tried_again(folder, mood, verifier,
 def test_a_bundle_that_is_changed_while_it_is_tried_is_not_opened(folder, mood):
     digest = read_bundle(mood).manifest_digest
     write_classifier(folder, seed=9)
-    with pytest.raises(BundleError, match="changed while it was checked"):
+    with pytest.raises(BundleError, match="changed during verification"):
         read_bundle(mood, digest)
 
 
