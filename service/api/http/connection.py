@@ -8,12 +8,9 @@ Rule 2: what comes in without being part of a body is bounded by `MAX_HEAD_BYTES
 Rule 3: how the connection ends, and with which answers, is in `connection_end.py`.
 """
 
-import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from service.api.http.connection_end import ClosingTransport, EndingConnection
 from service.api.http.heads import (
@@ -32,14 +29,8 @@ MAX_HEAD_BYTES = 64 * 1024
 class HttpConnection(EndingConnection):
     """Made by uvicorn, one for each connection; `self.cycle` is the newest request's."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- as uvicorn has them
+        super().__init__(*args, **options)
         self._is_upgrade = False  # the head asks for one
         self._is_silent = False  # nothing of a head's end, a body or a request's end came
         self._num_silent_bytes = 0

@@ -17,13 +17,11 @@ from functools import partial
 from typing import Any
 
 from starlette.responses import Response
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
-from uvicorn.server import ServerState
 
 from service.api.http.fast_path import FastPath
 from service.api.http.half_closed import HalfClosedWatch
@@ -39,14 +37,8 @@ _COMMENT = b"3\r\n:\n\n\r\n"  # of a stream of events, as one chunk
 class EndingConnection(HttpToolsProtocol):
     """Everything but the reading of requests, which `connection.py` adds."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- as uvicorn has them
+        super().__init__(*args, **options)
         assert isinstance(self.app, FastPath), "service.app makes nothing else"
         self.served = self.app
         self._admitted = self.app.connections

@@ -19,8 +19,6 @@ from functools import partial
 from typing import Any
 
 from starlette.responses import Response
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from service.api.auth.keys import Caller
 from service.api.body_reader.reader import BIG_BODY_BYTES
@@ -79,14 +77,8 @@ class _Exchange:
 class StepProtocol(HttpConnection):
     """Serves a `FastPath`; made by uvicorn, one for each connection."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- as uvicorn has them
+        super().__init__(*args, **options)
         self._begin = self.served.begin
         self._context = self.served.context
         self._nobody_waits = asyncio.Event()
