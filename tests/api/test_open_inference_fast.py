@@ -17,6 +17,8 @@ from tests.fakes.foreign import leaky
 X = {"name": "x", "shape": [1, 1, 2], "datatype": "FP32", "data": [1.0, 2.0]}
 LEAKY = {"name": "x", "shape": [1, 3], "datatype": "FP16", "data": [0.5, -1, 2]}
 TIME = {"name": "time", "shape": [1, 1], "datatype": "INT64", "data": [START_S]}
+HUGE = LEAKY | {"data": [6e4, 1, 1]}
+GAIN = {"name": "gain", "shape": [1], "datatype": "FP16", "data": [2]}
 FEW = {"name": "x", "shape": [1, 3, 2], "datatype": "FP32", "data": [[[1, 2], [3, 4], [5, 6]]]}
 FEW_TIMES = TIME | {"shape": [1, 3], "data": [START_S + 86_400 * day for day in range(3)]}
 TEXT = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a film "]}
@@ -89,6 +91,14 @@ SCRIPTS = {
         infer(X, TIME, path="load/versions/9"),
         infer(X, path="nothing", id="lost"),
     ],
+    "refused by the engine": [
+        infer(X, TIME, parameters=sequence(5, start=True)),
+        infer(X, parameters=sequence(5, step=9), id="early"),
+        infer(LEAKY, path="leaky"),
+        infer(HUGE, GAIN, path="leaky", id="infinite"),
+        infer(LEAKY, path="leaky", parameters=sequence(7, start=True)),
+        infer(HUGE, GAIN, path="leaky", parameters=sequence(7), id="infinite, too"),
+    ],
     "versions": [
         infer(X, TIME, path="load/versions/1", parameters=sequence(5, start=True)),
         infer(X, path="load/versions/1", parameters=sequence(5)),
@@ -121,6 +131,7 @@ STATUSES = {
     "tensors of a graph that was imported": [200, 200, 200, 200, 400, 400, 200],
     "binary": [200, 200, 200, 400, 400, 400],
     "without a sequence": [200, 200, 200, 200, 200, 404, 404],
+    "refused by the engine": [200, 409, 200, 400, 200, 400],
     "versions": [200, 200, 400, 200],
     "compressed answers": [200, 200],
     "mistakes": [400, 400, 400, 400, 400, 400, 400, 400, 400, 400],
