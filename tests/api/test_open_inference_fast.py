@@ -179,6 +179,41 @@ async def test_both_ways_answer_and_count_alike(models, name, monkeypatch):  # n
     assert len(taken) >= len(script) - 1  # one script has a header that is unusual
 
 
+async def test_what_finds_the_queue_full_is_refused_before_it_is_parsed(models, monkeypatch):  # noqa: F811
+    parsed = []
+    monkeypatch.setattr("service.api.v2.infer_call.parse", lambda *body: parsed.append(body))
+    found = []
+    for query in ("?ordinary", ""):
+        async with listening(models=models) as client:
+            engine = client.app.context.engine
+            backlog = engine.workers.of(engine.registry.get("phase"))._backlog
+            backlog._bounds = backlog._bounds._replace(max_jobs=0)
+            backlog.num_steps = 1  # an idle model lets anything in
+            path, data, _ = infer(X, path="phase", parameters=sequence(5), id="late")
+            answer = await client.post(f"/v2/models/{path}/infer{query}", content=data)
+            backlog.num_steps = 0
+            failures = re.findall(
+                r"^carry_inference_requests_total.*",
+                (await client.get("/metrics")).text,
+                re.MULTILINE,
+            )
+            found.append((*alike(answer), failures))
+    assert found[0] == found[1]
+    assert (found[1][0], json.loads(found[1][2])["id"], parsed) == (429, "late", [])
+
+
+async def test_a_defect_of_ours_is_answered_and_counted_alike(models, monkeypatch):  # noqa: F811
+    def fail(*_):
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr("service.api.v2.infer_call.observations_of", fail)
+    script = [infer(X, path="phase", id="unlucky"), infer(X, parameters=sequence(5, start=True))]
+    ordinary, fast = [await answers(models, script, query) for query in ("?ordinary", "")]
+    assert fast == ordinary
+    assert [status for status, _, _ in fast[0]] == [500, 500]
+    assert json.loads(fast[0][0][2])["id"] == "unlucky"
+
+
 async def test_steps_of_many_sequences_at_once_are_those_of_each_alone(models):  # noqa: F811
     xs = np.random.default_rng(3).uniform(-1, 1, (20, 4, 3)).astype(np.float16)
 

@@ -123,6 +123,16 @@ class InferCall:
         """
         if self.body.is_big:
             return None
+        try:
+            self.require_room()
+            return self._submit(timing, on_outcome)
+        except Exception:
+            self._fail()
+            raise
+
+    def _submit(
+        self, timing: RequestTiming | None, on_outcome: OnOutcome
+    ) -> "asyncio.Future[Any] | None":
         engine = self._context.engine
         try:
             self._parsed = parse(*self.body)
@@ -141,7 +151,6 @@ class InferCall:
                 return None
             if self._version not in (None, model.version):
                 return None
-            engine.refuse_if_full(model)
             request = infer_request(Signature.of(model), self._parsed)
             rows, emit = self._observed(model, request)
             step = self._step_of(sequence, model, rows, emit)
@@ -159,7 +168,6 @@ class InferCall:
         """As `submit`, of a request without a sequence; several rows, and texts, by `respond`."""
         engine = self._context.engine
         model = self._model = engine.registry.get(self._name, self._version)
-        engine.refuse_if_full(model)
         request = infer_request(Signature.of(model), parsed)
         rows, emit = self._observed(model, request)
         if len(rows) != 1 or model.codec is not None:
@@ -189,9 +197,12 @@ class InferCall:
             self.require_room()
             return await self.run()
         except Exception:
-            self.count_failure()
-            self.asked.id = read_id(*self.body)
+            self._fail()
             raise
+
+    def _fail(self) -> None:
+        self.count_failure()
+        self.asked.id = read_id(*self.body)
 
     def problem(self, error: Exception) -> Response:
         return error_response(error, self.path, self.asked)
