@@ -41,7 +41,7 @@ def inflate(data: bytes, encoding: str, max_bytes: int) -> bytes:
 
 def deflate(data: bytes, accepted: str) -> tuple[bytes, str]:
     """An answer in the encoding that the client likes best, and its name; "" as it is."""
-    if len(data) < _LEAST_BYTES:
+    if not accepted or len(data) < _LEAST_BYTES:
         return data, ""
     name = _liked_best(accepted)
     if name == "deflate":

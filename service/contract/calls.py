@@ -179,6 +179,8 @@ def _axes(shape: tuple[Axis, ...]) -> _Axes:
 
 
 def into_graph(values: np.ndarray, shape: tuple[Axis, ...]) -> np.ndarray:
+    if shape[:2] == ("batch", "time"):
+        return np.ascontiguousarray(values)
     num_lacking, order, _ = _axes(shape)
     moved = values.transpose(order)
     return np.ascontiguousarray(moved.reshape(moved.shape[num_lacking:]))

@@ -7,7 +7,7 @@ Everything runs on the event loop; only the graph and the store leave it.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import structlog
@@ -17,7 +17,7 @@ from service.engine.dispatch.bulk_rows import BulkRows, RowRequests
 from service.engine.dispatch.bulk_runs import BulkRuns, RunRequests, by_session, joined
 from service.engine.dispatch.callback_future import CallbackFuture, OnEnd
 from service.engine.dispatch.dispatcher import Dispatcher
-from service.engine.dispatch.predictions import Predictions
+from service.engine.dispatch.predictions import OnPrediction, Predictions
 from service.engine.dispatch.request_task import RequestTask
 from service.engine.dispatch.session_queues import SessionQueue, SessionQueues
 from service.engine.dispatch.step_batch import is_single
@@ -35,19 +35,12 @@ from service.engine.session.refusals import require_live, session_not_found
 from service.engine.session.requests import Observations, SessionRequest
 from service.engine.session.rules import Reply
 from service.engine.timing import CURRENT, RequestTiming
-from service.errors import (
-    CarryError,
-    DeadlineError,
-    DrainingError,
-    ModelFailedError,
-)
+from service.errors import CarryError, DeadlineError, DrainingError, ModelFailedError
 from service.stores.base import Expired, Store
 from service.stores.record.record import Key, PackedOutputs, Record
 from service.wordings import case
 
 log = structlog.get_logger()
-
-_Requests = TypeVar("_Requests")
 
 _SWEEP_EVERY_S = 10.0
 _SWEEP_AT_ONCE = 1000
@@ -188,7 +181,7 @@ class Engine:
     def _begin_bulk(
         self,
         kind: Callable[..., Bulk],
-        requests: _Requests,
+        requests: object,
     ) -> "asyncio.Future[Outcomes]":
         self._refuse_if_draining()
         future: asyncio.Future[Outcomes] = self._loop.create_future()
@@ -211,6 +204,18 @@ class Engine:
         """
         self._refuse_if_draining()
         return await self._predictions.predict(model, instances, emit)
+
+    def predict_row(
+        self,
+        model: LoadedModel,
+        row: tuple[Observations, int | None],
+        emit: Literal["last", "all"],
+        timing: RequestTiming | None,
+        on_end: OnPrediction,
+    ) -> "asyncio.Future[PackedOutputs]":
+        """As `predict` of one instance without text; `on_end` receives what became of it."""
+        self._refuse_if_draining()
+        return self._predictions.submit(model, *row, emit, timing, on_end)
 
     async def read(self, key: Key) -> Record:
         """The session as the store holds it now.
@@ -263,12 +268,6 @@ class Engine:
     def refuse_if_full(self, model: LoadedModel) -> None:
         """Raise QueueFullError where work for this model would be refused, before it is decoded."""
         self.workers.of(model).refuse_if_full()
-
-    async def list_live(
-        self, tenant: str, model: str | None, after: str, limit: int
-    ) -> list[Record]:
-        """Live sessions by name, as the store holds them now."""
-        return await self.store.list_live(tenant, model, after, limit)
 
     async def _found(self, key: Key) -> Record:
         found = await self.store.load(key)

@@ -4,10 +4,12 @@ Rule 1: the counts are metrics, which `prometheus_client` sums over processes, i
         So they never fall while a model is loaded, whichever worker answers.
 Rule 2: times are multiples of 2⁻³⁰ s, about a nanosecond: such sums are exact (up to 97 days), in
         any order of the processes.
+Rule 3: successes are added at the end of each turn of the event loop, before it reads another
+        request: a client that has its response finds it counted.
 """
 
+import asyncio
 import time
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -15,15 +17,14 @@ _MODEL = ("model", "version")
 _PARTS_OF_A_SECOND = 2**30
 
 
-class _Success(NamedTuple):
-    """The series of one model that every success adds to: looking them up costs more."""
+class _Successes:
+    """Those of one model that are not in its series yet."""
 
-    requests: Counter
-    rows: Counter
-    read_s: Counter
-    run_s: Counter
-    write_s: Counter
-    last: Gauge
+    __slots__ = ("num_requests", "num_rows", "read_ns", "run_ns", "write_ns")
+
+    def __init__(self) -> None:
+        self.num_requests = self.num_rows = 0
+        self.read_ns = self.run_ns = self.write_ns = 0
 
 
 class InferenceMetrics:
@@ -52,7 +53,7 @@ class InferenceMetrics:
             "When the last inference request under /v2 succeeded.", _MODEL, registry=registry,
             multiprocess_mode="max",
         )  # fmt: skip
-        self._of_success: dict[tuple[str, str], _Success] = {}
+        self._successes: dict[tuple[str, str], _Successes] = {}
         self.of_models = (self._requests, self._rows, self._seconds, self._last)
 
     def succeeded(
@@ -64,27 +65,32 @@ class InferenceMetrics:
         run_ns: int,
         written_ns: int,
     ) -> None:
-        of_model = self._of_success.get((model, version))
-        if of_model is None:
-            seconds = self._seconds
-            of_model = self._of_success[model, version] = _Success(
-                self._requests.labels(model, version, "success"),
-                self._rows.labels(model, version),
-                seconds.labels(model, version, "read"),
-                seconds.labels(model, version, "run"),
-                seconds.labels(model, version, "write"),
-                self._last.labels(model, version),
-            )
-        of_model.requests.inc()
-        of_model.rows.inc(num_rows)
-        of_model.read_s.inc(_exact_s(read_ns))
-        of_model.run_s.inc(_exact_s(run_ns))
-        of_model.write_s.inc(_exact_s(written_ns))
-        of_model.last.set(round(time.time(), 3))
+        """On the event loop."""
+        if not self._successes:
+            asyncio.get_running_loop().call_soon(self._add_successes)
+        found = self._successes.get((model, version))
+        if found is None:
+            found = self._successes[model, version] = _Successes()
+        found.num_requests += 1
+        found.num_rows += num_rows
+        found.read_ns += read_ns
+        found.run_ns += run_ns
+        found.write_ns += written_ns
+
+    def _add_successes(self) -> None:
+        now_s = round(time.time(), 3)
+        for (model, version), found in self._successes.items():
+            self._requests.labels(model, version, "success").inc(found.num_requests)
+            self._rows.labels(model, version).inc(found.num_rows)
+            parts = ("read", found.read_ns), ("run", found.run_ns), ("write", found.write_ns)
+            for part, ns in parts:
+                self._seconds.labels(model, version, part).inc(_exact_s(ns))
+            self._last.labels(model, version).set(now_s)
+        self._successes.clear()
 
     def forget(self, model: str, version: str) -> None:
         """Its series are removed: another model of this name has new ones."""
-        self._of_success.pop((model, version), None)
+        self._successes.pop((model, version), None)
 
     def failed(self, model: str, version: str, ns: int) -> None:
         self._requests.labels(model, version, "failure").inc()

@@ -17,6 +17,8 @@ from tests.fakes.foreign import leaky
 X = {"name": "x", "shape": [1, 1, 2], "datatype": "FP32", "data": [1.0, 2.0]}
 LEAKY = {"name": "x", "shape": [1, 3], "datatype": "FP16", "data": [0.5, -1, 2]}
 TIME = {"name": "time", "shape": [1, 1], "datatype": "INT64", "data": [START_S]}
+HUGE = LEAKY | {"data": [6e4, 1, 1]}
+GAIN = {"name": "gain", "shape": [1], "datatype": "FP16", "data": [2]}
 FEW = {"name": "x", "shape": [1, 3, 2], "datatype": "FP32", "data": [[[1, 2], [3, 4], [5, 6]]]}
 FEW_TIMES = TIME | {"shape": [1, 3], "data": [START_S + 86_400 * day for day in range(3)]}
 TEXT = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a film "]}
@@ -89,6 +91,14 @@ SCRIPTS = {
         infer(X, TIME, path="load/versions/9"),
         infer(X, path="nothing", id="lost"),
     ],
+    "refused by the engine": [
+        infer(X, TIME, parameters=sequence(5, start=True)),
+        infer(X, parameters=sequence(5, step=9), id="early"),
+        infer(LEAKY, path="leaky"),
+        infer(HUGE, GAIN, path="leaky", id="infinite"),
+        infer(LEAKY, path="leaky", parameters=sequence(7, start=True)),
+        infer(HUGE, GAIN, path="leaky", parameters=sequence(7), id="infinite, too"),
+    ],
     "versions": [
         infer(X, TIME, path="load/versions/1", parameters=sequence(5, start=True)),
         infer(X, path="load/versions/1", parameters=sequence(5)),
@@ -121,6 +131,7 @@ STATUSES = {
     "tensors of a graph that was imported": [200, 200, 200, 200, 400, 400, 200],
     "binary": [200, 200, 200, 400, 400, 400],
     "without a sequence": [200, 200, 200, 200, 200, 404, 404],
+    "refused by the engine": [200, 409, 200, 400, 200, 400],
     "versions": [200, 200, 400, 200],
     "compressed answers": [200, 200],
     "mistakes": [400, 400, 400, 400, 400, 400, 400, 400, 400, 400],
@@ -166,6 +177,41 @@ async def test_both_ways_answer_and_count_alike(models, name, monkeypatch):  # n
     fast = await answers(models, script, "")
     assert fast == ordinary
     assert len(taken) >= len(script) - 1  # one script has a header that is unusual
+
+
+async def test_what_finds_the_queue_full_is_refused_before_it_is_parsed(models, monkeypatch):  # noqa: F811
+    parsed = []
+    monkeypatch.setattr("service.api.v2.infer_call.parse", lambda *body: parsed.append(body))
+    found = []
+    for query in ("?ordinary", ""):
+        async with listening(models=models) as client:
+            engine = client.app.context.engine
+            backlog = engine.workers.of(engine.registry.get("phase"))._backlog
+            backlog._bounds = backlog._bounds._replace(max_jobs=0)
+            backlog.num_steps = 1  # an idle model lets anything in
+            path, data, _ = infer(X, path="phase", parameters=sequence(5), id="late")
+            answer = await client.post(f"/v2/models/{path}/infer{query}", content=data)
+            backlog.num_steps = 0
+            failures = re.findall(
+                r"^carry_inference_requests_total.*",
+                (await client.get("/metrics")).text,
+                re.MULTILINE,
+            )
+            found.append((*alike(answer), failures))
+    assert found[0] == found[1]
+    assert (found[1][0], json.loads(found[1][2])["id"], parsed) == (429, "late", [])
+
+
+async def test_a_defect_of_ours_is_answered_and_counted_alike(models, monkeypatch):  # noqa: F811
+    def fail(*_):
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr("service.api.v2.infer_call.observations_of", fail)
+    script = [infer(X, path="phase", id="unlucky"), infer(X, parameters=sequence(5, start=True))]
+    ordinary, fast = [await answers(models, script, query) for query in ("?ordinary", "")]
+    assert fast == ordinary
+    assert [status for status, _, _ in fast[0]] == [500, 500]
+    assert json.loads(fast[0][0][2])["id"] == "unlucky"
 
 
 async def test_steps_of_many_sequences_at_once_are_those_of_each_alone(models):  # noqa: F811

@@ -26,9 +26,12 @@ from tests.benchmarks.engine_load import (
 )
 from tests.benchmarks.figures import Figure, median_figure, print_table, write_json
 from tests.benchmarks.http_load import (
+    INFER_PATH,
+    INFER_TAIL,
     LOAD_GENERATOR,
     STEP_BODY,
     STEP_PATH,
+    infer_body,
     measure_bulk_requests,
     measure_http,
     measure_stream,
@@ -36,10 +39,11 @@ from tests.benchmarks.http_load import (
     serving_noop,
     window_body,
 )
+from tests.e2e.server import Server
 
 SESSIONS = (1, 32, 128, 1024)
 BULK_SESSIONS = 10_000
-KINDS = ("engine", "http", "stream", "bulk")
+KINDS = ("engine", "http", "v2", "stream", "bulk")
 
 
 def main() -> None:
@@ -60,7 +64,7 @@ def main() -> None:
             measured = []
             if "engine" in asked.only:
                 measured += engine_round(folder, asked.sessions, asked.seconds)
-            if not {"http", "stream"}.isdisjoint(asked.only):
+            if not {"http", "v2", "stream"}.isdisjoint(asked.only):
                 measured += socket_round(folder, asked.sessions, asked.seconds, asked.only)
             if "bulk" in asked.only:
                 measured += bulk_round(folder, asked.seconds)
@@ -94,7 +98,7 @@ def engine_round(folder: Path, sessions: list[int], seconds: float) -> list[Figu
 def socket_round(
     folder: Path, sessions: list[int], seconds: float, kinds: Sequence[str]
 ) -> list[Figure]:
-    """The no-op, then the service over the stores by HTTP, by WebSocket, and stateless."""
+    """The no-op, then the service over the stores by HTTP, `/v2` and WebSocket, and stateless."""
     noop = {}
     with serving_noop(folder) as server:
         for count in sessions:
@@ -109,6 +113,8 @@ def socket_round(
                     name = f"HTTP JSON, {store}"
                     path, body = STEP_PATH, STEP_BODY
                     measured.append(measure_http(name, server, count, seconds, path, body))
+                if "v2" in kinds:
+                    measured += infer_figures(server, store, count, seconds)
                 if "stream" in kinds:
                     name = f"WebSocket, {store}"
                     measured.append(measure_stream(name, server, count, count, seconds))
@@ -120,6 +126,17 @@ def socket_round(
                     path, body = f"/v1/models/{NAME}/predict", window_body()
                     measured.append(measure_http(name, server, count, seconds, path, body))
     return [*noop.values(), *(related(each, noop[each.sessions]) for each in measured)]
+
+
+def infer_figures(server: Server, store: str, num_sessions: int, seconds: float) -> list[Figure]:
+    """Steps of sequences, with the tensors of requests and answers in JSON and in binary."""
+    names = f"/v2 JSON, {store}", f"/v2 binary, {store}"
+    as_json = INFER_PATH, infer_body()
+    as_binary = INFER_PATH, infer_body(is_binary=True), INFER_TAIL
+    return [
+        measure_http(name, server, num_sessions, seconds, *request)
+        for name, request in zip(names, (as_json, as_binary), strict=True)
+    ]
 
 
 def bulk_round(folder: Path, seconds: float) -> list[Figure]:

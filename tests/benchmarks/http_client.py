@@ -1,8 +1,9 @@
 """A load generator in a process of its own: closed loop over keep-alive connections.
 
-    python -m tests.benchmarks.http_client PORT CONNECTIONS SECONDS PATH BODY
+    python -m tests.benchmarks.http_client PORT CONNECTIONS SECONDS PATH BODY [TAIL]
 
-`%d` in PATH becomes the number of the connection. Prints one line of JSON.
+`%d` in PATH and BODY becomes the number of the connection. TAIL, in hexadecimal digits, holds the
+binary tensors of `/v2` that follow the JSON. Prints one line of JSON.
 """
 
 import asyncio
@@ -59,17 +60,27 @@ class _Connection(asyncio.Protocol):
             self._transport.write(self._request)
 
 
-async def load(port: int, num_connections: int, seconds: float, path: str, body: bytes) -> dict:
+def _request(number: int, path: str, body: str, tail: bytes) -> bytes:
+    data = body.replace("%d", str(number)).encode()
+    kind = "application/json"
+    if tail:
+        kind = f"application/octet-stream\r\nInference-Header-Content-Length: {len(data)}"
+    head = (
+        f"POST {path.replace('%d', str(number))} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: {len(data) + len(tail)}\r\n\r\n"
+    )
+    return head.encode() + data + tail
+
+
+async def load(
+    port: int, num_connections: int, seconds: float, path: str, body: str, tail: bytes
+) -> dict:
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
     connections = []
-    for place in range(num_connections):
-        head = (
-            f"POST {path.replace('%d', str(place))} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        request = head.encode() + body
+    for number in range(num_connections):
+        request = _request(number, path, body, tail)
 
         def connect(request: bytes = request) -> _Connection:
             return _Connection(request, started + seconds, latencies)
@@ -87,8 +98,9 @@ async def load(port: int, num_connections: int, seconds: float, path: str, body:
 
 
 def main() -> None:
-    port, num_connections, seconds, path, body = sys.argv[1:]
-    answer = uvloop.run(load(int(port), int(num_connections), float(seconds), path, body.encode()))
+    port, num_connections, seconds, path, body, *tail = sys.argv[1:]
+    binary = bytes.fromhex("".join(tail))
+    answer = uvloop.run(load(int(port), int(num_connections), float(seconds), path, body, binary))
     print(json.dumps(answer))
 
 

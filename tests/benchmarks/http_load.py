@@ -1,4 +1,4 @@
-"""The service over its sockets: HTTP, WebSocket and Arrow, against a FastAPI no-op.
+"""The service over its sockets: HTTP, `/v2`, WebSocket and Arrow, against a FastAPI no-op.
 
 Whoever makes the load is a process of its own, pinned to one core.
 """
@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tests.benchmarks.bulk_client import warm_up
 from tests.benchmarks.bundle import NAME, F
@@ -22,8 +25,11 @@ from tests.benchmarks.figures import Figure
 from tests.benchmarks.soak_client import Wire
 from tests.e2e.server import Server, running_server
 
+_ROW = [0.1234567 * (column + 1) for column in range(F)]
 STEP_PATH = "/v1/sessions/s%d/steps"
-STEP_BODY = json.dumps({"observations": [[0.1234567 * (c + 1) for c in range(F)]]})
+STEP_BODY = json.dumps({"observations": [_ROW]})
+INFER_PATH = f"/v2/models/{NAME}/infer"
+INFER_TAIL = np.array(_ROW, "<f4").tobytes()
 WINDOW = 168
 
 STREAM_DEPTH = 2
@@ -40,7 +46,7 @@ _PINNED = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] if shutil.which("
 def serving(
     models: Path, store_name: str, folder: Path, num_sessions: int, max_queue_s: float = 0.5
 ) -> Iterator[Server]:
-    """The service with `num_sessions` open sessions `s0`, `s1`, …"""
+    """The service with `num_sessions` open sessions `s0`, `s1`, …, and sequences 10, 11, …"""
     url, durability = STORES[store_name]
     store = url.format(folder=folder, stamp=time.time_ns())
     settings = {"models": models, "store": store, "durability": durability}
@@ -50,14 +56,18 @@ def serving(
 
 
 async def _open_sessions(port: int, num_sessions: int) -> None:
-    places = iter(range(num_sessions))
+    numbers = iter(range(num_sessions))
+    start = infer_body(sequence_start=True)
 
     async def open_some() -> None:
         wire = Wire(port)
-        for place in places:
-            body = json.dumps({"model": NAME, "session": f"s{place}"}).encode()
+        for number in numbers:
+            body = json.dumps({"model": NAME, "session": f"s{number}"}).encode()
             status, answer = await wire.ask("POST", "/v1/sessions", body)
             assert status == 201, answer
+            body = start.replace("%d", str(number)).encode()
+            status, answer = await wire.ask("POST", INFER_PATH, body)
+            assert status == 200, answer
         wire.close()
 
     await asyncio.gather(*(open_some() for _ in range(8)))
@@ -71,11 +81,17 @@ def serving_noop(folder: Path) -> Iterator[Server]:
 
 
 def measure_http(
-    name: str, server: Server, num_sessions: int, seconds: float, path: str, body: str
+    name: str,
+    server: Server,
+    num_sessions: int,
+    seconds: float,
+    path: str,
+    body: str,
+    tail: bytes = b"",
 ) -> Figure:
-    """Closed loop, one connection a session."""
+    """Closed loop, one connection a session; `tail` are binary tensors behind the JSON."""
     command = _wrk if HAS_WRK else _http_client
-    load = command(server, num_sessions, seconds, path, body)
+    load = [*command(server, num_sessions, seconds, path, body), *([tail.hex()] if tail else [])]
     return _measure(name, server, num_sessions, seconds, load)
 
 
@@ -132,10 +148,21 @@ def _http_client(
     return [*module, str(server.port), str(num_sessions), str(seconds), path, body]
 
 
+def infer_body(*, is_binary: bool = False, **parameters: bool) -> str:
+    """A step of sequence `1%d` (0 is none), with tensors in JSON or, both ways, in binary."""
+    x: dict[str, Any] = {"name": "x", "shape": [1, 1, F], "datatype": "FP32"}
+    if is_binary:
+        x["parameters"] = {"binary_data_size": len(INFER_TAIL)}
+        parameters["binary_data_output"] = True
+    else:
+        x["data"] = _ROW
+    body = {"parameters": {"sequence_id": 0} | parameters, "inputs": [x]}
+    return json.dumps(body).replace('"sequence_id": 0', '"sequence_id": 1%d')
+
+
 def window_body() -> str:
     """What a client without a server-side state sends at every step."""
-    row = json.loads(STEP_BODY)["observations"][0]
-    return json.dumps({"instances": [{"observations": [row] * WINDOW}]})
+    return json.dumps({"instances": [{"observations": [_ROW] * WINDOW}]})
 
 
 def _cpu_s(pid: int) -> float:

@@ -1,6 +1,7 @@
 """Rows of a JSON body to an array. Every refusal names the row."""
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from math import isfinite
 
@@ -20,6 +21,23 @@ def are_beyond(values: np.ndarray) -> np.ndarray:
     """Which values are too large, infinity included; NaN is a missing value."""
     beyond: np.ndarray = np.abs(values) > LARGEST
     return beyond
+
+
+def has_beyond(values: np.ndarray) -> bool:
+    """Whether `are_beyond` finds any."""
+    if values.dtype == np.float32 and isfinite(vdot(values, values)):
+        return False  # then none is near `LARGEST`
+    return bool(are_beyond(values).any())
+
+
+def pack_floats(values: Sequence[float]) -> np.ndarray:
+    """Numbers → float32 `[N]`, read-only.
+
+    Raises:
+        OverflowError: one is too large for float32.
+        struct.error: one is not a number.
+    """
+    return np.frombuffer(_floats(len(values)).pack(*values), np.float32)
 
 
 def read_rows(columns: tuple[str, ...], rows: list[Row], where: str) -> np.ndarray:
@@ -43,11 +61,10 @@ def read_rows(columns: tuple[str, ...], rows: list[Row], where: str) -> np.ndarr
             )
     if len(values) == 1:
         try:
-            packed = _floats(len(columns)).pack(*values[0])
+            row_1F = pack_floats(values[0]).reshape(1, -1)  # type: ignore[arg-type]  # see below
         except (struct.error, OverflowError):  # a value is missing, or too large
             pass
         else:
-            row_1F = np.frombuffer(packed, np.float32).reshape(1, -1)
             if isfinite(vdot(row_1F, row_1F)):  # then none is near `LARGEST`
                 return row_1F
     with np.errstate(over="ignore"):  # infinite, and refused

@@ -5,10 +5,12 @@ What a model reads is checked here, wherever it came from: names, kinds of numbe
 
 from collections.abc import Mapping
 from itertools import chain
+from math import prod
 from typing import Any, Final
 
 import numpy as np
 
+from service.api.codec.rows import pack_floats
 from service.contract.calls import Arrays, ObservationLayout
 from service.contract.tensors import InputSpec
 from service.errors import InvalidInputError
@@ -86,6 +88,7 @@ def pack_observations(
 
 
 _FLOAT = {float}
+_MOST_PACKED: Final = 1024
 
 
 def array_of(data: Any, dtype: str, where: str) -> np.ndarray:  # noqa: ANN401 -- JSON
@@ -95,9 +98,10 @@ def array_of(data: Any, dtype: str, where: str) -> np.ndarray:  # noqa: ANN401 -
         InvalidInputError: ragged, of another kind, or beyond the type's range.
     """
     try:
+        is_short = type(data) is list and len(data) <= _MOST_PACKED
+        if is_short and dtype == "float32" and set(map(type, data)) == _FLOAT:
+            return pack_floats(data)
         with np.errstate(over="raise", invalid="raise"):
-            if dtype == "float32" and type(data) is list and set(map(type, data)) == _FLOAT:
-                return np.array(data, np.float32)
             plain = np.array(data)
             is_empty = plain.size == 0
             _refuse_disguised(data, plain, dtype, where)
@@ -169,9 +173,7 @@ def shaped(values: np.ndarray, shape: Any, where: str) -> np.ndarray:  # noqa: A
                 f"{where} has the size {str(number)[:40]} in its shape {str(shape)[:60]}: expected"
                 f" integers from 0 to {2**31 - 1}"
             )
-    size = 1
-    for number in shape:
-        size *= number
+    size = prod(shape)
     if values.size != size:
         raise InvalidInputError(
             f"{where} has {values.size} values: expected {size}, as its shape is {shape}"

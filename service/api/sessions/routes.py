@@ -152,7 +152,7 @@ async def list_sessions(
 ) -> Response:
     """By name, page after page."""
     # One more than asked for tells whether there is another page.
-    records = await context.engine.list_live(caller.tenant, model, cursor, limit + 1)
+    records = await context.engine.store.list_live(caller.tenant, model, cursor, limit + 1)
     now = await context.engine.store.now()
     page = {
         "sessions": [_detail(context, record, now) for record in records[:limit]],

@@ -108,7 +108,7 @@ def write_infer(
         InvalidInputError: an output is wanted that this model, another than has read the request,
             does not have.
     """
-    datatypes = {tensor.name: tensor.datatype for tensor in signature.outputs}
+    datatypes = signature.datatypes
     wanted = asked.outputs or dict.fromkeys(datatypes, asked.is_binary)
     outputs: list[dict[str, Any]] = []
     binaries: list[bytes] = []
@@ -145,14 +145,16 @@ def parse(data: bytes, json_bytes: int | None) -> ParsedBody:
         raise MalformedError(f"the body is not valid JSON ({error}): expected an object") from None
     if not isinstance(body, dict) or not isinstance(body.get("inputs"), list):
         raise MalformedError('the body has no list "inputs": expected {"inputs": [{"name": …}]}')
-    if astray := sorted(_SEQUENCE_PARAMETERS & set(body)):
+    if not _SEQUENCE_PARAMETERS.isdisjoint(body):
+        astray = sorted(_SEQUENCE_PARAMETERS & set(body))
         raise MalformedError(
             f'the body has {astray} beside "inputs": expected them in "parameters", such as'
             f' {{"parameters": {{"{astray[0]}": …}}}}'
         )
     parameters = _parameters(body, "the request")
-    if any(name.startswith("triton_") for name in parameters):
-        raise MalformedError("parameters that begin with triton_ are reserved")
+    for name in parameters:
+        if name.startswith("triton_"):
+            raise MalformedError("parameters that begin with triton_ are reserved")
     return ParsedBody(body, parameters, memoryview(data)[end:])
 
 
@@ -167,16 +169,18 @@ def _read_inputs(
         tensor = known.get(name)
         if tensor is None or name in arrays:
             raise _unexpected_input(name, sorted(known), is_known=tensor is not None)
-        size = _parameters(entry, f"input {name!r}").get("binary_data_size")
+        where = f"input {name!r}"
+        size = _parameters(entry, where).get("binary_data_size")
         if size is None:
-            arrays[name] = _fitting(tensor, entry, _json_values(tensor, entry))
+            arrays[name] = _fitting(tensor, entry, _json_values(tensor, entry, where), where)
             continue
         if type(size) is not int or not 0 <= size <= len(binary) or "data" in entry:
             raise MalformedError(
-                f"input {name!r}: binary_data_size is {str(size)[:40]}, {len(binary)} bytes are"
-                " left: expected a size that is there, and no data"
+                f"{where}: binary_data_size is {str(size)[:40]}, {len(binary)} bytes are left"
+                ": expected a size that is there, and no data"
             )
-        arrays[name] = _fitting(tensor, entry, _binary_values(tensor, entry, binary[:size]))
+        values = _binary_values(tensor, entry, binary[:size])
+        arrays[name] = _fitting(tensor, entry, values, where)
         binary = binary[size:]
     if len(binary):
         raise MalformedError(f"{len(binary)} bytes follow the last tensor: expected none")
@@ -185,16 +189,16 @@ def _read_inputs(
     return arrays
 
 
-def _json_values(tensor: Tensor, entry: dict[str, Any]) -> np.ndarray:
+def _json_values(tensor: Tensor, entry: dict[str, Any], where: str) -> np.ndarray:
     _require_datatype(tensor, entry)
     data = entry.get("data")
     if not isinstance(data, list):
-        raise MalformedError(f'input {tensor.name!r} has no list "data"')
+        raise MalformedError(f'{where} has no list "data"')
     if tensor.dtype != "bytes":
-        return array_of(data, tensor.dtype, f"input {tensor.name!r}")
+        return array_of(data, tensor.dtype, where)
     flat = list(_flat(data, 16))
     if not all(isinstance(each, str) for each in flat):
-        raise InvalidInputError(f"input {tensor.name!r}: expected strings")
+        raise InvalidInputError(f"{where}: expected strings")
     return np.array([each.encode() for each in flat], object)
 
 
@@ -206,22 +210,18 @@ def _binary_values(tensor: Tensor, entry: dict[str, Any], data: memoryview) -> n
     _require_datatype(tensor, entry)
     if tensor.dtype == "bytes":
         return np.array(_split_bytes(tensor.name, data), object)
-    dtype = np.dtype(tensor.dtype)
+    dtype = tensor.binary_dtype
     if len(data) % dtype.itemsize:
         raise MalformedError(f"input {tensor.name!r}: {len(data)} bytes are no {tensor.datatype}")
     if tensor.dtype == "bool":
         return np.frombuffer(data, np.uint8).astype(bool)
-    return np.frombuffer(data, dtype.newbyteorder("<"))
+    return np.frombuffer(data, dtype)
 
 
-def _fitting(tensor: Tensor, entry: dict[str, Any], values: np.ndarray) -> np.ndarray:
+def _fitting(tensor: Tensor, entry: dict[str, Any], values: np.ndarray, where: str) -> np.ndarray:
     """Values in the shape that is said, which must be one of the model's."""
-    where = f"input {tensor.name!r}"
     values = shaped(values, entry.get("shape"), where)
-    fits = len(values.shape) == len(tensor.shape) and all(
-        want in (-1, have) for want, have in zip(tensor.shape, values.shape, strict=True)
-    )
-    if not fits:
+    if not tensor.takes(values.shape):
         raise InvalidInputError(
             f"{where} has shape {list(values.shape)}: expected {tensor.shape}, -1 being any"
         )
@@ -257,9 +257,9 @@ def _flat(data: list[Any], depth: int) -> Any:  # noqa: ANN401 -- a generator of
 
 
 def _wanted(signature: Signature, listed: Any, is_binary: bool) -> dict[str, bool]:  # noqa: ANN401
-    names = [tensor.name for tensor in signature.outputs]
     if listed is None or listed == []:
         return {}
+    names = list(signature.datatypes)
     if not isinstance(listed, list) or len(listed) > _MAX_OUTPUTS:
         raise MalformedError('"outputs" is not a list, or is too long')
     wanted = {}

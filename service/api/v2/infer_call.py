@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastapi import Response
 
@@ -43,6 +44,9 @@ from service.errors import (
     InvalidInputError,
     TooLargeError,
 )
+from service.stores.record.record import PackedOutputs
+
+_Outcome = TypeVar("_Outcome")
 
 _ROUTE = "/v2/models/{model}/infer"
 _ROUTE_WITH_VERSION = "/v2/models/{model}/versions/{version}/infer"
@@ -114,14 +118,28 @@ class InferCall:
     def submit(
         self, timing: RequestTiming | None, on_outcome: OnOutcome
     ) -> "asyncio.Future[Any] | None":
-        """Of a sequence whose model is known, if its caller has no quota; others by `respond`."""
+        """Of a sequence whose model is known, if its caller has no quota, and of a row without one;
+        others by `respond`.
+        """
         if self.body.is_big:
             return None
+        try:
+            self.require_room()
+            return self._submit(timing, on_outcome)
+        except Exception:
+            self._fail()
+            raise
+
+    def _submit(
+        self, timing: RequestTiming | None, on_outcome: OnOutcome
+    ) -> "asyncio.Future[Any] | None":
         engine = self._context.engine
         try:
             self._parsed = parse(*self.body)
             sequence = Sequence.of(self._parsed.parameters)
-            if sequence is None or (sequence.start and self.caller.quota is not None):
+            if sequence is None:
+                return self._submit_row(self._parsed, timing, on_outcome)
+            if sequence.start and self.caller.quota is not None:
                 return None
             key = sequence.key(self.caller.tenant, self._name)
             queue = engine.cached_queue(key)
@@ -133,7 +151,6 @@ class InferCall:
                 return None
             if self._version not in (None, model.version):
                 return None
-            engine.refuse_if_full(model)
             request = infer_request(Signature.of(model), self._parsed)
             rows, emit = self._observed(model, request)
             step = self._step_of(sequence, model, rows, emit)
@@ -141,21 +158,34 @@ class InferCall:
             return None
         self._model = model
         self.asked.sequence = sequence.described(self._name)
-        on_end = partial(self._on_end, request, sequence, time.perf_counter_ns(), on_outcome)
+        answer = partial(self._answer, request, sequence, time.perf_counter_ns())
+        on_end = partial(self._on_end, request, answer, on_outcome)
         return engine.submit(key, step, timing, on_end, queue)
+
+    def _submit_row(
+        self, parsed: ParsedBody, timing: RequestTiming | None, on_outcome: OnOutcome
+    ) -> "asyncio.Future[Any] | None":
+        """As `submit`, of a request without a sequence; several rows, and texts, by `respond`."""
+        engine = self._context.engine
+        model = self._model = engine.registry.get(self._name, self._version)
+        request = infer_request(Signature.of(model), parsed)
+        rows, emit = self._observed(model, request)
+        if len(rows) != 1 or model.codec is not None:
+            return None
+        answer = partial(self._answer_row, request, model, time.perf_counter_ns())
+        on_end = partial(self._on_end, request, answer, on_outcome)
+        return engine.predict_row(model, rows[0], emit, timing, on_end)
 
     def _on_end(
         self,
         request: InferRequest,
-        sequence: Sequence,
-        was_read_ns: int,
+        answer: Callable[[_Outcome], Response],
         on_outcome: OnOutcome,
-        outcome: Reply | CarryError,
+        outcome: _Outcome,
     ) -> None:
         response: Response | Exception
         try:
-            reply = reply_of_sequence(outcome, sequence, self._name)
-            response = self._answer(request, reply, sequence, was_read_ns)
+            response = answer(outcome)
         except Exception as error:  # the request's boundary
             self.count_failure()
             self.asked.id = request.id
@@ -167,9 +197,12 @@ class InferCall:
             self.require_room()
             return await self.run()
         except Exception:
-            self.count_failure()
-            self.asked.id = read_id(*self.body)
+            self._fail()
             raise
+
+    def _fail(self) -> None:
+        self.count_failure()
+        self.asked.id = read_id(*self.body)
 
     def problem(self, error: Exception) -> Response:
         return error_response(error, self.path, self.asked)
@@ -210,7 +243,7 @@ class InferCall:
         key = sequence.key(self.caller.tenant, model.name)
         opening = partial(context.quotas.open, self.caller)
         reply = await run_sequence(context.engine, key, sequence, model.name, step, opening)
-        return self._answer(request, reply, sequence, was_read_ns)
+        return self._answer(request, sequence, was_read_ns, reply)
 
     async def _read_as_meant(self, sequence: Sequence | None) -> tuple[LoadedModel, InferRequest]:
         """The model that the request is for, and the request as that reads it."""
@@ -262,9 +295,25 @@ class InferCall:
             asked_at=self._asked_at,
         )
 
-    def _answer(
-        self, request: InferRequest, reply: Reply, sequence: Sequence, was_read_ns: int
+    def _answer_row(
+        self,
+        request: InferRequest,
+        model: LoadedModel,
+        was_read_ns: int,
+        outcome: PackedOutputs | CarryError,
     ) -> Response:
+        if isinstance(outcome, CarryError):
+            raise outcome
+        return self._respond(request, [outcome], model, {}, was_read_ns)
+
+    def _answer(
+        self,
+        request: InferRequest,
+        sequence: Sequence,
+        was_read_ns: int,
+        outcome: Reply | CarryError,
+    ) -> Response:
+        reply = reply_of_sequence(outcome, sequence, self._name)
         model = reply.model or self._context.engine.registry.get_for_reply(reply.record.header)
         return self._respond(
             request, [reply.outputs], model, sequence.told(reply.step), was_read_ns

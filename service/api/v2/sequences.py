@@ -9,9 +9,8 @@ Rule 4: a sequence stays with the version that it was started with, whatever is 
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from service.engine.engine import Engine
 from service.engine.models.loaded_model import LoadedModel
@@ -33,8 +32,7 @@ _MOST_ID_CHARS = 1024
 _ENDED = (SessionNotFoundError, SessionExpiredError, SessionClosedError)
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(NamedTuple):
     """What the parameters of a request say of its sequence. `step` is ours."""
 
     id: int | str
@@ -62,17 +60,14 @@ class Sequence:
             raise InvalidInputError(
                 f"sequence_id is {str(found)[:60]!r}: expected uint64 or string"
             )
-        flags = {}
-        for name in ("sequence_start", "sequence_end"):
-            flags[name] = parameters.get(name, False)
-            if not isinstance(flags[name], bool):
-                raise InvalidInputError(f"{name} is {str(flags[name])[:20]!r}: expected a bool")
+        start = _flag(parameters, "sequence_start")
+        end = _flag(parameters, "sequence_end")
         step = parameters.get("sequence_step")
         if step is not None and (type(step) is not int or not 0 <= step < 2**62):
             raise InvalidInputError(f"sequence_step is {str(step)[:20]!r}: expected a count")
         if not found:
             return None
-        return cls(found, flags["sequence_start"], flags["sequence_end"], step)
+        return cls(found, start, end, step)
 
     def described(self, model: str) -> str:
         """What errors call it."""
@@ -147,9 +142,12 @@ def request_of_sequence(
     Raises:
         InvalidInputError: a start has another `sequence_step` than 0.
     """
-    observations = observations._replace(final=sequence.end)
+    if sequence.end:
+        observations = observations._replace(final=True)
     if not sequence.start:
-        return StepRequest(observations._replace(time_s=start_s), sequence.step, emit)
+        if start_s is not None:
+            observations = observations._replace(time_s=start_s)
+        return StepRequest(observations, sequence.step, emit)
     if sequence.step:
         raise InvalidInputError("sequence_step of a start is 0: expected no other")
     create = CreateRequest(model.name, version, ttl_s, start_s=start_s, history=observations)
@@ -207,6 +205,13 @@ def only_row(
             f"the inputs have {len(rows)} rows: expected one, as each request of a sequence has"
         )
     return rows[0]
+
+
+def _flag(parameters: dict[str, Any], name: str) -> bool:
+    found = parameters.get(name, False)
+    if not isinstance(found, bool):
+        raise InvalidInputError(f"{name} is {str(found)[:20]!r}: expected a bool")
+    return found
 
 
 def _unknown(sequence: Sequence, model: str) -> UnknownSequenceError:

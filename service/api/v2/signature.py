@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from service.api.codec.decode import require_start
-from service.api.codec.rows import LARGEST, are_beyond
+from service.api.codec.rows import LARGEST, are_beyond, has_beyond
 from service.api.codec.tensors import DATATYPE_OF
 from service.contract.calls import from_graph, into_graph
 from service.contract.tensors import Axis, InputSpec, OutputSpec
@@ -38,8 +38,21 @@ class Tensor:
         return "BYTES" if self.dtype == "bytes" else DATATYPE_OF[self.dtype]
 
     @cached_property
+    def binary_dtype(self) -> np.dtype[Any]:
+        """Of its values in a body; not of BYTES."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @cached_property
     def shape(self) -> list[int]:
         return [axis if isinstance(axis, int) else -1 for axis in self.axes]
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        if len(shape) != len(self.shape):
+            return False
+        for have, want in zip(shape, self.shape, strict=True):  # noqa: SIM110 -- faster than `all`
+            if want not in (-1, have):
+                return False
+        return True
 
     def described(self) -> dict[str, Any]:
         return {"name": self.name, "datatype": self.datatype, "shape": self.shape}
@@ -81,6 +94,11 @@ class Signature:
             tuple(_tensor(spec) for spec in optional),
             tuple(_tensor(spec) for spec in graph.outputs),
         )
+
+    @cached_property
+    def datatypes(self) -> dict[str, str]:
+        """Of the outputs, by name."""
+        return {tensor.name: tensor.datatype for tensor in self.outputs}
 
     @cached_property
     def all_inputs(self) -> dict[str, Tensor]:
@@ -138,7 +156,7 @@ def observations_of(
         return [(each, None) for each in _tensors(model, arrays)]
     assert model.x is not None, "a model reads text, tensors or rows"
     x = arrays[model.x.name]
-    if are_beyond(x).any():
+    if has_beyond(x):
         raise InvalidInputError(
             f"input {model.x.name!r} holds {x[are_beyond(x)][0]:g}: expected numbers up to"
             f" {LARGEST:g} in size; check its unit"

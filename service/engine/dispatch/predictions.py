@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from service.contract.text import UNREAD
@@ -11,10 +13,13 @@ from service.engine.models.loaded_model import LoadedModel
 from service.engine.observer import Observer
 from service.engine.session.inputs import feed
 from service.engine.session.requests import Observations
-from service.engine.timing import CURRENT
-from service.errors import InvalidInputError, NotFiniteError
+from service.engine.timing import CURRENT, RequestTiming
+from service.errors import CarryError, InvalidInputError, NotFiniteError
 from service.stores.record.record import PackedOutputs
 from service.wordings import case
+
+OnPrediction = Callable[[PackedOutputs | CarryError], None]
+"""Takes the outputs of a prediction, or why it has none."""
 
 _READ_AT_ONCE = 10_000
 """Characters; other requests run between chunks, since reading one takes some 20 ms."""
@@ -37,9 +42,9 @@ class Predictions:
     ) -> list[PackedOutputs]:
         """As `Engine.predict`."""
         jobs: list[Job] = []
-        num_read = 0
+        num_read, timing = 0, CURRENT.get()
         for index, (observations, start_s) in enumerate(instances):
-            jobs.append(self._job(model, index, observations, start_s, emit))
+            jobs.append(self._job(model, index, observations, start_s, emit, timing))
             num_read += len(observations.text or "")
             if num_read >= _READ_AT_ONCE:
                 num_read = 0
@@ -54,12 +59,47 @@ class Predictions:
             outputs = await asyncio.gather(*futures)
         except NotFiniteError as error:
             index = next(i for i, each in enumerate(futures) if _failed_with(each, error))
-            raise NotFiniteError(case("instance-refused", index=index, why=error)) from None
+            raise _not_finite(index, error) from None
         finally:
             for future in futures:
                 future.cancel()  # those behind a failed one; their jobs are dropped
         self._observer.predicted(model.name, model.version, len(instances))
         return outputs
+
+    def submit(
+        self,
+        model: LoadedModel,
+        observations: Observations,
+        start_s: int | None,
+        emit: Literal["last", "all"],
+        timing: RequestTiming | None,
+        on_end: OnPrediction,
+    ) -> "asyncio.Future[PackedOutputs]":
+        """As `Engine.predict_row`. The future can be cancelled; then `on_end` receives nothing.
+
+        Raises:
+            CarryError: it was refused; `on_end` receives nothing.
+        """
+        job = self._job(model, 0, observations, start_s, emit, timing)
+        self._workers.of(model).submit_all([job])
+        future: asyncio.Future[PackedOutputs] = job.future
+        self.under_way.add(future)
+        future.add_done_callback(partial(self._end, model, on_end))
+        return future
+
+    def _end(
+        self, model: LoadedModel, on_end: OnPrediction, future: "asyncio.Future[PackedOutputs]"
+    ) -> None:
+        self.under_way.discard(future)
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._observer.predicted(model.name, model.version, 1)
+            on_end(future.result())
+            return
+        assert isinstance(error, CarryError), "jobs fail with nothing else"
+        on_end(_not_finite(0, error) if isinstance(error, NotFiniteError) else error)
 
     def _job(
         self,
@@ -68,9 +108,10 @@ class Predictions:
         observations: Observations,
         start_s: int | None,
         emit: Literal["last", "all"] | None,
+        timing: RequestTiming | None,
     ) -> Job:
         future = asyncio.get_running_loop().create_future()
-        job = Job(future, time.monotonic() + self._request_timeout_s, CURRENT.get())
+        job = Job(future, time.monotonic() + self._request_timeout_s, timing)
         initial = model.layout.initial_row
         try:
             default: Literal["last", "all"] = "last" if model.manifest.tag is None else "all"
@@ -78,6 +119,10 @@ class Predictions:
         except InvalidInputError as error:
             raise InvalidInputError(case("instance-refused", index=index, why=error)) from None
         return job
+
+
+def _not_finite(index: int, error: NotFiniteError) -> NotFiniteError:
+    return NotFiniteError(case("instance-refused", index=index, why=error))
 
 
 def _failed_with(future: "asyncio.Future[PackedOutputs]", error: Exception) -> bool:
