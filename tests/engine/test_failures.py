@@ -164,7 +164,7 @@ async def test_one_round_of_the_sweeper_takes_all_that_ended_and_tells_what_expi
         now += 1000
         await witness.ended_as_awaited.wait()
         assert sorted(witness.ended) == ["deleted"] + ["expired"] * 4
-        assert [r.header.name for r in await engine.list_live("t", None, "", 9)] == ["z"]
+        assert [r.header.name for r in await engine.store.list_live("t", None, "", 9)] == ["z"]
         assert await store.load(Key("t", "e")) is None
         assert list(engine._queues._queues) == [Key("t", "z")]
 
