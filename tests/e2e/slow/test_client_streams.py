@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.client import AsyncClient, Client, ClientError, ConflictError, NotFoundError
-from tests.client.fake_service import both_kinds, settled
+from tests.client.fake_service import both_kinds, result_of
 from tests.e2e.server import running_server
 from tests.fakes.bundles import write_classifier, write_forecaster, write_generator
 from tests.system import in_thread
@@ -127,47 +127,47 @@ async def test_every_operation_of_a_session(kind, tmp_path, settings):
     with running_server(tmp_path, **settings) as server:
         client = client_of(kind, server)
         options = {"version": "1", "checkpoints": 8, "keep_observations": 20}
-        session = await settled(client.open("load", session="s", **OPEN, **options))
+        session = await result_of(client.open("load", session="s", **OPEN, **options))
         for row in ROWS[:6]:
-            await settled(session.step([row]))
-        after = (await settled(session.step([ROWS[6]]))).prediction
-        await settled(session.rewind(6))
+            await result_of(session.step([row]))
+        after = (await result_of(session.step([ROWS[6]]))).prediction
+        await result_of(session.rewind(6))
         assert (session.count, session.prediction) == (6, None)
-        assert (await settled(session.step([ROWS[6]]))).prediction == after
-        assert 6 in (await settled(session.detail()))["checkpoints"]
+        assert (await result_of(session.step([ROWS[6]]))).prediction == after
+        assert 6 in (await result_of(session.detail()))["checkpoints"]
 
-        snapshot = await settled(session.snapshot())
-        copy = await settled(client.restore("copy", snapshot))
+        snapshot = await result_of(session.snapshot())
+        copy = await result_of(client.restore("copy", snapshot))
         assert copy.count == 7
         with pytest.raises(ConflictError):
-            await settled(client.restore("s", snapshot))
-        assert (await settled(client.restore("s", snapshot, replace=True))).count == 7
+            await result_of(client.restore("s", snapshot))
+        assert (await result_of(client.restore("s", snapshot, replace=True))).count == 7
 
-        told = await settled(copy.upgrade("2", "replay"))
+        told = await result_of(copy.upgrade("2", "replay"))
         assert (told["from_version"], told["replayed"]) == ("1", 7)
         assert copy.prediction is not None
-        assert (await settled(copy.step([ROWS[7]]))).step == 8
+        assert (await result_of(copy.step([ROWS[7]]))).step == 8
 
-        again = await settled(client.resume("s"))
+        again = await result_of(client.resume("s"))
         pair = [(again, ROWS[7:9]), (copy, [ROWS[8]])]
-        first, second = await settled(client.step_many(pair))
+        first, second = await result_of(client.step_many(pair))
         assert (first.step, second.step) == (again.count, copy.count) == (9, 9)
         with pytest.raises(ClientError, match="twice"):
-            await settled(client.step_many([(copy, ROWS), (copy, ROWS)]))
+            await result_of(client.step_many([(copy, ROWS), (copy, ROWS)]))
 
-        verse = await settled(client.open("verse", session="v"))
-        written = await settled(verse.generate(text="ab", max_tokens=5, seed=1))
+        verse = await result_of(client.open("verse", session="v"))
+        written = await result_of(verse.generate(text="ab", max_tokens=5, seed=1))
         assert 1 <= len(written.text) <= 5
-        assert (await settled(verse.step(text=" b"))).step == 2
+        assert (await result_of(verse.step(text=" b"))).step == 2
 
         assert await listed(client.sessions()) == ["copy", "s", "v"]
         assert await listed(client.sessions(model="verse")) == ["v"]
-        await settled(client.delete("v"))
+        await result_of(client.delete("v"))
         with pytest.raises(ConflictError):
-            await settled(verse.step(text="x"))
+            await result_of(verse.step(text="x"))
         with pytest.raises(NotFoundError):
-            await settled(client.resume("nobody"))
-        await settled(client.close())
+            await result_of(client.resume("nobody"))
+        await result_of(client.close())
 
 
 @both_kinds
@@ -176,21 +176,21 @@ async def test_of_many_a_bad_one_fails_alone_and_a_lost_answer_is_found_again(
 ):
     with running_server(tmp_path, **settings) as server:
         client = client_of(kind, server)
-        sessions = [await settled(client.open("load", **OPEN)) for _ in range(100)]
+        sessions = [await result_of(client.open("load", **OPEN)) for _ in range(100)]
         for step in range(3):
             if step == 1:  # of these the service has applied what nobody here was told
                 for session in sessions[:5]:
-                    twin = await settled(client.resume(session.name))
-                    await settled(twin.step([ROWS[1]]))
+                    twin = await result_of(client.resume(session.name))
+                    await result_of(twin.step([ROWS[1]]))
             rows = [[ROWS[step]] for _ in sessions]
             if step == 2:
                 rows[7] = [[1.0]]
-            told = await settled(client.step_many(list(zip(sessions, rows, strict=True))))
+            told = await result_of(client.step_many(list(zip(sessions, rows, strict=True))))
             assert told[8].step == step + 1
         assert told[7].status == 422
         assert {each.step for place, each in enumerate(told) if place != 7} == {3}
         assert [session.count for session in sessions[6:9]] == [3, 2, 3]
-        await settled(client.close())
+        await result_of(client.close())
 
 
 @both_kinds
@@ -202,13 +202,13 @@ async def test_of_many_one_for_which_all_would_be_refused_goes_alone(
 ):
     with running_server(tmp_path, **settings) as server:
         client = client_of(kind, server)
-        sessions = [await settled(client.open("load", **OPEN)) for _ in range(3)]
+        sessions = [await result_of(client.open("load", **OPEN)) for _ in range(3)]
         given = [[ROWS[0]], rows, [ROWS[0]]]
-        told = await settled(client.step_many(list(zip(sessions, given, strict=True))))
+        told = await result_of(client.step_many(list(zip(sessions, given, strict=True))))
         assert [each.step for each in told[::2]] == [1, 1]
         if status == 200:
             assert told[1].step == len(rows)
         else:
             assert told[1].status == status
             assert sessions[1].count == 0
-        await settled(client.close())
+        await result_of(client.close())

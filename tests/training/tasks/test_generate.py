@@ -150,7 +150,7 @@ def test_a_text_outside_the_alphabet_is_refused(tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("abcx" * 50)
     task = make_task(tiny_recipe({"characters": "abc!"}), str(file))
-    with pytest.raises(DataError, match=r"task.characters: 'x' \(character 3\)"):
+    with pytest.raises(DataError, match=r"task.characters: .* found 'x' \(character 3\)"):
         task.train_batches(with_validation=False)
 
 
