@@ -39,7 +39,7 @@ async def test_a_backup_under_load_holds_every_answered_step_and_goes_on(tmp_pat
     assert runs[0].returncode == 0, runs[0].stderr
     assert runs[0].stdout == f"{copy}: {NUM_CLIENTS} sessions, checked\n"
     assert again.returncode != 0
-    assert "is there already" in again.stderr
+    assert "exists, and a backup does not overwrite files" in again.stderr
     assert "Traceback" not in again.stderr
 
     checked = service("check-store", f"sqlite:///{copy}")
@@ -63,7 +63,7 @@ def test_a_damaged_file_is_found_by_the_command_and_by_the_start(tmp_path):
     checked = service("check-store", store)
     assert checked.returncode == 1
     assert "file is not a database" in checked.stdout
-    assert "replaced by\na backup" in checked.stdout
+    assert "Replace a damaged file by\na backup" in checked.stdout
     for told in (service("check-store", "memory://"), service("backup", store, tmp_path / "b.db")):
         assert told.returncode != 0
         assert told.stderr.startswith("carry: ")
